@@ -1,0 +1,377 @@
+//! Serves claims: makes the directory, then the volume.
+//!
+//! What a crash leaves behind: before the directory is made, nothing; after it, an empty directory, which the
+//! next round for the same claim adopts; after the volume is made, nothing that is missing: the next round finds
+//! the volume there.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use k8s_openapi::api::core::v1::PersistentVolume;
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+
+use crate::catalog::{Denied, Group, Key, Wish};
+use crate::claim::{Claim, volume_name};
+use crate::class::Class;
+use crate::cluster::ApiError;
+use crate::context::{Context, Turn};
+use crate::decide::{ClaimRefusal, ClaimStep, for_claim, located};
+use crate::election::Leadership;
+use crate::events::Reason;
+use crate::exports::{Location, PerExport, Room};
+use crate::metrics;
+use crate::ownership::{GROUP_MODE, GidRange, Ownership};
+use crate::placements::Conflict;
+use crate::queue::{After, Why};
+use crate::site::Site;
+use crate::step::Step;
+use crate::storage::{Created, Problem, StorageError, explain, milliseconds};
+use crate::volume::set_gid;
+
+/// What is made for a claim.
+struct Order<'a> {
+    directory: &'a Location,
+    ownership: Ownership,
+    volume: &'a PersistentVolume,
+}
+
+/// The claims' side of the program.
+#[derive(Debug)]
+pub struct Provisioner {
+    context: Context,
+    leadership: Leadership,
+    /// The directories that this process has made for claims whose volumes do not exist yet, by claim uid.
+    unfinished: Mutex<HashMap<Key, (Location, Created)>>,
+    /// The uids of claims that wait to be bound to a volume that this process has made.
+    made: Mutex<HashSet<Key>>,
+}
+
+impl Provisioner {
+    /// Puts it together from its parts.
+    #[must_use]
+    pub fn new(context: Context, leadership: Leadership) -> Self {
+        Self { context, leadership, unfinished: Mutex::default(), made: Mutex::default() }
+    }
+
+    /// One round for the claim with this uid, which has failed `failures` times in a row.
+    pub async fn reconcile(&self, uid: Key, failures: u32, turn: &mut Turn) -> After {
+        let Some(claim) = self.context.catalog.claim(&uid) else {
+            self.made().remove(&uid);
+            return self.forget(&uid).await;
+        };
+        if self.made().contains(&uid) && self.context.catalog.exists(&claim.volume_name()) {
+            // Should the volume go before that, the claim comes back.
+            debug!(claim = %name(&claim), "has changed while it waits to be bound to its volume");
+            return After::Done;
+        }
+        let class = match self.class(&claim).await {
+            Ok(class) => class,
+            Err(error) => {
+                warn!(claim = %name(&claim), class = &*claim.class, %error, "failed to read the StorageClass");
+                return After::Retry(Why::ApiServer);
+            }
+        };
+        match for_claim(&claim, class.as_deref(), &self.context.identity, &self.rooms(&uid)) {
+            ClaimStep::Ignore(why) => {
+                debug!(claim = %name(&claim), ?why, "ignored");
+                After::Done
+            }
+            ClaimStep::Refuse(refusal) => self.refuse(&claim, &refusal).await,
+            ClaimStep::Provision { directory, mut volume, across, ownership, gids } => {
+                if let Err(after) = self.leave_elsewhere(&uid, &directory).await {
+                    return after;
+                }
+                let group = match self.wish(&claim, &directory, gids, turn).await {
+                    Ok(wish) => self.reserve(&claim, &directory, across, wish).await,
+                    Err(after) => Err(after),
+                };
+                let ownership = match group {
+                    Ok(None) => ownership,
+                    Ok(Some(Group { gid, shared })) => {
+                        set_gid(&mut volume, gid);
+                        // Who was there first keeps what he has.
+                        let (mode, keep) = (Some(ownership.mode.unwrap_or(GROUP_MODE)), ownership.keep || shared);
+                        Ownership { gid: Some(gid), mode, keep, ..ownership }
+                    }
+                    Err(after) => return after,
+                };
+                let order = Order { directory: &directory, ownership, volume: &volume };
+                self.provision(&uid, &claim, order, failures, turn).await
+            }
+        }
+    }
+
+    /// The claim's class. Only if the watch has brought none is the API server asked: a refusal must be true.
+    async fn class(&self, claim: &Claim) -> Result<Option<Arc<Class>>, ApiError> {
+        match self.context.catalog.class(&claim.class) {
+            Some(class) => Ok(Some(class)),
+            None => Ok(self.context.cluster.class(&claim.class).await?.map(Arc::new)),
+        }
+    }
+
+    async fn refuse(&self, claim: &Claim, refusal: &ClaimRefusal) -> After {
+        if self.context.catalog.class(&claim.class).is_some() {
+            self.context.metrics.provisions.failed(&claim.class);
+        }
+        let message = refusal.message(&claim.class, &self.context.identity.provisioner);
+        warn!(claim = %name(claim), class = &*claim.class, reason = message, "refused");
+        self.context.metrics.claims_refused.get_or_create(&metrics::reason(refusal.reason())).inc();
+        self.context.recorder.record(claim, Reason::ProvisioningFailed, message).await;
+        // Nothing of this changes by itself. If the claim or its class does, it comes back.
+        After::Done
+    }
+
+    /// Finds out what group the claim's volume is to have. Before one is given out, all are known that are in use: what
+    /// a leader before us has given out last, the watch may not have brought yet.
+    async fn wish(
+        &self,
+        claim: &Claim,
+        directory: &Location,
+        gids: Option<GidRange>,
+        turn: &mut Turn,
+    ) -> Result<Wish, After> {
+        if gids.is_none() {
+            return Ok(Wish::default());
+        }
+        let since = self.leadership.since().ok_or(After::PutBack)?;
+        if let Err(error) = self.context.refresh(since).await {
+            warn!(claim = %name(claim), %error, "failed to read which groups are in use");
+            return Err(After::Retry(Why::ApiServer));
+        }
+        let started = Instant::now();
+        let looking = self.site(directory).storage.group(&directory.path);
+        match self.context.wait(turn, claim, directory.export, looking).await {
+            Ok(gid) => Ok(Wish { gids, gid }),
+            Err(error) => Err(self.failed_to_make(claim, directory, started, &error).await),
+        }
+    }
+
+    /// Takes the directory for the claim, so that from now on nothing there is moved away, and a group.
+    async fn reserve(
+        &self,
+        claim: &Claim,
+        directory: &Location,
+        across: bool,
+        wish: Wish,
+    ) -> Result<Option<Group>, After> {
+        let volume = claim.volume_name().into();
+        let refusal = match self.context.catalog.reserve(&volume, directory, &claim.namespace, across, wish) {
+            Ok(group) => return Ok(group),
+            Err(Denied::Directory(Conflict::Moving)) => {
+                debug!(claim = %name(claim), path = directory.path.as_str(), "waits until what is there has been moved away");
+                return Err(After::Retry(Why::Neighbour));
+            }
+            Err(Denied::Directory(Conflict::OtherNamespace(relation))) => {
+                ClaimRefusal::OtherNamespace { path: directory.path.clone(), relation }
+            }
+            Err(Denied::NoGroupThere) => ClaimRefusal::NoGroupThere(directory.path.clone()),
+            Err(Denied::NoGroupLeft(gids)) => ClaimRefusal::NoGroupLeft(gids),
+        };
+        // The other volume may go without our claim changing.
+        let _ = self.refuse(claim, &refusal).await;
+        Err(After::Retry(Why::Neighbour))
+    }
+
+    async fn provision(
+        &self,
+        uid: &Key,
+        claim: &Claim,
+        Order { directory, ownership, volume }: Order<'_>,
+        failures: u32,
+        turn: &mut Turn,
+    ) -> After {
+        let started = Instant::now();
+        let _under_way = if failures == 0 {
+            let message = format!("External provisioner is provisioning volume for claim {:?}", name(claim));
+            Some(self.context.recorder.record_start(claim, Reason::Provisioning, message).await)
+        } else {
+            None
+        };
+        let creating = self.site(directory).storage.create_as(&directory.path, ownership);
+        let created = match self.context.wait(turn, claim, directory.export, creating).await {
+            Ok(created) => created,
+            Err(error) => return self.failed_to_make(claim, directory, started, &error).await,
+        };
+        Step::DirectoryReady.passed();
+        let created = self.begin(uid, directory, created);
+        if self.context.catalog.claim(uid).is_none_or(|claim| claim.deleting) {
+            return self.forget(uid).await;
+        }
+        if let Err(error) = self.context.cluster.create_volume(volume, claim).await {
+            return self.failed_to_create(uid, claim, directory, (created, started), &error).await;
+        }
+        Step::VolumeCreated.passed();
+        self.context.catalog.made(&claim.volume_name());
+        self.made().insert(Arc::clone(uid));
+        self.finish(uid);
+        let adopted = if created.made == 0 { " in a directory that was there before" } else { "" };
+        self.context.metrics.provisions.succeeded(&claim.class, started.elapsed());
+        let volume = claim.volume_name();
+        info!(
+            claim = %name(claim), volume, class = &*claim.class, export = &*self.site(directory).name,
+            path = directory.path.as_str(), adopted = created.made == 0,
+            milliseconds = milliseconds(started.elapsed()), "provisioned"
+        );
+        let message = format!("Successfully provisioned volume {volume}{adopted}");
+        self.context.recorder.record(claim, Reason::ProvisioningSucceeded, message).await;
+        After::Done
+    }
+
+    async fn failed_to_make(
+        &self,
+        claim: &Claim,
+        directory: &Location,
+        started: Instant,
+        error: &StorageError,
+    ) -> After {
+        if error.problem == Problem::NotLeading {
+            return After::PutBack;
+        }
+        self.context.metrics.provisions.failed(&claim.class);
+        let words = explain(error, &self.site(directory).source);
+        error!(
+            claim = %name(claim), volume = claim.volume_name(), class = &*claim.class,
+            export = &*self.site(directory).name, path = error.path,
+            milliseconds = milliseconds(started.elapsed()), error = words, "failed to make the directory"
+        );
+        let cause = format!("unable to create directory to provision new pv: {words}");
+        let message = format!("failed to provision volume with StorageClass {:?}: {cause}", claim.class);
+        self.context.recorder.record(claim, Reason::ProvisioningFailed, message).await;
+        After::Retry(Why::Export)
+    }
+
+    async fn failed_to_create(
+        &self,
+        uid: &Key,
+        claim: &Claim,
+        directory: &Location,
+        (created, started): (Created, Instant),
+        error: &ApiError,
+    ) -> After {
+        self.context.metrics.provisions.failed(&claim.class);
+        error!(
+            claim = %name(claim), volume = claim.volume_name(), class = &*claim.class,
+            export = &*self.site(directory).name, path = directory.path.as_str(),
+            milliseconds = milliseconds(started.elapsed()), %error, "failed to create the volume"
+        );
+        if error.is_refusal() {
+            // Only what this process has made, and only while it is empty (defect D7).
+            self.take_back(uid, directory, created).await;
+            self.finish(uid);
+        }
+        let message = format!(
+            "Error creating provisioned PV object for claim {}: {error}. It will be tried again; a directory that \
+             was there before is left as it was.",
+            name(claim)
+        );
+        self.context.recorder.record(claim, Reason::ProvisioningFailed, message).await;
+        After::Retry(Why::ApiServer)
+    }
+
+    /// Takes back what earlier rounds have made for the claim in another place than it is to have now. That comes before
+    /// it is given the new one, because whoever takes back has no say in what becomes of any directory meanwhile.
+    ///
+    /// Its volume may have been made there all the same, where the API server has not said so: then that is it.
+    async fn leave_elsewhere(&self, uid: &Key, directory: &Location) -> Result<(), After> {
+        let before = self.unfinished().get(uid).filter(|(earlier, _)| earlier != directory).cloned();
+        let Some((elsewhere, created)) = before else { return Ok(()) };
+        match self.has_volume_at(uid, &elsewhere).await {
+            // Once the claim is bound to it, nothing is to be done any more.
+            Ok(true) => Err(After::Retry(Why::Neighbour)),
+            Ok(false) => {
+                self.take_back(uid, &elsewhere, created).await;
+                self.finish(uid);
+                Ok(())
+            }
+            Err(error) => {
+                warn!(%uid, %error, "failed to find out whether a volume was made for a claim that is to lie elsewhere");
+                Err(After::Retry(Why::ApiServer))
+            }
+        }
+    }
+
+    /// Whether a claim's volume exists and lies there. Another provisioner of our name may have made it elsewhere.
+    async fn has_volume_at(&self, uid: &Key, directory: &Location) -> Result<bool, ApiError> {
+        let volume = self.context.cluster.volume(&volume_name(uid)).await?;
+        let lies_there =
+            |volume| located(&volume, &self.context.identity.exports).is_ok_and(|at| at == *directory);
+        Ok(volume.is_some_and(lies_there))
+    }
+
+    /// How much room there is on each export for a claim: what has been begun goes on where it was.
+    fn rooms(&self, uid: &Key) -> PerExport<Room> {
+        let begun = self.unfinished().get(uid).map(|(directory, _)| directory.export);
+        self.context.sites.map(|(id, site)| if Some(id) == begun { Room::MOST } else { site.room() })
+    }
+
+    /// Notes that a directory has been made whose volume does not exist yet, and tells what earlier rounds and
+    /// this one have made of it together.
+    fn begin(&self, uid: &Key, directory: &Location, created: Created) -> Created {
+        let mut unfinished = self.unfinished();
+        let before = unfinished.get(uid).map_or(0, |(_, before)| before.made);
+        let created = Created { made: created.made.max(before) };
+        unfinished.insert(Arc::clone(uid), (directory.clone(), created));
+        created
+    }
+
+    /// Removes what was made for a claim, as far as it is empty, unless another volume or claim has a part in it by
+    /// now; while it does so nobody is given it. An export that does not answer is not waited for.
+    async fn take_back(&self, uid: &Key, directory: &Location, created: Created) {
+        let volume = volume_name(uid).into();
+        let site = self.site(directory);
+        let path = directory.path.as_str();
+        if !site.is_usable() {
+            warn!(path, export = &*site.name, "an empty directory that is not needed stays");
+            return;
+        }
+        if self.context.catalog.depart(&volume, directory).is_empty()
+            && let Err(error) = site.storage.undo(&directory.path, created).await
+        {
+            warn!(path, export = &*site.name, %error, "an empty directory that is not needed stays");
+        }
+        self.context.catalog.stay(&volume);
+    }
+
+    fn finish(&self, uid: &Key) {
+        self.unfinished().remove(uid);
+    }
+
+    /// Takes back what was made for a claim that does not wait for us any more, unless its volume exists.
+    async fn forget(&self, uid: &Key) -> After {
+        let volume = volume_name(uid);
+        let Some((directory, created)) = self.unfinished().get(uid).cloned() else {
+            self.context.catalog.give_up(&volume);
+            return After::Done;
+        };
+        match self.has_volume_at(uid, &directory).await {
+            Ok(true) => {}
+            Ok(false) => {
+                self.take_back(uid, &directory, created).await;
+                self.context.catalog.give_up(&volume);
+            }
+            Err(error) => {
+                warn!(%uid, %error, "failed to find out whether a volume was made for a claim that has gone");
+                return After::Retry(Why::ApiServer);
+            }
+        }
+        self.finish(uid);
+        After::Done
+    }
+
+    fn site(&self, directory: &Location) -> &Site {
+        self.context.sites.get(directory.export)
+    }
+
+    fn made(&self) -> std::sync::MutexGuard<'_, HashSet<Key>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unfinished(&self) -> std::sync::MutexGuard<'_, HashMap<Key, (Location, Created)>> {
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn name(claim: &Claim) -> String {
+    format!("{}/{}", claim.namespace, claim.name)
+}

@@ -1,0 +1,316 @@
+//! A work queue: what is to be looked at, each thing by one worker at a time, again after a failure, and at
+//! once when it has changed.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::Hash;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use crate::decide::retry_after;
+
+/// What a worker says at the end of a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    /// There is nothing to do any more, until something changes.
+    Done,
+    /// It failed, for this reason, and is to be tried again, later each time.
+    Retry(Why),
+    /// It was not to be done now: as if it had not been taken.
+    PutBack,
+}
+
+/// Why something failed and is to be tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// The export refused or could not be used.
+    Export,
+    /// The API server refused or could not be reached.
+    ApiServer,
+    /// Others have a part in the directory, or all groups, for now.
+    Neighbour,
+    /// What was decided on has changed meanwhile.
+    Changed,
+    /// A defect of ours.
+    Defect,
+}
+
+impl Why {
+    /// What it is called in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Export => "export",
+            Self::ApiServer => "api-server",
+            Self::Neighbour => "neighbour",
+            Self::Changed => "changed",
+            Self::Defect => "defect",
+        }
+    }
+}
+
+/// A queue of keys.
+///
+/// Guarantees: a key that was pushed is taken at least once afterwards; no key is taken that is taken already;
+/// a key whose rounds fail is taken again, [`retry_after`] later, for ever; a push starts it afresh.
+#[derive(Debug)]
+pub struct Queue<K> {
+    state: Mutex<State<K>>,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct State<K> {
+    items: HashMap<K, Item>,
+    ready: VecDeque<K>,
+    /// By when they are due; the number tells those apart that are due at the same time.
+    delayed: BTreeMap<(Instant, u64), K>,
+    sequence: u64,
+}
+
+#[derive(Debug)]
+struct Item {
+    /// Since when it has been in the queue.
+    since: Instant,
+    failures: u32,
+    place: Place,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Ready,
+    Delayed((Instant, u64)),
+    Taken,
+    /// Taken, and pushed since.
+    TakenAgain,
+}
+
+impl<K> Default for Queue<K> {
+    fn default() -> Self {
+        let state = State { items: HashMap::new(), ready: VecDeque::new(), delayed: BTreeMap::new(), sequence: 0 };
+        Self { state: Mutex::new(state), changed: Notify::new() }
+    }
+}
+
+impl<K: Clone + Eq + Hash> Queue<K> {
+    /// Has `key` looked at soon, as if it had never failed. If it is being looked at, then once more after that.
+    pub fn push(&self, key: K) {
+        let mut state = self.lock();
+        match state.items.get_mut(&key) {
+            None => state.make_ready(key, 0),
+            Some(item) => match item.place {
+                Place::Ready => item.failures = 0,
+                Place::Taken | Place::TakenAgain => item.place = Place::TakenAgain,
+                Place::Delayed(due) => {
+                    state.delayed.remove(&due);
+                    state.make_ready(key, 0);
+                }
+            },
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Has all keys looked at soon that wait because they failed. How often they did is not forgotten.
+    pub fn wake(&self) {
+        let mut state = self.lock();
+        for key in std::mem::take(&mut state.delayed).into_values() {
+            let failures = state.items.get(&key).map_or(0, |item| item.failures);
+            state.make_ready(key, failures);
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Takes the next key and how often it has failed in a row, once there is one. Whoever takes it says
+    /// [`Queue::finish`] of it. For one caller at a time.
+    pub async fn take(&self) -> (K, u32) {
+        loop {
+            let due = {
+                let mut state = self.lock();
+                state.move_due(Instant::now());
+                if let Some(taken) = state.take_ready() {
+                    return taken;
+                }
+                state.delayed.keys().next().map(|(due, _)| *due)
+            };
+            match due {
+                None => self.changed.notified().await,
+                Some(due) => tokio::select! {
+                    () = self.changed.notified() => {}
+                    () = sleep_until(due) => {}
+                },
+            }
+        }
+    }
+
+    /// Ends the round of a key that was taken.
+    pub fn finish(&self, key: &K, after: After) {
+        let mut state = self.lock();
+        let Some(item) = state.items.get(key) else { return };
+        let failures = item.failures;
+        match (item.place, after) {
+            (Place::TakenAgain, _) => state.make_ready(key.clone(), 0),
+            (_, After::PutBack) => state.make_ready(key.clone(), failures),
+            (_, After::Done) => drop(state.items.remove(key)),
+            (_, After::Retry(_)) => state.delay(key.clone(), failures.saturating_add(1)),
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// How many keys wait or are taken, and for how long the first of them has been there.
+    pub fn depth_and_age(&self) -> (usize, Duration) {
+        let state = self.lock();
+        let oldest = state.items.values().map(|item| item.since).min();
+        (state.items.len(), oldest.map(|since| since.elapsed()).unwrap_or_default())
+    }
+
+    /// How many keys wait or are taken.
+    pub fn len(&self) -> usize {
+        self.lock().items.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<K>> {
+        // No code that holds it panics in between two changes that belong together.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Clone + Eq + Hash> State<K> {
+    fn make_ready(&mut self, key: K, failures: u32) {
+        self.place(key.clone(), failures, Place::Ready);
+        self.ready.push_back(key);
+    }
+
+    fn delay(&mut self, key: K, failures: u32) {
+        // Up to a tenth more, so that what failed together does not come back together.
+        let delay = retry_after(failures).mul_f64(1.0 + fastrand::f64() / 10.0);
+        self.sequence += 1;
+        let due = (Instant::now() + delay, self.sequence);
+        self.place(key.clone(), failures, Place::Delayed(due));
+        self.delayed.insert(due, key);
+    }
+
+    fn place(&mut self, key: K, failures: u32, place: Place) {
+        let since = self.items.get(&key).map_or_else(Instant::now, |item| item.since);
+        self.items.insert(key, Item { since, failures, place });
+    }
+
+    fn move_due(&mut self, now: Instant) {
+        while let Some(first) = self.delayed.first_entry().filter(|first| first.key().0 <= now) {
+            let key = first.remove();
+            let failures = self.items.get(&key).map_or(0, |item| item.failures);
+            self.make_ready(key, failures);
+        }
+    }
+
+    fn take_ready(&mut self) -> Option<(K, u32)> {
+        let key = self.ready.pop_front()?;
+        let item = self.items.get_mut(&key)?;
+        item.place = Place::Taken;
+        Some((key, item.failures))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::RETRY_MAX;
+
+    async fn taken_within(queue: &Queue<&'static str>, wait: Duration) -> Option<(&'static str, u32)> {
+        tokio::time::timeout(wait, queue.take()).await.ok()
+    }
+
+    const SOON: Duration = Duration::from_millis(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_come_in_the_order_they_were_pushed_and_once() {
+        let queue = Queue::default();
+        for key in ["a", "b", "a"] {
+            queue.push(key);
+        }
+        assert_eq!(queue.take().await, ("a", 0));
+        assert_eq!(queue.take().await, ("b", 0));
+        assert_eq!(taken_within(&queue, RETRY_MAX).await, None);
+        queue.finish(&"a", After::Done);
+        assert_eq!(queue.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_pushed_while_taken_comes_again_but_not_before_it_is_finished() {
+        let queue = Queue::default();
+        queue.push("a");
+        assert_eq!(queue.take().await, ("a", 0));
+        queue.push("a");
+        assert_eq!(taken_within(&queue, SOON).await, None);
+        queue.finish(&"a", After::Retry(Why::Export));
+        assert_eq!(taken_within(&queue, SOON).await, Some(("a", 0)));
+        queue.finish(&"a", After::Done);
+        assert!(queue.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_wait_longer_and_longer_for_ever() {
+        let queue = Queue::default();
+        queue.push("a");
+        let mut last = Duration::ZERO;
+        for failures in 0..40 {
+            let start = Instant::now();
+            assert_eq!(queue.take().await, ("a", failures));
+            let waited = start.elapsed();
+            assert!(waited >= last.min(RETRY_MAX) && waited <= RETRY_MAX.mul_f64(1.2), "{failures}: {waited:?}");
+            last = waited;
+            queue.finish(&"a", After::Retry(Why::Export));
+        }
+        assert!(last >= RETRY_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_push_ends_a_wait_and_forgets_the_failures() {
+        let queue = Queue::default();
+        queue.push("a");
+        for _ in 0..20 {
+            queue.take().await;
+            queue.finish(&"a", After::Retry(Why::Export));
+        }
+        queue.push("a");
+        assert_eq!(taken_within(&queue, SOON).await, Some(("a", 0)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_failed_are_woken_and_wait_longer_still_if_they_fail_again() {
+        let queue = Queue::default();
+        // The second is through, and due, before the first one's last wait is over, whatever is added to each wait.
+        for (key, failures) in [("a", 10), ("b", 8)] {
+            queue.push(key);
+            for _ in 0..failures {
+                assert_eq!(queue.take().await.0, key);
+                queue.finish(&key, After::Retry(Why::Export));
+            }
+        }
+        queue.wake();
+        assert_eq!(taken_within(&queue, SOON).await, Some(("b", 8)));
+        assert_eq!(taken_within(&queue, SOON).await, Some(("a", 10)));
+        queue.finish(&"a", After::Retry(Why::Export));
+        assert_eq!(taken_within(&queue, RETRY_MAX / 2).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_put_back_comes_at_once_and_has_not_failed_again() {
+        let queue = Queue::default();
+        queue.push("a");
+        queue.take().await;
+        queue.finish(&"a", After::Retry(Why::Export));
+        assert_eq!(queue.take().await, ("a", 1));
+        queue.finish(&"a", After::PutBack);
+        assert_eq!(taken_within(&queue, SOON).await, Some(("a", 1)));
+    }
+}
