@@ -1,0 +1,133 @@
+{{/* The name that selectors have: that of the chart this one succeeds, because selectors cannot be changed. */}}
+{{- define "nfs-provisioner.name" -}}
+{{- .Values.nameOverride | default "nfs-subdir-external-provisioner" | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "nfs-provisioner.fullname" -}}
+{{- $name := .Values.nameOverride | default "nfs-subdir-external-provisioner" -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- .Values.fullnameOverride | default $full | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "nfs-provisioner.selector" -}}
+app: {{ include "nfs-provisioner.name" . | quote }}
+release: {{ .Release.Name | quote }}
+{{- end -}}
+
+{{- define "nfs-provisioner.labels" -}}
+{{- $labels := dict "chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63) "heritage" .Release.Service -}}
+{{- $own := include "nfs-provisioner.selector" . | fromYaml -}}
+{{- toYaml (merge $own $labels (.Values.labels | default dict)) -}}
+{{- end -}}
+
+{{- define "nfs-provisioner.podLabels" -}}
+{{- toYaml (merge (include "nfs-provisioner.selector" . | fromYaml) (.Values.labels | default dict)) -}}
+{{- end -}}
+
+{{- define "nfs-provisioner.serviceAccount" -}}
+{{- $unnamed := ternary (include "nfs-provisioner.fullname" .) "default" .Values.serviceAccount.create -}}
+{{- .Values.serviceAccount.name | default $unnamed -}}
+{{- end -}}
+
+{{- define "nfs-provisioner.provisioner" -}}
+{{- .Values.storageClass.provisionerName | default (printf "cluster.local/%s" (include "nfs-provisioner.fullname" .)) -}}
+{{- end -}}
+
+{{/* The file that tells the program of the exports besides that of nfs; nothing if there are none. */}}
+{{- define "nfs-provisioner.exports" -}}
+{{- range .Values.exports }}
+- name: {{ .name | quote }}
+  server: {{ .server | quote }}
+  path: {{ .path | quote }}
+  mount: /exports/{{ .name }}
+{{- end }}
+{{- end -}}
+
+{{/* A values file made for the other chart may name the other program's image, which has no probes. */}}
+{{- define "nfs-provisioner.image" -}}
+{{- $tag := .Values.image.tag | default .Chart.AppVersion | toString -}}
+{{- if hasSuffix "/nfs-subdir-external-provisioner" (printf "/%s" .Values.image.repository) -}}
+{{- fail (printf "image.repository is that of the program to be replaced (%s): leave image out, or name your copy of nfs-provisioner" .Values.image.repository) -}}
+{{- end -}}
+{{- if regexMatch "^v4\\.0\\.[0-9]+$" $tag -}}
+{{- fail (printf "image.tag is that of the program to be replaced (%s): leave it out" $tag) -}}
+{{- end -}}
+{{- with .Values.image.digest -}}
+{{ $.Values.image.repository }}@{{ . }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ $tag }}
+{{- end -}}
+{{- end -}}
+
+{{/* The API server takes no allowPrivilegeEscalation: false beside what implies the escalation. */}}
+{{- define "nfs-provisioner.securityContext" -}}
+{{- $context := .Values.securityContext | default dict -}}
+{{- $added := dig "capabilities" "add" list $context | default list -}}
+{{- if or $context.privileged (has "SYS_ADMIN" $added) (has "CAP_SYS_ADMIN" $added) -}}
+{{- $context = omit $context "allowPrivilegeEscalation" -}}
+{{- end -}}
+{{- toYaml $context -}}
+{{- end -}}
+
+{{/* The settings, as variables. */}}
+{{- define "nfs-provisioner.environment" -}}
+- name: PROVISIONER_NAME
+  value: {{ include "nfs-provisioner.provisioner" . | quote }}
+- name: NFS_SERVER
+  value: {{ required "nfs.server is not set: it is the host name or address of the NFS server" .Values.nfs.server | quote }}
+- name: NFS_PATH
+  value: {{ .Values.nfs.path | quote }}
+{{- if .Values.exports }}
+- name: EXPORTS_FILE
+  value: /etc/nfs-provisioner/exports.yaml
+{{- end }}
+{{- if not .Values.leaderElection.enabled }}
+- name: ENABLE_LEADER_ELECTION
+  value: "false"
+{{- end }}
+{{- if ne .Values.leaderElection.lock "auto" }}
+- name: LEADER_ELECTION_LOCK
+  value: {{ .Values.leaderElection.lock | quote }}
+{{- end }}
+{{- /* YAML reads on and off as true and false. */}}
+{{- $check := get (dict "true" "on" "false" "off") (toString .Values.mountCheck) | default .Values.mountCheck }}
+{{- if and .Values.buildMode (eq $check "auto") }}
+{{- $check = "off" }}
+{{- end }}
+{{- if ne $check "auto" }}
+- name: NFS_MOUNT_CHECK
+  value: {{ $check | quote }}
+{{- end }}
+{{- if .Values.shareAcrossNamespaces }}
+- name: SHARE_ACROSS_NAMESPACES
+  value: "true"
+{{- end }}
+- name: HTTP_ADDR
+  value: {{ ternary (printf "%s:%d" .Values.http.address (int .Values.http.port)) "" .Values.http.enabled | quote }}
+{{- if ne .Values.logLevel "info" }}
+- name: RUST_LOG
+  value: "warn,nfs_provisioner={{ .Values.logLevel }},kube_client=off,kube_runtime=off"
+{{- end }}
+{{- if ne .Values.logFormat "auto" }}
+- name: LOG_FORMAT
+  value: {{ .Values.logFormat | quote }}
+{{- end }}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Where the exports and the file that tells of them are. */}}
+{{- define "nfs-provisioner.mounts" -}}
+- name: {{ .Values.nfs.volumeName | quote }}
+  mountPath: /persistentvolumes
+{{- range .Values.exports }}
+- name: export-{{ .name }}
+  mountPath: /exports/{{ .name }}
+{{- end }}
+{{- if .Values.exports }}
+- name: exports
+  mountPath: /etc/nfs-provisioner
+  readOnly: true
+{{- end }}
+{{- end -}}
