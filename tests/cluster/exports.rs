@@ -1,0 +1,190 @@
+//! Several exports, served by one process.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use k8s_openapi::api::core::v1::PersistentVolume;
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::support::eventually;
+use crate::support::http::{free_port, get};
+use crate::support::process::{Process, Settings};
+use crate::support::space::{PATH, SERVER, Space};
+
+/// The server and path of the second export. Nobody mounts them.
+const OTHER: (&str, &str) = ("other.test.invalid", "/other");
+
+/// A second export beside the test's own, called "other".
+struct Other {
+    dir: TempDir,
+}
+
+impl Other {
+    fn new() -> Self {
+        let other = Self { dir: tempfile::tempdir().unwrap() };
+        fs::create_dir(other.at("")).unwrap();
+        let (server, path) = OTHER;
+        let export = json!({"name": "other", "server": server, "path": path, "mount": other.at("")});
+        // JSON is YAML.
+        fs::write(other.file(), json!({"exports": [export]}).to_string()).unwrap();
+        other
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.dir.path().join("other").join(path)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir.path().join("exports.yaml")
+    }
+
+    /// Settings of a provisioner that serves both.
+    fn beside(&self, space: &Space) -> Settings {
+        let mut settings = space.settings();
+        let file = self.file().to_str().unwrap().to_owned();
+        settings.environment.push(("EXPORTS_FILE".to_owned(), file));
+        settings
+    }
+}
+
+/// The server and the path that a volume names, without its directory.
+fn export_of(volume: &PersistentVolume) -> (String, String) {
+    let nfs = volume.spec.as_ref().unwrap().nfs.as_ref().unwrap();
+    let (export, _) = nfs.path.rsplit_once('/').unwrap();
+    (nfs.server.clone(), export.to_owned())
+}
+
+fn is_on(volume: &PersistentVolume, export: (&str, &str)) {
+    assert_eq!(export_of(volume), (export.0.to_owned(), export.1.to_owned()));
+}
+
+/// The names in an export's directory that are volumes'.
+fn names(at: &Path) -> Vec<String> {
+    let names = fs::read_dir(at).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| !name.starts_with(".nfs-provisioner")).collect()
+}
+
+#[tokio::test]
+async fn a_class_picks_its_export_and_volumes_are_reclaimed_on_theirs() {
+    let (space, other) = (Space::new().await, Other::new());
+    let mut settings = other.beside(&space);
+    let port = free_port();
+    settings.environment.push(("HTTP_ADDR".to_owned(), format!("127.0.0.1:{port}")));
+    let provisioner = Process::start(&settings);
+    let rows = [
+        ("by-default", json!({}), (SERVER, PATH)),
+        ("by-name", json!({"export": "other"}), OTHER),
+        ("by-place", json!({"server": OTHER.0, "share": OTHER.1}), OTHER),
+        ("at-default", json!({"export": "default"}), (SERVER, PATH)),
+    ];
+    for (name, parameters, expected) in &rows {
+        let mut parameters = parameters.clone();
+        parameters["onDelete"] = json!("delete");
+        let class = space.class(name, json!({"parameters": parameters})).await;
+        space.claim(name, &class, json!({})).await;
+        is_on(&space.bound(name).await, *expected);
+    }
+    assert_eq!((names(&space.at("")).len(), names(&other.at("")).len()), (2, 2));
+
+    // The same directory on both is no conflict, and each is archived where it is.
+    for (name, export) in [("one", "default"), ("two", "other")] {
+        let parameters = json!({"export": export, "pathPattern": "shared"});
+        let class = space.class(name, json!({"parameters": parameters})).await;
+        space.claim(name, &class, json!({})).await;
+    }
+    let volumes = [space.bound("one").await, space.bound("two").await];
+    fs::write(space.at("shared/file"), "one").unwrap();
+    fs::write(other.at("shared/file"), "two").unwrap();
+    for (name, volume) in ["one", "two"].iter().zip(&volumes) {
+        space.delete_claim(name).await;
+        space.gone(volume.metadata.name.as_deref().unwrap()).await;
+    }
+    assert_eq!(fs::read_to_string(space.at("archived-shared/file")).unwrap(), "one");
+    assert_eq!(fs::read_to_string(other.at("archived-shared/file")).unwrap(), "two");
+
+    for (name, ..) in &rows {
+        space.delete_claim(name).await;
+    }
+    eventually("all directories to go", || async {
+        let left = [names(&space.at("")), names(&other.at(""))];
+        left.iter().all(|left| *left == ["archived-shared"]).then_some(())
+    })
+    .await;
+    let ready = get(port, "/readyz?verbose");
+    assert!(ready.contains("[+]export/default ok: open") && ready.contains("[+]export/other ok: open"), "{ready}");
+    let metrics = get(port, "/metrics");
+    for export in ["default", "other"] {
+        let series = format!("nfs_provisioner_export_usable{{export=\"{export}\"}} 1");
+        assert!(metrics.contains(&series), "{series}");
+    }
+    drop(provisioner);
+}
+
+#[tokio::test]
+async fn an_export_that_is_not_served_is_refused_and_its_volumes_are_kept() {
+    let (space, other) = (Space::new().await, Other::new());
+    let both = Process::start(&other.beside(&space));
+    let class = space.class("other", json!({"parameters": {"export": "other", "onDelete": "delete"}})).await;
+    space.claim("data", &class, json!({})).await;
+    let volume = space.bound("data").await.metadata.name.unwrap();
+    both.stop();
+
+    let one = space.start();
+    space.delete_claim("data").await;
+    let message = space.event(&volume, "VolumeFailedDelete").await;
+    for words in [OTHER.0, &format!("{SERVER}:{PATH}"), "served again"] {
+        assert!(message.contains(words), "{message}");
+    }
+    space.claim("more", &class, json!({})).await;
+    let message = space.event("more", "ProvisioningFailed").await;
+    assert!(message.contains("the export \"other\"") && message.contains("EXPORTS_FILE"), "{message}");
+    assert_eq!(names(&other.at("")).len(), 1, "it is kept");
+    one.stop();
+
+    let _both = Process::start(&other.beside(&space));
+    space.gone(&volume).await;
+    is_on(&space.bound("more").await, OTHER);
+    eventually("its directory to go", || async { (names(&other.at("")).len() == 1).then_some(()) }).await;
+}
+
+/// A file system of its own on a directory, for as long as the value lives.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn of(at: PathBuf, size: &str) -> Self {
+        let options = format!("size={size}");
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "none"]).arg(&at).status().unwrap();
+        assert!(mounted.success(), "this test needs root");
+        Self(at)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn of_several_exports_that_with_most_free_space_is_taken() {
+    let (space, other) = (Space::new().await, Other::new());
+    let _own = Mounted::of(space.at(""), "8m");
+    let _other = Mounted::of(other.at(""), "4m");
+    let _provisioner = Process::start(&other.beside(&space));
+    let class = space.class("any", json!({"parameters": {"export": "other, default"}})).await;
+    space.claim("first", &class, json!({})).await;
+    is_on(&space.bound("first").await, (SERVER, PATH));
+
+    fs::write(space.at("filling"), vec![0; 6 << 20]).unwrap();
+    let number = std::cell::Cell::new(0);
+    // How full an export is is looked at every 10 s.
+    eventually("the other to be taken", || async {
+        let name = format!("data-{}", number.replace(number.get() + 1));
+        space.claim(&name, &class, json!({})).await;
+        (export_of(&space.bound(&name).await).0 == OTHER.0).then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,39 @@
+//! The provisioner against a real control plane, as a process of its own under the rules of `rbac/`.
+//!
+//! All tests of this program share one control plane; each has a namespace, a provisioner name, classes and an
+//! export of its own.
+
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::default_trait_access,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a test that cannot go on panics"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod chart;
+mod doctor;
+mod expand;
+mod exports;
+mod leader;
+mod logs;
+mod manifests;
+mod migrate;
+mod monitoring;
+mod neighbours;
+mod ownership;
+mod provision;
+mod reclaim;
+mod refuse;
+mod requests;
+mod rights;
+mod workload;

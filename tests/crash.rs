@@ -1,0 +1,197 @@
+//! The provisioner dies, at every step and at any moment, and is started again.
+//!
+//! What must hold afterwards: every Bound claim has a directory of its own with its data; no living volume's data
+//! is missing; every deleted claim's volume is gone; nothing is on the export that nobody owns, archives aside.
+
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::default_trait_access,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a test that cannot go on panics"
+)]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::api::{Api, DeleteParams};
+use nfs_provisioner::step::Step;
+use serde_json::json;
+use support::eventually;
+use support::process::Process;
+use support::space::Space;
+
+/// Starts the provisioner, to die at a step. Without an election: a dead leader's lock would have to be waited for.
+fn start(space: &Space, dies_at: Option<Step>) -> Process {
+    let mut settings = space.settings();
+    settings.environment.push(("ENABLE_LEADER_ELECTION".to_owned(), "false".to_owned()));
+    if let Some(step) = dies_at {
+        settings.environment.push(("FAILPOINTS".to_owned(), format!("{}=1*return", step.name())));
+    }
+    Process::start(&settings)
+}
+
+/// Waits until `done`, starting the provisioner again without a step to die at once it has died.
+async fn through<F: Future<Output = bool>>(
+    space: &Space,
+    provisioner: &mut Process,
+    deaths: &mut u32,
+    done: impl Fn() -> F,
+) {
+    let start_of_wait = std::time::Instant::now();
+    while !done().await {
+        if !provisioner.is_running() {
+            *deaths += 1;
+            *provisioner = start(space, None);
+        }
+        assert!(start_of_wait.elapsed() < support::PATIENCE, "waited in vain:\n{}", provisioner.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn is_bound(space: &Space, claim: &str) -> bool {
+    let claims: Api<PersistentVolumeClaim> = space.api();
+    let phase = claims.get(claim).await.ok().and_then(|claim| claim.status?.phase);
+    phase.as_deref() == Some("Bound")
+}
+
+/// Whether a claim and its volume both have 2Mi.
+async fn has_grown(space: &Space, claim: &str) -> bool {
+    let claims: Api<PersistentVolumeClaim> = space.api();
+    let Ok(claim) = claims.get(claim).await else { return false };
+    let volume = space.volumes().get(&claim.spec.unwrap().volume_name.unwrap()).await;
+    let Ok(volume) = volume else { return false };
+    let sizes = [claim.status.unwrap().capacity, volume.spec.unwrap().capacity];
+    sizes.iter().flatten().filter(|capacity| capacity["storage"].0 == "2Mi").count() == 2
+}
+
+#[tokio::test]
+async fn a_crash_at_any_step_loses_nothing_and_leaves_nothing() {
+    for step in Step::ALL {
+        let space = Space::new().await;
+        let mut provisioner = start(&space, Some(step));
+        let mut deaths = 0;
+        let mut classes = Vec::new();
+        for fate in ["delete", "archive", "retain"] {
+            let pattern = format!("{fate}/${{.PVC.namespace}}/${{.PVC.name}}");
+            // One that is made in several steps is among them.
+            let gids = if fate == "retain" { "50000-50009" } else { "" };
+            let parameters = json!({"onDelete": fate, "pathPattern": pattern, "gidRange": gids});
+            let class = json!({"allowVolumeExpansion": true, "parameters": parameters});
+            let class = space.class(fate, class).await;
+            space.claim(fate, &class, json!({})).await;
+            classes.push((fate, class));
+        }
+        for (fate, _) in &classes {
+            through(&space, &mut provisioner, &mut deaths, || is_bound(&space, fate)).await;
+            let directory = space.at(&format!("{fate}/{}/{fate}", space.namespace));
+            fs::write(directory.join("file"), *fate).unwrap();
+        }
+        for (fate, _) in &classes {
+            let more = json!({"spec": {"resources": {"requests": {"storage": "2Mi"}}}});
+            space.patch(&space.api::<PersistentVolumeClaim>(), fate, more).await;
+            through(&space, &mut provisioner, &mut deaths, || has_grown(&space, fate)).await;
+        }
+        for (fate, _) in &classes {
+            space.delete_claim(fate).await;
+        }
+        for (_, class) in &classes {
+            through(&space, &mut provisioner, &mut deaths, || async { space.volumes_of(class).await.is_empty() })
+                .await;
+        }
+        // The last step is the last thing that happens: the process may be dying of it only now.
+        for _ in 0..250 {
+            if deaths > 0 || !provisioner.is_running() {
+                deaths = deaths.max(1);
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(deaths, 1, "{step:?} was not met:\n{}", provisioner.log());
+
+        let file = |path: &str| fs::read_to_string(space.at(path)).ok();
+        let namespace = &space.namespace;
+        assert_eq!(file(&format!("retain/{namespace}/retain/file")).as_deref(), Some("retain"), "{step:?}");
+        let kept = fs::metadata(space.at(&format!("retain/{namespace}/retain"))).unwrap();
+        assert_eq!((kept.mode() & 0o7777, kept.gid()), (0o2770, 50_000), "{step:?}");
+        assert_eq!(file("archived-archive/file").as_deref(), Some("archive"), "{step:?}");
+        for gone in ["delete", "archive"] {
+            let left = fs::read_dir(space.at(&format!("{gone}/{namespace}"))).unwrap().count();
+            assert_eq!(left, 0, "{step:?}: {gone}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_process_killed_again_and_again_keeps_its_promises() {
+    const CLAIMS: usize = 200;
+    const KILLS: usize = 25;
+    let space = Space::new().await;
+    let class = space.class("nfs", json!({"parameters": {"onDelete": "delete"}})).await;
+    let claims: Api<PersistentVolumeClaim> = space.api();
+    let name = |number: usize| format!("data-{number}");
+
+    let making = async {
+        for number in 0..CLAIMS {
+            space.claim(&name(number), &class, json!({})).await;
+            // Every second one goes again, some while they are served.
+            if number % 2 == 1 {
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(0..30))).await;
+                claims.delete(&name(number), &DeleteParams::default()).await.unwrap();
+            }
+        }
+    };
+    let killing = async {
+        for _ in 0..KILLS {
+            let provisioner = start(&space, None);
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(100..600))).await;
+            provisioner.signal("KILL");
+        }
+        start(&space, None)
+    };
+    let ((), provisioner) = futures::join!(making, killing);
+
+    // Every claim that is still there has its directory, and its data stays.
+    let living: Vec<usize> = (0..CLAIMS).step_by(2).collect();
+    let mut directories = BTreeSet::new();
+    for number in &living {
+        let directory = Space::directory(&space.bound(&name(*number)).await);
+        assert!(directories.insert(directory.clone()), "{directory} belongs to two");
+        fs::write(space.at(&directory).join("file"), number.to_string()).unwrap();
+    }
+    eventually("volumes of deleted claims to go", || async {
+        (space.volumes_of(&class).await.len() == living.len()).then_some(())
+    })
+    .await;
+    for directory in &directories {
+        assert!(space.at(directory).join("file").exists(), "{directory} has lost its data");
+    }
+    // What nobody owns is empty, was made a moment before a kill, and is one at most for each.
+    let orphans: Vec<String> =
+        space.entries().into_iter().filter(|entry| is_orphan(entry, &directories)).collect();
+    for orphan in &orphans {
+        assert_eq!(fs::read_dir(space.at(orphan)).unwrap().count(), 0, "{orphan}");
+    }
+    assert!(orphans.len() <= KILLS * 16, "{orphans:?}");
+
+    for number in &living {
+        space.delete_claim(&name(*number)).await;
+    }
+    eventually("all volumes to go", || async { space.volumes_of(&class).await.is_empty().then_some(()) }).await;
+    drop(provisioner);
+}
+
+fn is_orphan(entry: &str, directories: &BTreeSet<String>) -> bool {
+    !entry.starts_with('.') && !directories.contains(entry)
+}

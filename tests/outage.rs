@@ -1,0 +1,128 @@
+//! API servers that go away, or that cannot do everything. On control planes of their own, one test at a time.
+
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::default_trait_access,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a test that cannot go on panics"
+)]
+
+mod support;
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::api::{DeleteParams, PostParams};
+use serde_json::json;
+use support::eventually;
+use support::plane::Plane;
+use support::space::{Rules, Space, from_json};
+use tokio::sync::Mutex;
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
+#[tokio::test]
+async fn an_api_server_that_is_not_there_at_the_start_is_waited_for() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let space = Space::new().await;
+    let class = space.class("nfs", json!({})).await;
+    space.claim("data", &class, json!({})).await;
+    Plane::shared().command("stop kube-apiserver");
+    let mut provisioner = space.start();
+    eventually("two tries", || async {
+        (provisioner.log().matches("the API server cannot be reached").count() >= 2).then_some(())
+    })
+    .await;
+    assert!(provisioner.is_running());
+    Plane::shared().command("start kube-apiserver");
+    space.bound("data").await;
+}
+
+#[tokio::test]
+async fn an_api_server_that_does_not_stream_lists_is_read_in_pages() {
+    const CLAIMS: usize = 250;
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let flags = ["--apiserver-flag=--feature-gates=WatchList=false"];
+    let plane: &'static Plane = Box::leak(Box::new(Plane::start_with(&flags)));
+    let space = Space::on(plane, Rules::Ours).await;
+    let class = space.class("nfs", json!({})).await;
+    let names: Vec<String> = (0..CLAIMS).map(|number| format!("data-{number}")).collect();
+    join_all(names.iter().map(|name| space.claim(name, &class, json!({})))).await;
+    let provisioner = space.start();
+    for name in &names {
+        space.bound(name).await;
+    }
+    assert!(provisioner.log().contains("does not stream lists"), "{}", provisioner.log());
+}
+
+#[tokio::test]
+async fn an_api_server_that_restarts_in_the_middle_of_a_burst_loses_no_claim() {
+    const CLAIMS: usize = 60;
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let space = Space::new().await;
+    let mut provisioner = space.start();
+    let class = space.class("nfs", json!({"parameters": {"onDelete": "delete"}})).await;
+    let claims = space.api::<PersistentVolumeClaim>();
+
+    let make = join_all((0..CLAIMS).map(|number| {
+        let claim: PersistentVolumeClaim = from_json(json!({
+            "metadata": {"name": format!("data-{number}")},
+            "spec": {
+                "storageClassName": class, "accessModes": ["ReadWriteMany"],
+                "resources": {"requests": {"storage": "1Mi"}},
+            },
+        }));
+        let claims = claims.clone();
+        async move {
+            tokio::time::sleep(Duration::from_millis(20 * number as u64)).await;
+            eventually("a claim to be created", || async {
+                let made = claims.create(&PostParams::default(), &claim).await;
+                match made {
+                    Ok(_) => Some(()),
+                    Err(kube::Error::Api(status)) if status.is_already_exists() => Some(()),
+                    Err(_) => None,
+                }
+            })
+            .await;
+        }
+    }));
+    let restart = restart_after(Duration::from_millis(400));
+    futures::join!(make, restart);
+    let mut directories = Vec::new();
+    for number in 0..CLAIMS {
+        directories.push(Space::directory(&space.bound(&format!("data-{number}")).await));
+    }
+    directories.sort();
+    assert_eq!(space.entries(), directories);
+
+    let delete = join_all((0..CLAIMS).map(|number| {
+        let claims = claims.clone();
+        async move {
+            tokio::time::sleep(Duration::from_millis(20 * number as u64)).await;
+            let name = format!("data-{number}");
+            eventually("a claim to be deleted", || async {
+                claims.delete(&name, &DeleteParams::default()).await.is_ok().then_some(())
+            })
+            .await;
+        }
+    }));
+    let restart = restart_after(Duration::from_millis(400));
+    futures::join!(delete, restart);
+    eventually("all volumes to go", || async { space.volumes_of(&class).await.is_empty().then_some(()) }).await;
+    assert!(space.entries().is_empty(), "{:?}", space.entries());
+    assert!(provisioner.is_running());
+}
+
+async fn restart_after(wait: Duration) {
+    tokio::time::sleep(wait).await;
+    let restarted = tokio::task::spawn_blocking(|| Plane::shared().command("restart kube-apiserver"));
+    restarted.await.expect("a restart");
+}

@@ -1,0 +1,237 @@
+//! The image and the workflows that release it.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a test that cannot go on panics"
+)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+#[allow(dead_code, reason = "its main is cargo's to call")]
+#[path = "../build.rs"]
+mod build;
+#[allow(dead_code, reason = "its main is a program's")]
+#[path = "../examples/shell.rs"]
+mod shell;
+
+fn project(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Runs a program, and panics if it fails.
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// An image of these binaries, as `make image` makes it.
+fn image(archive: &Path, binaries: &[(&str, &Path)]) {
+    let certificates = archive.with_extension("crt");
+    fs::write(&certificates, "certificates\n").unwrap();
+    let mut command = Command::new(project("deploy/image.sh"));
+    command.arg(archive).arg("1.2.3").env("CERTIFICATES", certificates).env_remove("SOURCE_DATE_EPOCH");
+    for (platform, binary) in binaries {
+        command.arg(format!("{platform}={}", binary.display()));
+    }
+    run(&mut command);
+}
+
+/// An unpacked image, in which everything is read by its digest.
+struct Layout(PathBuf);
+
+impl Layout {
+    fn of(archive: &Path) -> Self {
+        let directory = archive.with_extension("layout");
+        fs::create_dir(&directory).unwrap();
+        run(Command::new("tar").arg("xf").arg(archive).arg("-C").arg(&directory));
+        Self(directory)
+    }
+
+    /// The file that a descriptor means, once its digest and its size are as the descriptor says.
+    fn file(&self, descriptor: &Value) -> PathBuf {
+        let digest = descriptor["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+        let file = self.0.join("blobs/sha256").join(digest);
+        assert_eq!(sha256(&file), digest);
+        assert_eq!(descriptor["size"], fs::metadata(&file).unwrap().len());
+        file
+    }
+
+    fn json(&self, descriptor: &Value) -> Value {
+        serde_json::from_slice(&fs::read(self.file(descriptor)).unwrap()).unwrap()
+    }
+
+    /// What the image's index lists, after the one in `index.json` that has the names.
+    fn manifests(&self) -> Vec<Value> {
+        let version = fs::read_to_string(self.0.join("oci-layout")).unwrap();
+        assert_eq!(version.trim(), r#"{"imageLayoutVersion":"1.0.0"}"#);
+        let index: Value = serde_json::from_slice(&fs::read(self.0.join("index.json")).unwrap()).unwrap();
+        assert_eq!(index["manifests"].as_array().unwrap().len(), 1);
+        let named = &index["manifests"][0];
+        assert_eq!(named["annotations"]["org.opencontainers.image.ref.name"], "1.2.3");
+        self.json(named)["manifests"].as_array().unwrap().clone()
+    }
+}
+
+fn sha256(file: &Path) -> String {
+    run(Command::new("sha256sum").arg(file)).split(' ').next().unwrap().to_owned()
+}
+
+#[test]
+fn an_image_holds_the_program_and_certificates_and_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    // Without what is for debuggers, which would take most of the time.
+    let stripped = directory.path().join("stripped");
+    run(Command::new("strip").arg("-o").arg(&stripped).arg(env!("CARGO_BIN_EXE_nfs-provisioner")));
+    let archive = directory.path().join("image.tar");
+    image(&archive, &[("amd64", &stripped)]);
+    let layout = Layout::of(&archive);
+    let manifests = layout.manifests();
+    let manifest = layout.json(&manifests[0]);
+    let config = layout.json(&manifest["config"]);
+    assert_eq!(config["config"]["Entrypoint"], serde_json::json!(["/nfs-provisioner"]));
+    assert_eq!(config["config"]["Labels"]["org.opencontainers.image.version"], "1.2.3");
+
+    assert_eq!(manifest["layers"].as_array().unwrap().len(), 1);
+    let layer = layout.file(&manifest["layers"][0]);
+    let unpacked = directory.path().join("layer.tar");
+    fs::write(&unpacked, Command::new("gzip").arg("-dc").arg(layer).output().unwrap().stdout).unwrap();
+    assert_eq!(config["rootfs"]["diff_ids"], serde_json::json!([format!("sha256:{}", sha256(&unpacked))]));
+    let listed = run(Command::new("tar").args(["tv", "--numeric-owner", "-f"]).arg(&unpacked));
+    let entries: BTreeSet<(&str, &str, &str)> = listed
+        .lines()
+        .map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            (fields[0], fields[1], *fields.last().unwrap())
+        })
+        .collect();
+    let expected = [
+        ("drwxr-xr-x", "0/0", "./"),
+        ("drwxr-xr-x", "0/0", "./etc/"),
+        ("drwxr-xr-x", "0/0", "./etc/ssl/"),
+        ("drwxr-xr-x", "0/0", "./etc/ssl/certs/"),
+        ("-rw-r--r--", "0/0", "./etc/ssl/certs/ca-certificates.crt"),
+        ("-rwxr-xr-x", "0/0", "./nfs-provisioner"),
+    ];
+    assert_eq!(entries, expected.into_iter().collect());
+
+    let root = directory.path().join("root");
+    fs::create_dir(&root).unwrap();
+    run(Command::new("tar").arg("xf").arg(&unpacked).arg("-C").arg(&root));
+    let version = run(Command::new(root.join("nfs-provisioner")).arg("--version").env_clear());
+    assert_eq!(version.trim(), concat!("nfs-provisioner ", env!("NFS_PROVISIONER_VERSION")));
+}
+
+#[test]
+fn an_image_is_the_same_for_the_same_binaries_of_several_architectures() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::write(at("one"), "one").unwrap();
+    fs::write(at("two"), "two").unwrap();
+    let (one, two) = (at("one"), at("two"));
+    image(&at("first.tar"), &[("amd64", &one), ("arm/v7", &two)]);
+    image(&at("second.tar"), &[("amd64", &one), ("arm/v7", &two)]);
+    image(&at("third.tar"), &[("amd64", &two), ("arm/v7", &one)]);
+    assert_eq!(fs::read(at("first.tar")).unwrap(), fs::read(at("second.tar")).unwrap());
+    assert_ne!(fs::read(at("first.tar")).unwrap(), fs::read(at("third.tar")).unwrap());
+
+    let layout = Layout::of(&at("first.tar"));
+    let manifests = layout.manifests();
+    assert_eq!(manifests.len(), 2);
+    for (manifest, expected) in manifests.iter().zip([("amd64", Value::Null), ("arm", "v7".into())]) {
+        let config = layout.json(&layout.json(manifest)["config"]);
+        for described in [&manifest["platform"], &config] {
+            assert_eq!((&described["architecture"], &described["variant"]), (&expected.0.into(), &expected.1));
+            assert_eq!(described["os"], "linux");
+        }
+    }
+}
+
+#[test]
+fn the_commit_is_that_of_a_repository_of_our_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let inner = directory.path().join("unpacked");
+    fs::create_dir(&inner).unwrap();
+    assert_eq!(build::commit_of(&inner), None);
+    let git = |arguments: &[&str]| {
+        let identity = ["-c", "user.name=n", "-c", "user.email=e@example.com", "-c", "commit.gpgsign=false"];
+        run(Command::new("git").arg("-C").arg(directory.path()).args(identity).args(arguments))
+    };
+    git(&["init", "--quiet"]);
+    assert_eq!(build::commit_of(directory.path()), None);
+    git(&["commit", "--quiet", "--allow-empty", "--message", "first"]);
+    let commit = build::commit_of(directory.path()).unwrap();
+    assert!(commit.len() >= 12 && git(&["rev-parse", "HEAD"]).starts_with(&commit), "{commit}");
+    assert_eq!(build::commit_of(&inner), None);
+}
+
+#[test]
+fn every_shell_gets_a_completion_script_and_man_a_page() {
+    let directory = tempfile::tempdir().unwrap();
+    shell::write(directory.path()).unwrap();
+    let read = |name: &str| fs::read_to_string(directory.path().join(name)).unwrap();
+    let scripts = [
+        "nfs-provisioner.bash",
+        "nfs-provisioner.elv",
+        "nfs-provisioner.fish",
+        "_nfs-provisioner.ps1",
+        "_nfs-provisioner",
+    ];
+    for script in scripts {
+        assert!(
+            read(script).contains("nfs-mount-check") && read(script).contains("remove-finalizers"),
+            "{script}"
+        );
+    }
+    let ask = "source nfs-provisioner.bash; COMP_WORDS=(nfs-provisioner --nfs-mount-c); COMP_CWORD=1
+        _nfs__provisioner nfs-provisioner --nfs-mount-c nfs-provisioner; echo \"${COMPREPLY[*]}\"";
+    let completed = run(Command::new("bash").args(["-c", ask]).current_dir(&directory));
+    assert_eq!(completed.trim(), "--nfs-mount-check");
+
+    let page = read("nfs-provisioner.1");
+    for words in [".TH nfs-provisioner 1", "NFS_MOUNT_CHECK", "remove\\-finalizers"] {
+        assert!(page.contains(words), "{words}: {page}");
+    }
+}
+
+#[test]
+fn the_dockerfile_copies_all_that_cargo_wants_to_see() {
+    let directory = tempfile::tempdir().unwrap();
+    let dockerfile = fs::read_to_string(project("deploy/Dockerfile")).unwrap();
+    let seen = fs::read_to_string(project(".dockerignore")).unwrap();
+    for line in dockerfile.lines().filter_map(|line| line.strip_prefix("COPY ")) {
+        let mut words: Vec<&str> = line.split_whitespace().collect();
+        let to = words.pop().unwrap();
+        if words[0].starts_with("--from") {
+            continue;
+        }
+        for word in &words {
+            assert!(seen.lines().any(|seen| seen == format!("!{word}")), "{word} is not in .dockerignore");
+        }
+        let to = directory.path().join(to);
+        run(Command::new("cp").arg("-r").args(words.iter().map(|word| project(word))).arg(to));
+    }
+    assert!(directory.path().join("src/main.rs").exists());
+    run(Command::new(env!("CARGO"))
+        .args(["metadata", "--offline", "--no-deps", "--format-version=1"])
+        .current_dir(&directory));
+}
+
+#[test]
+fn the_workflows_are_what_github_reads() {
+    let actionlint = project("target/tools/actionlint");
+    assert!(actionlint.exists(), "{} is missing: run `make tools`", actionlint.display());
+    let workflows: Vec<PathBuf> =
+        fs::read_dir(project(".github/workflows")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(workflows.len() >= 2);
+    run(Command::new(actionlint).args(["-shellcheck=", "-pyflakes="]).args(workflows));
+}
