@@ -34,6 +34,10 @@ const WATCH_SECONDS: u32 = 120;
 /// The shortest and the longest wait before a failed watch is tried again.
 const REWATCH: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
+/// The longest wait before an API server that is not there is tried again. Short, because its first answer is often that
+/// what we know is too old, after which there is one more.
+const RECONNECT: Duration = Duration::from_secs(2);
+
 /// An object that the catalog keeps a record of.
 trait Recorded: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static {
     const KIND: Kind;
@@ -158,9 +162,10 @@ async fn follow_kind<K: Recorded>(
                 Err(error) => {
                     warn!(kind = ?K::KIND, %error, "failed to watch, will try again");
                     let unreachable = !is_answer(&error);
-                    health.failed(watched, error.to_string(), unreachable);
-                    sleep(pause.mul_f64(1.0 + fastrand::f64() / 2.0)).await;
-                    pause = (pause * 2).min(REWATCH.1);
+                    let wait = pause.mul_f64(1.0 + fastrand::f64() / 2.0);
+                    health.failed(watched, error.to_string(), unreachable, wait);
+                    sleep(wait).await;
+                    pause = (pause * 2).min(if unreachable { RECONNECT } else { REWATCH.1 });
                     // A watch that goes on says nothing until something changes.
                     if unreachable && answered(client.apiserver_version()).await.is_ok() {
                         health.works(watched);

@@ -9,8 +9,10 @@ use crate::exports::PerExport;
 use crate::site::Site;
 use crate::storage::{STUCK_AFTER, State, explain};
 
-/// How long a watch counts as failed that has not said anything since. One that goes on failing says so more often.
-const FAILED_FOR: Duration = Duration::from_mins(1);
+/// How long after its next try a watch counts as failed that has not said anything since: one that works again says
+/// nothing until something changes. The first is for an API server that was not there, which may take long to say that
+/// it still is not; the second for one that answers.
+const FAILED_FOR: (Duration, Duration) = (Duration::from_mins(1), Duration::from_secs(3));
 
 /// What is looked at. Clones look at the same.
 #[derive(Debug, Clone)]
@@ -72,13 +74,14 @@ struct Known {
     /// Whether all that is watched has been listed once.
     listed: bool,
     leads: bool,
-    /// When a watch last failed, and of what, by what it watches.
+    /// Of what a watch last failed, by what it watches.
     failed: BTreeMap<&'static str, Failed>,
 }
 
 #[derive(Debug)]
 struct Failed {
-    at: Instant,
+    /// When it is taken to work again.
+    until: Instant,
     error: String,
     /// Whether the API server was not to be reached.
     unreachable: bool,
@@ -100,9 +103,12 @@ impl ClusterHealth {
         self.known().leads = leads;
     }
 
-    /// Notes that a watch has failed, because the API server could not be reached, or for another reason.
-    pub fn failed(&self, watched: &'static str, error: String, unreachable: bool) {
-        self.known().failed.insert(watched, Failed { at: Instant::now(), error, unreachable });
+    /// Notes that a watch has failed, because the API server could not be reached, or for another reason, and how long
+    /// it is until it is tried again.
+    pub fn failed(&self, watched: &'static str, error: String, unreachable: bool, wait: Duration) {
+        let silence = if unreachable { FAILED_FOR.0 } else { FAILED_FOR.1 };
+        let until = Instant::now() + wait + silence;
+        self.known().failed.insert(watched, Failed { until, error, unreachable });
     }
 
     /// Notes that a watch works.
@@ -119,7 +125,7 @@ impl Known {
     fn failed(&self) -> impl Iterator<Item = (&'static str, &Failed)> {
         self.failed
             .iter()
-            .filter(|(_, failed)| failed.at.elapsed() < FAILED_FOR)
+            .filter(|(_, failed)| Instant::now() < failed.until)
             .map(|(watched, failed)| (*watched, failed))
     }
 
@@ -157,9 +163,9 @@ mod tests {
         assert_eq!(states(), (true, false));
         health.listed();
         assert_eq!(states(), (true, true));
-        health.failed("claims", "forbidden".to_owned(), false);
+        health.failed("claims", "forbidden".to_owned(), false, Duration::ZERO);
         assert_eq!(states(), (true, false));
-        health.failed("volumes", "connection refused".to_owned(), true);
+        health.failed("volumes", "connection refused".to_owned(), true, Duration::ZERO);
         assert_eq!(states(), (false, false));
         health.works("volumes");
         health.works("claims");

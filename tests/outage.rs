@@ -16,14 +16,16 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
 use support::eventually;
+use support::http::{free_port, get};
 use support::plane::Plane;
+use support::process::Process;
 use support::space::{Rules, Space, from_json};
 use tokio::sync::Mutex;
 
@@ -61,6 +63,29 @@ async fn an_api_server_that_does_not_stream_lists_is_read_in_pages() {
         space.bound(name).await;
     }
     assert!(provisioner.log().contains("does not stream lists"), "{}", provisioner.log());
+}
+
+#[tokio::test]
+async fn an_api_server_that_was_away_for_long_is_made_use_of_soon_after_it_is_back() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let space = Space::new().await;
+    let port = free_port();
+    let mut settings = space.settings();
+    settings.environment.push(("HTTP_ADDR".to_owned(), format!("127.0.0.1:{port}")));
+    let _provisioner = Process::start(&settings);
+    let ready = || async { get(port, "/readyz").starts_with("HTTP/1.0 200").then_some(()) };
+    eventually("the provisioner to be ready", ready).await;
+    Plane::shared().command("stop kube-apiserver");
+    eventually("the provisioner to say so", || async {
+        get(port, "/readyz").contains("[-]api-server failed: ").then_some(())
+    })
+    .await;
+    // As long as waits would grow that are made for servers which answer.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    Plane::shared().command("start kube-apiserver");
+    let back = Instant::now();
+    eventually("the provisioner to be ready again", ready).await;
+    assert!(back.elapsed() < Duration::from_secs(12), "{:?}", back.elapsed());
 }
 
 #[tokio::test]
