@@ -474,7 +474,7 @@ impl Storage {
     }
 
     async fn look(&self, place: &Place) -> Result<(State, Usage), StorageError> {
-        let (place, before, running) = (place.clone(), self.state(), self.shared.calls.begin());
+        let (place, before, running) = (place.clone(), self.state(), self.shared.calls.probe());
         let must_be_nfs = match place.must_be_nfs {
             MustBeNfs::Always => true,
             MustBeNfs::OnceItWas => self.shared.was_nfs.load(Ordering::Relaxed),

@@ -34,6 +34,8 @@ struct Running {
     /// When each was begun, or last answered in part.
     begun: BTreeMap<u64, Arc<AtomicU64>>,
     next: u64,
+    /// That of them which asks nothing but whether the server answers.
+    probe: Option<u64>,
     /// The directories that are being changed.
     changing: HashSet<RelPath>,
 }
@@ -46,6 +48,13 @@ impl Default for Calls {
 }
 
 impl Calls {
+    /// Notes that a call begins which only the server can answer. It ends when the value is dropped.
+    pub(super) fn probe(self: &Arc<Self>) -> Call {
+        let call = self.begin();
+        self.running().probe = Some(call.number);
+        call
+    }
+
     /// Notes that a call begins. It ends when the value is dropped.
     pub(super) fn begin(self: &Arc<Self>) -> Call {
         let begun = Arc::new(AtomicU64::new(self.now()));
@@ -74,6 +83,9 @@ impl Calls {
         let running = self.running();
         let oldest = running.begun.values().map(|begun| begun.load(Ordering::Relaxed)).min()?;
         let since = oldest.max(self.answered.load(Ordering::Relaxed));
+        // What the kernel has cached of a server that is away, it answers meanwhile.
+        let probe = running.probe.and_then(|number| running.begun.get(&number));
+        let since = probe.map_or(since, |probe| since.min(probe.load(Ordering::Relaxed)));
         Some(Duration::from_millis(self.now().saturating_sub(since)))
     }
 
@@ -158,6 +170,12 @@ mod tests {
         sleep(Duration::from_millis(40));
         first.answered();
         assert!(calls.silent_for().unwrap() < Duration::from_millis(40), "the first was answered in part");
+        let probe = calls.probe();
+        sleep(Duration::from_millis(40));
+        drop(calls.begin());
+        assert!(calls.silent_for().unwrap() >= Duration::from_millis(40), "the probe was not answered");
+        drop(probe);
+        assert!(calls.silent_for().unwrap() < Duration::from_millis(40), "the probe was answered");
         drop(first);
         assert_eq!(calls.silent_for(), None);
         assert_eq!(calls.stuck(), 0);
