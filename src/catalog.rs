@@ -15,6 +15,7 @@ use crate::groups::Groups;
 use crate::growth::Growth;
 use crate::ownership::GidRange;
 use crate::placements::{Conflict, Neighbour, Placements, Relation};
+use crate::quantity::bytes;
 use crate::queue::Queue;
 use crate::volume::{Phase, Volume};
 
@@ -30,6 +31,17 @@ pub enum Denied {
     NoGroupThere,
     /// All groups of the range are in use.
     NoGroupLeft(GidRange),
+    /// Its export has been promised to others meanwhile.
+    Promised,
+}
+
+/// What a volume is promised.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Promise {
+    /// How many bytes.
+    pub bytes: u64,
+    /// How many all on its export may be promised together.
+    pub most: Option<u128>,
 }
 
 impl From<Conflict> for Denied {
@@ -54,6 +66,17 @@ pub struct Wish {
     pub gids: Option<GidRange>,
     /// Rather this one than another: its directory is there already, and has it.
     pub gid: Option<u32>,
+}
+
+/// What a volume that is about to be made wants.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wants {
+    /// Whether its directory may be at, in or above one of another namespace.
+    pub across: bool,
+    /// What it is promised.
+    pub promise: Promise,
+    /// What group it wants.
+    pub wish: Wish,
 }
 
 /// The kinds of objects that we know of.
@@ -180,26 +203,38 @@ impl Catalog {
         lock(&self.volumes).work.records.get(name).cloned()
     }
 
-    /// Gives a directory and, where it is to have one, a group to a volume that is about to be made, in one step:
-    /// see [`Placements::reserve`]. Volumes that share a directory share its group.
+    /// Gives a directory, what it is promised and, where it is to have one, a group to a volume that is about to be made,
+    /// in one step: see [`Placements::reserve`]. Volumes that share a directory share its group.
     ///
     /// # Errors
-    /// If it cannot have either. It then has neither.
+    /// If it cannot have one of them. It then has none.
     pub fn reserve(
         &self,
         volume: &Key,
         location: &Location,
         namespace: &str,
-        across: bool,
-        wish: Wish,
+        Wants { across, promise, wish }: Wants,
     ) -> Result<Option<Group>, Denied> {
         let mut volumes = lock(&self.volumes);
         volumes.placements.reserve(volume, location, namespace, across)?;
-        let group = volumes.group(volume, location, wish);
+        let promised = volumes.placements.promise(volume, promise.bytes, promise.most);
+        let group = if promised { volumes.group(volume, location, wish) } else { Err(Denied::Promised) };
         if group.is_err() {
             volumes.give_up(volume);
         }
         group
+    }
+
+    /// Promises more to a volume that is about to grow; see [`Placements::promise`].
+    #[must_use]
+    pub fn promise(&self, volume: &str, Promise { bytes, most }: Promise) -> bool {
+        lock(&self.volumes).placements.promise(volume, bytes, most)
+    }
+
+    /// See [`Placements::promised`].
+    #[must_use]
+    pub fn promised(&self, export: ExportId, but: &str) -> u128 {
+        lock(&self.volumes).placements.promised(export, but)
     }
 
     /// See [`Placements::made`].
@@ -404,6 +439,7 @@ impl Volumes {
             Ok(location) => {
                 let namespace = volume.claim.as_ref().map(|claim| &*claim.namespace);
                 self.placements.settle(key, &location, namespace);
+                self.placements.promise(key, volume.capacity.as_ref().map_or(0, bytes), None);
             }
             Err(_) => self.placements.leave(key),
         }
@@ -547,7 +583,10 @@ mod tests {
         let at = |path: &str| identity.exports.locate("nas", &format!("/export/{path}")).unwrap();
         let catalog = Catalog::new(Arc::new(identity.clone()));
         let wish = Wish { gids: "50-51".parse().ok(), gid: None };
-        let reserve = |volume: &str, path: &str, wish| catalog.reserve(&key(volume), &at(path), "ns", false, wish);
+        let reserve = |volume: &str, path: &str, wish| {
+            let promise = Promise { bytes: 10, most: Some(70) };
+            catalog.reserve(&key(volume), &at(path), "ns", Wants { across: false, promise, wish })
+        };
         let group = |gid, shared| Ok(Some(Group { gid, shared }));
         assert_eq!(reserve("a", "x", wish), group(50, false));
         assert_eq!(reserve("a", "x", wish), group(50, false), "again");
@@ -560,5 +599,10 @@ mod tests {
         assert_eq!(catalog.at_or_beneath(at("x").export, "x/beneath"), None, "what is denied leaves nothing");
         catalog.give_up("f");
         assert_eq!(reserve("g", "x/beneath", wish), group(51, false));
+        assert_eq!(reserve("h", "h", Wish::default()), Ok(None));
+        assert_eq!(catalog.promised(at("x").export, ""), 60, "a, b, c, d, g and h");
+        assert_eq!(reserve("i", "i", Wish::default()), Ok(None));
+        assert_eq!(reserve("j", "j", Wish::default()), Err(Denied::Promised));
+        assert_eq!(catalog.promised(at("x").export, "i"), 60);
     }
 }

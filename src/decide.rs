@@ -8,7 +8,7 @@ mod volume;
 mod growth;
 
 pub use claim::{BadAnnotation, ClaimIgnored, ClaimRefusal, ClaimStep, for_claim};
-pub use growth::{GrowthIgnored, GrowthRefusal, GrowthStep, for_growth};
+pub use growth::{GrowthIgnored, GrowthRefusal, GrowthStep, Means, for_growth};
 pub use identity::Identity;
 pub use volume::{Doubt, VolumeIgnored, VolumeRefusal, VolumeStep, for_volume, is_work, located};
 

@@ -10,14 +10,15 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::access::{Awaited, listed};
-use crate::catalog::Key;
+use crate::catalog::{Key, Promise};
 use crate::cluster::ApiError;
 use crate::context::Context;
-use crate::decide::{GrowthRefusal, GrowthStep, for_growth};
+use crate::decide::{GrowthRefusal, GrowthStep, Means, for_growth};
 use crate::events::Reason;
 use crate::growth::Growth;
 use crate::metrics::{FAILED, REFUSED, SUCCEEDED, result};
-use crate::queue::{After, Why};
+use crate::quantity;
+use crate::queue::{After, Why, is_worth_saying};
 use crate::step::Step;
 use crate::storage::milliseconds;
 use crate::volume::Volume;
@@ -56,15 +57,33 @@ impl Expander {
             }
         };
         let lacking = listed(&self.rights.missing().await);
-        match for_growth(&growth, &volume, &lacking, &self.context.identity) {
+        let class = self.context.catalog.class(&growth.class);
+        let needs = class.as_ref().map(|class| class.parameters.needs.clone()).unwrap_or_default();
+        let rooms =
+            self.context.sites.map(|(id, site)| site.room(self.context.catalog.promised(id, &volume.name)));
+        let means = Means { lacking: &lacking, needs: &needs, rooms: &rooms };
+        match for_growth(&growth, &volume, &means, &self.context.identity) {
             GrowthStep::Ignore(why) => {
                 debug!(claim = %name(&growth), volume = &*growth.volume, ?why, "ignored");
                 After::Done
             }
+            GrowthStep::Refuse(refusal) if refusal.is_for_room() && !is_worth_saying(failures) => {
+                After::Retry(Why::Room)
+            }
             GrowthStep::Refuse(refusal) => self.refuse(&growth, &refusal).await,
-            GrowthStep::Grow { capacity, volume_too } => {
-                let volume = volume_too.then_some(&volume);
-                self.grow(&growth, volume, &capacity, failures).await
+            GrowthStep::Grow { capacity, volume_too: None } => self.grow(&growth, None, &capacity, failures).await,
+            GrowthStep::Grow { capacity, volume_too: Some((bytes, most)) } => {
+                if !self.context.catalog.promise(&volume.name, Promise { bytes, most }) {
+                    debug!(claim = %name(&growth), "others were faster to be promised what there is, looks again");
+                    return After::Retry(Why::Room);
+                }
+                let after = self.grow(&growth, Some(&volume), &capacity, failures).await;
+                if after != After::Done {
+                    // Perhaps it has grown all the same: then the watch says so.
+                    let bytes = volume.capacity.as_ref().map_or(0, quantity::bytes);
+                    let _ = self.context.catalog.promise(&volume.name, Promise { bytes, most: None });
+                }
+                after
             }
         }
     }
@@ -82,7 +101,10 @@ impl Expander {
         warn!(claim = %name(growth), volume = &*growth.volume, reason = %refusal, "refused to grow the volume");
         self.context.metrics.expansions.get_or_create(&result(REFUSED)).inc();
         self.say_failed(growth, &refusal.to_string()).await;
-        if refusal.may_pass() { After::Retry(Why::ApiServer) } else { After::Done }
+        match refusal.may_pass() {
+            false => After::Done,
+            true => After::Retry(if refusal.is_for_room() { Why::Room } else { Why::ApiServer }),
+        }
     }
 
     async fn grow(&self, growth: &Growth, volume: Option<&Volume>, to: &Quantity, failures: u32) -> After {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::path::{ExportSource, PathError, RelPath};
+use crate::room::{Lack, Needs, Room};
 
 /// How many exports one process can serve: each may lose some 30 threads to a server that does not answer.
 pub const EXPORTS_MAX: usize = 32;
@@ -111,18 +112,13 @@ pub enum Choice {
     },
 }
 
-/// How much room there is on an export, as far as is known.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Room {
-    /// Whether it can be used and answers.
-    pub usable: bool,
-    /// What can be written there, in bytes.
-    pub bytes_free: u64,
-}
-
-impl Room {
-    /// More than any other.
-    pub const MOST: Self = Self { usable: true, bytes_free: u64::MAX };
+/// Why no export is taken for a new volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotChosen {
+    /// The class means one that is not served, in words.
+    NotServed(Box<str>),
+    /// Those that it means have no room, in words.
+    NoRoom(Box<str>),
 }
 
 /// Why a volume is on none of the exports.
@@ -182,22 +178,45 @@ impl Exports {
         self.0.map(make)
     }
 
-    /// The one on which a class's next volume is made: of several that it means the one with most room, and one that
-    /// cannot be used now only if none can be.
+    /// The one on which a class's next volume of `request` bytes is made: of several that it means, and that have what it
+    /// needs, the one with most free space, and one that cannot be used now only if none can be.
+    ///
+    /// # Errors
+    /// If it means one that is not served, or none has what it needs.
+    pub fn choose(
+        &self,
+        choice: &Choice,
+        needs: &Needs,
+        request: u64,
+        rooms: &PerExport<Room>,
+    ) -> Result<ExportId, NotChosen> {
+        let mut meant = self.meant_by(choice).map_err(|words| NotChosen::NotServed(words.into()))?;
+        if meant.iter().any(|id| rooms.get(*id).usable) {
+            meant.retain(|id| rooms.get(*id).usable || rooms.get(*id).begun);
+        }
+        let lack = |id: &ExportId| needs.lack(rooms.get(*id), request);
+        let rank = |id: &&ExportId| {
+            let Room { usable, begun, usage, .. } = *rooms.get(**id);
+            (begun, usable, usage.map(|usage| usage.bytes_free))
+        };
+        // Of several with the same room the first.
+        match meant.iter().rev().filter(|id| lack(id).is_none()).max_by_key(rank) {
+            Some(id) => Ok(*id),
+            None => Err(NotChosen::NoRoom(self.in_words(meant.iter().filter_map(|id| Some((*id, lack(id)?)))))),
+        }
+    }
+
+    /// Says of exports what they lack.
+    pub fn in_words(&self, lacks: impl Iterator<Item = (ExportId, Lack)>) -> Box<str> {
+        let words: Vec<String> = lacks.map(|(id, lack)| format!("{} {lack}", self.get(id).source)).collect();
+        words.join(", and ").into()
+    }
+
+    /// Which of them a class means: one at least.
     ///
     /// # Errors
     /// What it means that is not served.
-    pub fn choose(&self, choice: &Choice, rooms: &PerExport<Room>) -> Result<ExportId, String> {
-        let room = |id: &ExportId| {
-            let Room { usable, bytes_free } = *rooms.get(*id);
-            (usable, bytes_free)
-        };
-        // Of several with the same room the first.
-        let chosen = self.meant_by(choice)?.into_iter().rev().max_by_key(room);
-        Ok(chosen.unwrap_or(FIRST))
-    }
-
-    fn meant_by(&self, choice: &Choice) -> Result<Vec<ExportId>, String> {
+    pub fn meant_by(&self, choice: &Choice) -> Result<Vec<ExportId>, String> {
         match choice {
             Choice::First => Ok(vec![FIRST]),
             Choice::Named(names) => names.iter().map(|name| self.named(name)).collect(),
@@ -260,6 +279,7 @@ impl fmt::Display for Exports {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::room::Usage;
 
     /// A name, a server and a path.
     type Row<'a> = (&'a str, &'a str, &'a str);
@@ -350,9 +370,13 @@ mod tests {
         }
     }
 
+    fn room(usable: bool, bytes_free: u64) -> Room {
+        let usage = Usage { bytes: 100, bytes_free, ..Usage::default() };
+        Room { usable, usage: Some(usage), ..Room::default() }
+    }
+
     #[test]
     fn the_roomiest_is_one_that_can_be_used() {
-        let room = |usable, bytes_free| Room { usable, bytes_free };
         let rows = [
             ([room(true, 1), room(true, 3), room(true, 2)], 1),
             ([room(true, 1), room(false, 3), room(true, 2)], 2),
@@ -363,8 +387,36 @@ mod tests {
         let all = Choice::Named(["default", "fast", "far"].map(Into::into).to_vec());
         for (rooms, expected) in rows {
             let rooms = PerExport(rooms.to_vec());
-            assert_eq!(three().choose(&all, &rooms), Ok(ExportId(expected)), "{rooms:?}");
-            assert_eq!(three().choose(&Choice::First, &rooms), Ok(FIRST), "{rooms:?}");
+            let choose = |choice| three().choose(choice, &Needs::default(), 1, &rooms);
+            assert_eq!(choose(&all), Ok(ExportId(expected)), "{rooms:?}");
+            assert_eq!(choose(&Choice::First), Ok(FIRST), "{rooms:?}");
+        }
+    }
+
+    #[test]
+    fn one_without_room_is_passed_over_and_what_was_begun_goes_on() {
+        let begun = |room| Room { begun: true, ..room };
+        let promised = |room| Room { promised: 90, ..room };
+        let rows = [
+            ([room(true, 30), room(true, 40), room(true, 20)], Ok(1)),
+            ([room(true, 30), promised(room(true, 40)), room(true, 20)], Ok(0)),
+            ([room(true, 30), room(true, 40), begun(room(true, 20))], Ok(2)),
+            ([room(true, 30), room(true, 40), begun(room(false, 0))], Ok(2)),
+            ([room(true, 9), room(true, 8), room(true, 10)], Ok(2)),
+            ([room(true, 9), room(true, 8), room(false, 50)], Err("nas:/export has less free space")),
+            ([room(true, 9), promised(room(true, 50)), room(false, 50)], Err(", and nas:/fast would have")),
+            ([room(false, 9), room(false, 10), room(false, 8)], Ok(1)),
+            ([Room { usable: true, ..Room::default() }; 3], Err("nas2:/export has not said yet")),
+        ];
+        let all = Choice::Named(["default", "fast", "far"].map(Into::into).to_vec());
+        let needs = Needs { space: "10%".parse().ok(), inodes: None, ratio: "1".parse().ok() };
+        for (rooms, expected) in rows {
+            let rooms = PerExport(rooms.to_vec());
+            match (three().choose(&all, &needs, 11, &rooms), expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, ExportId(expected), "{rooms:?}"),
+                (Err(NotChosen::NoRoom(words)), Err(expected)) => assert!(words.contains(expected), "{words}"),
+                (found, _) => panic!("{rooms:?}: {found:?}"),
+            }
         }
     }
 }

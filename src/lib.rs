@@ -18,13 +18,14 @@
 //! The modules stand in the order in which they may use each other, later ones the earlier.
 
 pub mod path;
+pub mod quantity;
+pub mod room;
 pub mod exports;
 pub mod pattern;
 pub mod ownership;
 pub mod policy;
 pub mod step;
 pub mod trash;
-pub mod quantity;
 pub mod claim;
 pub mod growth;
 pub mod volume;

@@ -64,6 +64,11 @@ fn text_of(export: ExportId, path: &str) -> String {
     format!("{export}/{path}")
 }
 
+/// The part of such a text that stands for the export.
+fn export_of(text: &str) -> &str {
+    text.split_once('/').map_or(text, |(export, _)| export)
+}
+
 /// Where a volume lies, and whose it is: the text of its location, its name, and the namespace of its claim if it names one,
 /// with a NUL between them. It is found by the volume's name.
 ///
@@ -119,15 +124,26 @@ impl Eq for Place {}
 /// Who lies where.
 #[derive(Debug, Default)]
 pub struct Placements {
-    /// By volume: the number of the list that has last shown it; `None` while a claim is just being given it.
-    places: HashMap<Place, Option<u32>>,
+    /// By volume.
+    places: HashMap<Place, Placed>,
     /// The same, by directory.
     by_path: BTreeSet<Arc<str>>,
     /// Those that are on their way out: they have no say any more.
     leaving: HashSet<Arc<str>>,
     /// The directories that are being moved, by the volumes they are moved for. Those may have gone meanwhile.
     moving: Vec<(Arc<str>, Box<str>)>,
+    /// What the volumes on each export have been promised together, in bytes.
+    promised: HashMap<Box<str>, u128>,
     list: u32,
+}
+
+/// What is known of a volume.
+#[derive(Debug, Clone, Copy, Default)]
+struct Placed {
+    /// The number of the list that has last shown it; `None` while a claim is just being given it.
+    listed: Option<u32>,
+    /// What it has been promised, in bytes.
+    bytes: u64,
 }
 
 impl Placements {
@@ -150,7 +166,8 @@ impl Placements {
     /// Says that the list is complete: volumes that it has not shown do not exist. What is just being given to a
     /// claim stays noted. Returns those that have gone.
     pub fn end_list(&mut self) -> Vec<Arc<str>> {
-        let gone = self.places.iter().filter(|(_, listed)| listed.is_some_and(|listed| listed != self.list));
+        let is_gone = |placed: &Placed| placed.listed.is_some_and(|listed| listed != self.list);
+        let gone = self.places.iter().filter(|(_, placed)| is_gone(placed));
         let gone: Vec<Arc<str>> = gone.map(|(place, _)| place.volume().into()).collect();
         for volume in &gone {
             self.leave(volume);
@@ -161,7 +178,7 @@ impl Placements {
     /// Whether a volume is known to exist.
     #[must_use]
     pub fn exists(&self, volume: &str) -> bool {
-        self.places.get(volume).is_some_and(Option::is_some)
+        self.places.get(volume).is_some_and(|placed| placed.listed.is_some())
     }
 
     /// Gives a directory to a volume that is about to be made for a claim in `namespace`. It counts from now on.
@@ -194,9 +211,35 @@ impl Placements {
     /// Says that the volume of a [`Placements::reserve`] has been made. If it is known to have gone since, nothing
     /// is noted.
     pub fn made(&mut self, volume: &str) {
-        if let Some(listed) = self.places.get_mut(volume) {
-            *listed = Some(self.list);
+        if let Some(placed) = self.places.get_mut(volume) {
+            placed.listed = Some(self.list);
         }
+    }
+
+    /// Notes what a volume on one of our exports has been promised, instead of what was noted before. Says no, and notes
+    /// nothing, if all on its export would then have been promised more than `most`, and this one more than before.
+    pub fn promise(&mut self, volume: &str, bytes: u64, most: Option<u128>) -> bool {
+        let Some((place, placed)) = self.places.get_key_value(volume) else { return true };
+        let (export, before) = (export_of(place.path()), placed.bytes);
+        let all = self.promised.get(export).copied().unwrap_or_default();
+        let all = all.saturating_sub(before.into()).saturating_add(bytes.into());
+        if bytes > before && most.is_some_and(|most| all > most) {
+            return false;
+        }
+        self.promised.insert(export.into(), all);
+        if let Some(placed) = self.places.get_mut(volume) {
+            placed.bytes = bytes;
+        }
+        true
+    }
+
+    /// What the volumes on an export have been promised together, but for one, in bytes.
+    #[must_use]
+    pub fn promised(&self, export: ExportId, but: &str) -> u128 {
+        let export = text_of(export, "");
+        let all = self.promised.get(export_of(&export)).copied().unwrap_or_default();
+        let own = self.places.get_key_value(but).filter(|(place, _)| place.path().starts_with(&export));
+        all.saturating_sub(own.map_or(0, |(_, placed)| placed.bytes.into()))
     }
 
     /// Takes back a [`Placements::reserve`] whose volume did not come to be.
@@ -260,16 +303,17 @@ impl Placements {
             } else if there.namespace() != namespace {
                 self.displace(volume);
             } else if let Some(there) = self.places.get_mut(volume) {
-                *there = listed;
+                there.listed = listed;
                 return;
             }
         }
         let place = Place::new(path, volume, namespace);
         self.by_path.insert(Arc::clone(&place.0));
-        self.places.insert(place, listed);
+        self.places.insert(place, Placed { listed, bytes: 0 });
     }
 
     fn displace(&mut self, volume: &str) {
+        self.promise(volume, 0, None);
         if let Some((Place(text), _)) = self.places.remove_entry(volume) {
             self.by_path.remove(&text);
         }
@@ -440,6 +484,28 @@ mod tests {
         left.sort();
         assert_eq!(left, ["v", "w"]);
         assert!(placements.reserve(&key("new"), &rel("y"), "them", false).is_err(), "v names no namespace");
+    }
+
+    #[test]
+    fn what_is_promised_is_counted_by_export_until_the_volume_goes() {
+        let (one, other) = (rel("x").export, on("other", "x").export);
+        let mut placements = placed(&[("a", "a", "ns"), ("b", "b", "ns")]);
+        placements.settle(&key("c"), &on("other", "c"), Some("ns"));
+        for (volume, bytes) in [("a", 10), ("b", 20), ("c", 40), ("nobody", 80)] {
+            assert!(placements.promise(volume, bytes, None));
+        }
+        assert_eq!((placements.promised(one, ""), placements.promised(other, "a")), (30, 40));
+        assert_eq!(placements.promised(one, "a"), 20);
+        assert!(!placements.promise("a", 21, Some(40)), "more than all may have");
+        assert!(placements.promise("a", 9, Some(1)), "what has too much already may have less");
+        assert!(placements.promise("a", 20, Some(40)));
+        assert_eq!(placements.promised(one, ""), 40);
+        placements.settle(&key("a"), &rel("a"), Some("ns"));
+        assert_eq!(placements.promised(one, ""), 40, "it is shown again");
+        placements.settle(&key("a"), &rel("a"), Some("another"));
+        assert_eq!(placements.promised(one, ""), 20, "it is another");
+        placements.leave("b");
+        assert_eq!((placements.promised(one, ""), placements.promised(other, "")), (0, 40));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::exports::Choice;
 use crate::ownership::{Aspect, GidRange, Ownership, id};
 use crate::path::ExportSource;
 use crate::pattern::Pattern;
+use crate::room::Needs;
 
 /// What happens to the directory of a volume whose reclaim policy is `Delete`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,8 +82,9 @@ pub mod parameter {
     pub const CLAIM_OWNERSHIP: &str = "claimOwnership";
     /// A Go bool; unset is false. Whether a directory that is there already keeps its mode and owners.
     pub const ADOPT_AS_IS: &str = "adoptAsIs";
+    pub use crate::room::{MAX_OVERCOMMIT, MIN_FREE_INODES, MIN_FREE_SPACE};
     /// All of them.
-    pub const ALL: [&str; 15] = [
+    pub const ALL: [&str; 18] = [
         ON_DELETE,
         ARCHIVE_ON_DELETE,
         PATH_PATTERN,
@@ -98,6 +100,9 @@ pub mod parameter {
         GID_RANGE,
         CLAIM_OWNERSHIP,
         ADOPT_AS_IS,
+        MIN_FREE_SPACE,
+        MIN_FREE_INODES,
+        MAX_OVERCOMMIT,
     ];
 }
 
@@ -159,6 +164,15 @@ const NO_GIDS: &str = "unset where directoryGid or adoptAsIs is set, or claimOwn
 /// What a choice of exports must be.
 const EXPORTS: &str = "the name of an export, or several with commas between them";
 
+/// What the least free space must be.
+const SPACE: &str = "a quantity such as \"50Gi\", or a part of the export's size such as \"10%\"";
+
+/// What the least number of free inodes must be.
+const INODES: &str = "a number such as \"10000\", or a part of the export's inodes such as \"5%\"";
+
+/// What a ratio must be.
+const RATIO: &str = "a number above 0 such as \"1.5\" or \"150%\"";
+
 /// What a bool must be.
 const BOOL: &str = "\"true\" or \"false\"";
 
@@ -183,6 +197,8 @@ pub struct Parameters {
     pub claim_aspects: Vec<Aspect>,
     /// The groups of which each volume gets one of its own.
     pub gids: Option<GidRange>,
+    /// What an export must have before a volume is made there, or grows.
+    pub needs: Needs,
     /// What is wrong with them. A claim is refused for it. For a volume that exists, `fate` is then what the
     /// peer would do where that keeps the data, and else [`Fate::Archive`].
     pub wrong: Vec<BadParameter>,
@@ -209,6 +225,11 @@ impl Parameters {
         let strict = reader.read(parameter::STRICT_PATH_PATTERN, BOOL, go_bool).unwrap_or_default();
         let claim_fates = reader.read(parameter::CLAIM_ON_DELETE, FATES, list).unwrap_or_default();
         let (ownership, claim_aspects, gids) = reader.read_ownership();
+        let needs = Needs {
+            space: reader.read(parameter::MIN_FREE_SPACE, SPACE, |text| text.parse().ok()),
+            inodes: reader.read(parameter::MIN_FREE_INODES, INODES, |text| text.parse().ok()),
+            ratio: reader.read(parameter::MAX_OVERCOMMIT, RATIO, |text| text.parse().ok()),
+        };
         let mut wrong = reader.wrong;
         if let Some(token) = pattern.as_ref().filter(|_| strict).and_then(Pattern::unknown) {
             wrong.push(BadParameter::Token(token.into()));
@@ -227,6 +248,7 @@ impl Parameters {
             ownership,
             claim_aspects,
             gids,
+            needs,
             wrong,
             unknown: unknown.map(|key| key.as_str().into()).collect(),
         }

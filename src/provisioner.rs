@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::PersistentVolume;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use crate::catalog::{Denied, Group, Key, Wish};
+use crate::catalog::{Denied, Group, Key, Promise, Wants, Wish};
 use crate::claim::{Claim, volume_name};
 use crate::class::Class;
 use crate::cluster::ApiError;
@@ -19,11 +19,12 @@ use crate::context::{Context, Turn};
 use crate::decide::{ClaimRefusal, ClaimStep, for_claim, located};
 use crate::election::Leadership;
 use crate::events::Reason;
-use crate::exports::{Location, PerExport, Room};
+use crate::exports::{Location, PerExport};
 use crate::metrics;
 use crate::ownership::{GROUP_MODE, GidRange, Ownership};
 use crate::placements::Conflict;
-use crate::queue::{After, Why};
+use crate::queue::{After, Why, is_worth_saying};
+use crate::room::Room;
 use crate::site::Site;
 use crate::step::Step;
 use crate::storage::{Created, Problem, StorageError, explain, milliseconds};
@@ -77,13 +78,22 @@ impl Provisioner {
                 debug!(claim = %name(&claim), ?why, "ignored");
                 After::Done
             }
+            ClaimStep::Refuse(refusal) if refusal.is_for_room() => {
+                if is_worth_saying(failures) {
+                    let _ = self.refuse(&claim, &refusal).await;
+                }
+                After::Retry(Why::Room)
+            }
             ClaimStep::Refuse(refusal) => self.refuse(&claim, &refusal).await,
-            ClaimStep::Provision { directory, mut volume, across, ownership, gids } => {
+            ClaimStep::Provision { directory, mut volume, across, ownership, gids, request, most } => {
                 if let Err(after) = self.leave_elsewhere(&uid, &directory).await {
                     return after;
                 }
                 let group = match self.wish(&claim, &directory, gids, turn).await {
-                    Ok(wish) => self.reserve(&claim, &directory, across, wish).await,
+                    Ok(wish) => {
+                        let promise = Promise { bytes: request, most };
+                        self.reserve(&claim, &directory, Wants { across, promise, wish }).await
+                    }
                     Err(after) => Err(after),
                 };
                 let ownership = match group {
@@ -147,16 +157,10 @@ impl Provisioner {
         }
     }
 
-    /// Takes the directory for the claim, so that from now on nothing there is moved away, and a group.
-    async fn reserve(
-        &self,
-        claim: &Claim,
-        directory: &Location,
-        across: bool,
-        wish: Wish,
-    ) -> Result<Option<Group>, After> {
+    /// Takes the directory for the claim, so that from now on nothing there is moved away, what it asks for, and a group.
+    async fn reserve(&self, claim: &Claim, directory: &Location, wants: Wants) -> Result<Option<Group>, After> {
         let volume = claim.volume_name().into();
-        let refusal = match self.context.catalog.reserve(&volume, directory, &claim.namespace, across, wish) {
+        let refusal = match self.context.catalog.reserve(&volume, directory, &claim.namespace, wants) {
             Ok(group) => return Ok(group),
             Err(Denied::Directory(Conflict::Moving)) => {
                 debug!(claim = %name(claim), path = directory.path.as_str(), "waits until what is there has been moved away");
@@ -164,6 +168,10 @@ impl Provisioner {
             }
             Err(Denied::Directory(Conflict::OtherNamespace(relation))) => {
                 ClaimRefusal::OtherNamespace { path: directory.path.clone(), relation }
+            }
+            Err(Denied::Promised) => {
+                debug!(claim = %name(claim), "others were faster to be promised what there is, looks again");
+                return Err(After::Retry(Why::Room));
             }
             Err(Denied::NoGroupThere) => ClaimRefusal::NoGroupThere(directory.path.clone()),
             Err(Denied::NoGroupLeft(gids)) => ClaimRefusal::NoGroupLeft(gids),
@@ -302,7 +310,11 @@ impl Provisioner {
     /// How much room there is on each export for a claim: what has been begun goes on where it was.
     fn rooms(&self, uid: &Key) -> PerExport<Room> {
         let begun = self.unfinished().get(uid).map(|(directory, _)| directory.export);
-        self.context.sites.map(|(id, site)| if Some(id) == begun { Room::MOST } else { site.room() })
+        let volume = volume_name(uid);
+        self.context.sites.map(|(id, site)| {
+            let room = site.room(self.context.catalog.promised(id, &volume));
+            Room { begun: Some(id) == begun, ..room }
+        })
     }
 
     /// Notes that a directory has been made whose volume does not exist yet, and tells what earlier rounds and

@@ -12,9 +12,19 @@ pub fn exceeds(one: &Quantity, other: &Quantity) -> bool {
     one != other && billionths(&one.0).zip(billionths(&other.0)).is_some_and(|(one, other)| one > other)
 }
 
+/// How many of them make one.
+pub const BILLION: u128 = 1_000_000_000;
+
+/// How many bytes of storage it is, rounded up; the most there is for more, and 0 for what is no quantity.
+#[must_use]
+pub fn bytes(quantity: &Quantity) -> u64 {
+    billionths(&quantity.0).map_or(0, |number| u64::try_from(number.div_ceil(BILLION)).unwrap_or(u64::MAX))
+}
+
 /// How many billionths it is, which is as exact as Kubernetes is; what is smaller still is rounded up, as it does.
 /// `None` if it is no quantity, is negative, or is so large that the API server would have made it smaller.
-fn billionths(text: &str) -> Option<u128> {
+#[must_use]
+pub fn billionths(text: &str) -> Option<u128> {
     let text = text.strip_prefix('+').unwrap_or(text);
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at_checked(end)?;

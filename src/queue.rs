@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use crate::decide::retry_after;
+use crate::decide::{RETRY_MAX, retry_after};
 
 /// What a worker says at the end of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub enum Why {
     Neighbour,
     /// What was decided on has changed meanwhile.
     Changed,
+    /// No export has the room that the class demands.
+    Room,
     /// A defect of ours.
     Defect,
 }
@@ -46,9 +48,28 @@ impl Why {
             Self::ApiServer => "api-server",
             Self::Neighbour => "neighbour",
             Self::Changed => "changed",
+            Self::Room => "room",
             Self::Defect => "defect",
         }
     }
+
+    /// The longest wait before the next try.
+    fn longest(self) -> Duration {
+        match self {
+            // Nobody says when there is room again, and to look costs nothing.
+            Self::Room => Duration::from_secs(30),
+            Self::Export | Self::ApiServer | Self::Neighbour | Self::Changed | Self::Defect => RETRY_MAX,
+        }
+    }
+}
+
+/// Whether to say once more why something waits that is tried again and again, the latest after `failures` in a row: at
+/// first, and then often enough to be found among the events of the last hour.
+#[must_use]
+pub fn is_worth_saying(failures: u32) -> bool {
+    const FIRST: u32 = 7;
+    const EACH: u32 = 60;
+    failures <= FIRST || failures.is_multiple_of(EACH)
 }
 
 /// A queue of keys.
@@ -155,7 +176,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
             (Place::TakenAgain, _) => state.make_ready(key.clone(), 0),
             (_, After::PutBack) => state.make_ready(key.clone(), failures),
             (_, After::Done) => drop(state.items.remove(key)),
-            (_, After::Retry(_)) => state.delay(key.clone(), failures.saturating_add(1)),
+            (_, After::Retry(why)) => state.delay(key.clone(), failures.saturating_add(1), why.longest()),
         }
         drop(state);
         self.changed.notify_one();
@@ -190,9 +211,9 @@ impl<K: Clone + Eq + Hash> State<K> {
         self.ready.push_back(key);
     }
 
-    fn delay(&mut self, key: K, failures: u32) {
+    fn delay(&mut self, key: K, failures: u32, longest: Duration) {
         // Up to a tenth more, so that what failed together does not come back together.
-        let delay = retry_after(failures).mul_f64(1.0 + fastrand::f64() / 10.0);
+        let delay = retry_after(failures).min(longest).mul_f64(1.0 + fastrand::f64() / 10.0);
         self.sequence += 1;
         let due = (Instant::now() + delay, self.sequence);
         self.place(key.clone(), failures, Place::Delayed(due));
@@ -223,7 +244,6 @@ impl<K: Clone + Eq + Hash> State<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::RETRY_MAX;
 
     async fn taken_within(queue: &Queue<&'static str>, wait: Duration) -> Option<(&'static str, u32)> {
         tokio::time::timeout(wait, queue.take()).await.ok()

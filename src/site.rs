@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::exports::{NamedExport, Room};
+use crate::exports::NamedExport;
 use crate::path::ExportSource;
 use crate::reaper::Backlog;
+use crate::room::Room;
 use crate::storage::{STUCK_AFTER, State, Storage};
 
 /// One of the exports. Clones are the same one.
@@ -35,10 +36,9 @@ impl Site {
         answers && matches!(self.storage.state(), State::Open(_))
     }
 
-    /// How much room there was at the last look.
+    /// How it stood at the last look; its volumes have been promised `promised` bytes.
     #[must_use]
-    pub fn room(&self) -> Room {
-        let bytes_free = self.storage.usage().map_or(0, |usage| usage.bytes_free);
-        Room { usable: self.is_usable(), bytes_free }
+    pub fn room(&self, promised: u128) -> Room {
+        Room { usable: self.is_usable(), begun: false, usage: self.storage.usage(), promised }
     }
 }

@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 use crate::exports::DEFAULT_NAME;
 use crate::ownership::Ownership;
 use crate::path::{ExportSource, Name, RelPath};
+use crate::room::Usage;
 use crate::trash::TrashName;
 
 mod calls;
@@ -36,7 +37,7 @@ mod mount;
 
 use calls::{Call, Calls};
 pub use calls::{STUCK_AFTER, milliseconds};
-pub use dirfd::{DirFd, Problem, Resolver, Usage};
+pub use dirfd::{DirFd, Problem, Resolver};
 pub use explain::{advice, explain};
 pub use export::{Created, Export, Left, Reaped, StorageError, Trashed};
 pub use mount::Mount;

@@ -25,7 +25,7 @@ use nfs_provisioner::catalog::{Catalog, Denied, Wish};
 use nfs_provisioner::claim::Claim;
 use nfs_provisioner::class::Class;
 use nfs_provisioner::decide::{ClaimStep, GrowthStep, Identity, VolumeStep, for_claim, for_growth, for_volume};
-use nfs_provisioner::exports::{Exports, Location, Room};
+use nfs_provisioner::exports::{Exports, Location};
 use nfs_provisioner::growth::Growth;
 use nfs_provisioner::path::{
     ARCHIVE_PREFIX, ExportSource, NAME_MAX, PATH_MAX, RESERVED_PREFIX, RelPath, archive_name,
@@ -34,6 +34,7 @@ use nfs_provisioner::pattern::{Facts, Pattern};
 use nfs_provisioner::placements::{Conflict, Placements, Relation};
 use nfs_provisioner::policy::{Fate, Parameters, go_bool, parameter};
 use nfs_provisioner::quantity::exceeds;
+use nfs_provisioner::room::Room;
 use nfs_provisioner::volume::Volume;
 use proptest::collection::{btree_map, vec};
 use proptest::option;

@@ -7,12 +7,14 @@ use k8s_openapi::api::core::v1::PersistentVolume;
 use super::identity::Identity;
 use crate::claim::{Claim, DataSource};
 use crate::class::{Binding, Class};
-use crate::exports::{Location, PerExport, Room};
+use crate::exports::{Location, NotChosen, PerExport};
 use crate::ownership::{Aspect, GidRange, Ownership};
 use crate::path::{PathError, RelPath};
 use crate::pattern::Facts;
 use crate::placements::Relation;
 use crate::policy::{BadParameter, FATE, Fate, parameter};
+use crate::quantity::bytes;
+use crate::room::Room;
 use crate::volume::{NewVolume, ReclaimPolicy, annotation};
 
 /// What is to be done for a claim.
@@ -34,6 +36,10 @@ pub enum ClaimStep {
         ownership: Ownership,
         /// The groups of which it is to get one that no other volume has.
         gids: Option<GidRange>,
+        /// How many bytes it asks for.
+        request: u64,
+        /// How many all volumes on its export may ask for together.
+        most: Option<u128>,
     },
 }
 
@@ -71,6 +77,8 @@ pub enum ClaimRefusal {
     Parameter(BadParameter),
     /// The class names an export that we do not serve, in words.
     Export(Box<str>),
+    /// The class demands room that no export has which it means, in words.
+    NoRoom(Box<str>),
     /// The directory is at, in or above one of a volume of another namespace. Whose is not said.
     OtherNamespace {
         /// The directory.
@@ -135,6 +143,12 @@ impl ClaimRefusal {
 }
 
 impl ClaimRefusal {
+    /// Whether it is for lack of room, and may pass without the claim or its class changing.
+    #[must_use]
+    pub fn is_for_room(&self) -> bool {
+        matches!(self, Self::NoRoom(_))
+    }
+
     /// One word for it, for metrics.
     #[must_use]
     pub fn reason(&self) -> &'static str {
@@ -149,6 +163,7 @@ impl ClaimRefusal {
             Self::NoRequest => "no_request",
             Self::Parameter(_) => "parameter",
             Self::Export(_) => "export",
+            Self::NoRoom(_) => "no_room",
             Self::OtherNamespace { .. } => "other_namespace",
             Self::Annotation(_) => "annotation",
             Self::NoValue(_) => "no_value",
@@ -205,6 +220,11 @@ impl fmt::Display for ClaimRefusal {
                 "the class names {what}: have it served (EXPORTS_FILE on the provisioner), or delete the StorageClass \
                  and create it again with another export"
             ),
+            Self::NoRoom(what) => write!(
+                f,
+                "there is no room: {what}. The claim will be served when there is: make the export larger, or delete \
+                 what is not needed"
+            ),
             Self::OtherNamespace { path, relation } => write!(
                 f,
                 "the path {:?} is not free: a volume of another namespace has {relation}. Change what the class \
@@ -251,8 +271,9 @@ impl fmt::Display for ClaimRefusal {
 #[must_use]
 pub fn for_claim(claim: &Claim, class: Option<&Class>, identity: &Identity, rooms: &PerExport<Room>) -> ClaimStep {
     match plan(claim, class, identity, rooms) {
-        Ok(Ok(Planned { directory, volume, across, ownership, gids })) => {
-            ClaimStep::Provision { directory, volume: Box::new(volume), across, ownership, gids }
+        Ok(Ok(Planned { directory, volume, across, ownership, gids, request, most })) => {
+            let volume = Box::new(volume);
+            ClaimStep::Provision { directory, volume, across, ownership, gids, request, most }
         }
         Ok(Err(refusal)) => ClaimStep::Refuse(refusal),
         Err(ignored) => ClaimStep::Ignore(ignored),
@@ -266,6 +287,8 @@ struct Planned {
     across: bool,
     ownership: Ownership,
     gids: Option<GidRange>,
+    request: u64,
+    most: Option<u128>,
 }
 
 type Plan = Result<Planned, ClaimRefusal>;
@@ -314,8 +337,12 @@ fn make(claim: &Claim, class: &Class, identity: &Identity, rooms: &PerExport<Roo
     }
     let request = claim.request.as_ref().ok_or(ClaimRefusal::NoRequest)?;
     let path = directory(claim, class)?;
-    let export = identity.exports.choose(&class.parameters.export, rooms);
-    let export = export.map_err(|words| ClaimRefusal::Export(words.into()))?;
+    let (needs, bytes) = (&class.parameters.needs, bytes(request));
+    let export = identity.exports.choose(&class.parameters.export, needs, bytes, rooms);
+    let export = export.map_err(|why| match why {
+        NotChosen::NotServed(words) => ClaimRefusal::Export(words),
+        NotChosen::NoRoom(words) => ClaimRefusal::NoRoom(words),
+    })?;
     let source = &identity.exports.get(export).source;
     let fate_of_claim = fate_of_claim(claim, class).map_err(ClaimRefusal::Annotation)?;
     let ownership = ownership(claim, class).map_err(ClaimRefusal::Annotation)?;
@@ -334,7 +361,8 @@ fn make(claim: &Claim, class: &Class, identity: &Identity, rooms: &PerExport<Roo
     let volume = volume.write();
     let across = identity.share || class.parameters.share;
     let directory = Location { export, path };
-    Ok(Planned { directory, volume, across, ownership, gids: class.parameters.gids })
+    let (gids, most) = (class.parameters.gids, needs.most(rooms.get(export)));
+    Ok(Planned { directory, volume, across, ownership, gids, request: bytes, most })
 }
 
 /// What a claim's annotation says. An empty one is one that is not set, as with parameters.

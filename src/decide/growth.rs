@@ -6,8 +6,10 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::identity::Identity;
 use super::volume::located;
+use crate::exports::{Location, PerExport};
 use crate::growth::Growth;
-use crate::quantity::exceeds;
+use crate::quantity::{bytes, exceeds};
+use crate::room::{Needs, Room};
 use crate::volume::Volume;
 
 /// What is to be done for a bound claim that asks for more than it has.
@@ -21,8 +23,9 @@ pub enum GrowthStep {
     Grow {
         /// What the claim has then.
         capacity: Quantity,
-        /// Whether its volume is to be given it first. If not, that has as much already.
-        volume_too: bool,
+        /// That its volume is to be given it first, in bytes, and how many all on its export may have together. If not,
+        /// it has as much already.
+        volume_too: Option<(u64, Option<u128>)>,
     },
 }
 
@@ -45,6 +48,8 @@ pub enum GrowthRefusal {
     },
     /// We are not allowed to, for lack of these rights.
     Forbidden(Box<str>),
+    /// Its export has not the room that its class demands, in words.
+    NoRoom(Box<str>),
 }
 
 impl GrowthRefusal {
@@ -53,8 +58,14 @@ impl GrowthRefusal {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Elsewhere { .. } => false,
-            Self::Forbidden(_) => true,
+            Self::Forbidden(_) | Self::NoRoom(_) => true,
         }
+    }
+
+    /// Whether it is for lack of room.
+    #[must_use]
+    pub fn is_for_room(&self) -> bool {
+        matches!(self, Self::NoRoom(_))
     }
 }
 
@@ -68,31 +79,60 @@ impl fmt::Display for GrowthRefusal {
                 f,
                 "the provisioner is not allowed to {rights}: grant it, as in rbac/, and the volume grows by itself"
             ),
+            Self::NoRoom(what) => write!(
+                f,
+                "there is no room: {what}. The volume grows when there is: make the export larger, or delete what is \
+                 not needed"
+            ),
         }
     }
 }
 
-/// Decides what is to be done for a bound claim that asks for more than it has. `volume` is the one it names; `lacking`
-/// are the rights to grow volumes that we do not have. Capacity is a number in two places and no more: the directory
-/// is as large as the export lets it be.
+/// What there is to grow with.
+#[derive(Debug)]
+pub struct Means<'a> {
+    /// The rights to grow volumes that we do not have.
+    pub lacking: &'a str,
+    /// What the claim's class demands of the export.
+    pub needs: &'a Needs,
+    /// How the exports stand, the volume's own capacity left out.
+    pub rooms: &'a PerExport<Room>,
+}
+
+/// Decides what is to be done for a bound claim that asks for more than it has. `volume` is the one it names. Capacity is
+/// a number in two places and no more: the directory is as large as the export lets it be.
 #[must_use]
-pub fn for_growth(growth: &Growth, volume: &Volume, lacking: &str, identity: &Identity) -> GrowthStep {
+pub fn for_growth(
+    growth: &Growth,
+    volume: &Volume,
+    Means { lacking, needs, rooms }: &Means<'_>,
+    identity: &Identity,
+) -> GrowthStep {
     if !volume.was_made_for(&growth.uid, &identity.provisioner) {
         return GrowthStep::Ignore(GrowthIgnored::Foreign);
     }
     if growth.deleting {
         return GrowthStep::Ignore(GrowthIgnored::Deleting);
     }
-    if located(volume, &identity.exports).is_err() {
+    let Ok(Location { export, .. }) = located(volume, &identity.exports) else {
         return GrowthStep::Refuse(GrowthRefusal::Elsewhere { exports: identity.exports.to_string().into() });
-    }
+    };
     if !lacking.is_empty() {
-        return GrowthStep::Refuse(GrowthRefusal::Forbidden(lacking.into()));
+        return GrowthStep::Refuse(GrowthRefusal::Forbidden((*lacking).into()));
     }
     // It has grown already if a round was cut short, or more than this if the claim has asked for less since. It never
     // shrinks.
     match volume.capacity.as_ref().filter(|capacity| !exceeds(&growth.request, capacity)) {
-        Some(enough) => GrowthStep::Grow { capacity: enough.clone(), volume_too: false },
-        None => GrowthStep::Grow { capacity: growth.request.clone(), volume_too: true },
+        Some(enough) => GrowthStep::Grow { capacity: enough.clone(), volume_too: None },
+        None => match needs.lack(rooms.get(export), bytes(&growth.request)) {
+            Some(lack) => {
+                let words = identity.exports.in_words([(export, lack)].into_iter());
+                GrowthStep::Refuse(GrowthRefusal::NoRoom(words))
+            }
+            None => {
+                let promise = (bytes(&growth.request), needs.most(rooms.get(export)));
+                GrowthStep::Grow { capacity: growth.request.clone(), volume_too: Some(promise) }
+            }
+        },
     }
 }

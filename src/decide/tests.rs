@@ -10,11 +10,13 @@ use serde_json::{Value, json};
 use super::*;
 use crate::claim::{Claim, DataSource};
 use crate::class::{Binding, Class};
-use crate::exports::{Exports, Room};
+use crate::exports::Exports;
 use crate::growth::Growth;
 use crate::ownership::{Aspect, Ownership};
 use crate::path::{ExportSource, PathError, RelPath};
 use crate::policy::{BadParameter, Fate, Parameters, parameter};
+use crate::quantity::bytes;
+use crate::room::{MAX_OVERCOMMIT, MIN_FREE_INODES, MIN_FREE_SPACE, Needs, Room, Usage};
 use crate::volume::{ClaimRef, Phase, ReclaimPolicy, Source, Volume};
 
 const OURS: &str = "example.com/nfs";
@@ -348,6 +350,7 @@ fn to_be_changed(refusal: &ClaimRefusal) -> &'static [&'static str] {
         }
         ClaimRefusal::Parameter(BadParameter::ServerShare(_)) => &["parameters server and share", "together"],
         ClaimRefusal::Export(_) => &["the export \"slow\"", "EXPORTS_FILE"],
+        ClaimRefusal::NoRoom(_) => &["nas:/export", "make the export larger"],
         ClaimRefusal::Parameter(BadParameter::Value { parameter: parameter::SHARE_ACROSS_NAMESPACES, .. }) => {
             &["parameter shareAcrossNamespaces", "\"maybe\""]
         }
@@ -392,6 +395,7 @@ fn every_refusal_of_a_claim_says_what_to_change() {
         (mk_claim(), Some(mk_class(&[("export", "fast,")]))),
         (mk_claim(), Some(mk_class(&[("server", "nas")]))),
         (mk_claim(), Some(mk_class(&[("export", "slow")]))),
+        (mk_claim(), Some(mk_class(&[("minFreeSpace", "10%")]))),
         (wanting("Delete"), Some(mk_class(&[("claimOnDelete", "retain,archive")]))),
         (wanting("delete"), Some(mk_class(&[("claimOnDelete", "retain,archive")]))),
         (mk_claim(), Some(mk_class(&[("strictPathPattern", "maybe")]))),
@@ -414,7 +418,7 @@ fn every_refusal_of_a_claim_says_what_to_change() {
             assert!(message.contains(words), "{words} is not in: {message}");
         }
     }
-    assert_eq!(met.len(), 13, "a refusal has no row");
+    assert_eq!(met.len(), 14, "a refusal has no row");
 }
 
 #[test]
@@ -890,7 +894,16 @@ fn mk_growth(request: &str) -> Growth {
 }
 
 fn grown(growth: &Growth, volume: &Volume) -> GrowthStep {
-    for_growth(growth, volume, "", &identity("/export"))
+    grown_with(growth, volume, "", &Needs::default())
+}
+
+/// On an export of 10 GiB, of which 5 are free and 8 promised to others.
+fn grown_with(growth: &Growth, volume: &Volume, lacking: &str, needs: &Needs) -> GrowthStep {
+    let identity = identity("/export");
+    let usage = Usage { bytes: 10 << 30, bytes_free: 5 << 30, inodes: 100, inodes_free: 50 };
+    let rooms =
+        identity.exports.map(|_| Room { usable: true, begun: false, usage: Some(usage), promised: 8 << 30 });
+    for_growth(growth, volume, &Means { lacking, needs, rooms: &rooms }, &identity)
 }
 
 #[test]
@@ -908,7 +921,9 @@ fn a_volume_grows_to_what_its_claim_asks_for_and_never_shrinks() {
     ];
     for (request, has, capacity, volume_too) in rows {
         let volume = mk_volume().with(|volume| volume.capacity = Some(Quantity(has.to_owned())));
-        let expected = GrowthStep::Grow { capacity: Quantity(capacity.to_owned()), volume_too };
+        let capacity = Quantity(capacity.to_owned());
+        let volume_too = volume_too.then(|| (bytes(&capacity), None));
+        let expected = GrowthStep::Grow { capacity, volume_too };
         assert_eq!(grown(&mk_growth(request), &volume), expected, "{request} {has}");
     }
 }
@@ -945,7 +960,7 @@ fn what_is_not_ours_to_grow_is_left_alone_in_silence() {
         let (volume, growth) = (mk_volume().with(of_volume), mk_growth("2Gi").with(of_growth));
         // That it could not grow anyhow must not be said of it either.
         for volume in [volume.clone(), volume.at("other", "/export/x")] {
-            let found = for_growth(&growth, &volume, "patch persistentvolumes", &identity("/export"));
+            let found = grown_with(&growth, &volume, "patch persistentvolumes", &Needs::default());
             assert_eq!(found, GrowthStep::Ignore(*expected), "{volume:?}");
         }
     }
@@ -962,9 +977,46 @@ fn every_refusal_to_grow_says_why_and_whether_it_may_pass() {
         (mk_volume().at("nas", "/export"), &["nas:/export"], false),
     ];
     for (volume, words, may_pass) in rows {
-        let found = for_growth(&mk_growth("2Gi"), &volume, lacking, &identity("/export"));
+        let found = grown_with(&mk_growth("2Gi"), &volume, lacking, &Needs::default());
         let GrowthStep::Refuse(refusal) = found else { panic!("{found:?}") };
         assert!(words.iter().all(|words| refusal.to_string().contains(words)), "{refusal}");
         assert_eq!(refusal.may_pass(), may_pass, "{refusal}");
+    }
+}
+
+#[test]
+fn a_volume_grows_where_there_is_room_and_not_elsewhere() {
+    // What the class demands, what is asked for, and the parameter that forbids it.
+    let rows: [(&str, &str, &str, Option<&str>); 8] = [
+        (MIN_FREE_SPACE, "5Gi", "4Gi", None),
+        (MIN_FREE_SPACE, "51%", "2Gi", Some("(51%)")),
+        (MIN_FREE_INODES, "50", "4Gi", None),
+        (MIN_FREE_INODES, "51", "4Gi", Some("(51)")),
+        (MAX_OVERCOMMIT, "1", "2Gi", None),
+        (MAX_OVERCOMMIT, "1", "2049Mi", Some("(1)")),
+        (MAX_OVERCOMMIT, "120%", "4Gi", None),
+        (MAX_OVERCOMMIT, "1.19", "4Gi", Some("(1.19)")),
+    ];
+    for (parameter, value, request, expected) in rows {
+        let of = |name| (name == parameter).then_some(value);
+        let needs = Needs {
+            space: of(MIN_FREE_SPACE).and_then(|text| text.parse().ok()),
+            inodes: of(MIN_FREE_INODES).and_then(|text| text.parse().ok()),
+            ratio: of(MAX_OVERCOMMIT).and_then(|text| text.parse().ok()),
+        };
+        let found = grown_with(&mk_growth(request), &mk_volume(), "", &needs);
+        match (&found, expected) {
+            (GrowthStep::Grow { .. }, None) => {}
+            (GrowthStep::Refuse(refusal), Some(shown)) => {
+                assert!(refusal.may_pass() && refusal.is_for_room());
+                let words = refusal.to_string();
+                assert!([parameter, shown, "nas:/export"].iter().all(|word| words.contains(word)), "{words}");
+            }
+            _ => panic!("{parameter} {value} {request}: {found:?}"),
+        }
+        // A claim that has asked for less since is told that it has enough, whatever room there is.
+        let has_more = mk_volume().with(|volume| volume.capacity = Some(Quantity("9Gi".to_owned())));
+        let found = grown_with(&mk_growth(request), &has_more, "", &needs);
+        assert!(matches!(found, GrowthStep::Grow { volume_too: None, .. }), "{found:?}");
     }
 }

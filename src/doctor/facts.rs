@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::access::Permission;
 use crate::class::Class;
-use crate::storage::{Leftovers, Mount, StorageError, Usage};
+use crate::room::Usage;
+use crate::storage::{Leftovers, Mount, StorageError};
 
 /// What was found of the cluster.
 #[derive(Debug, Clone)]

@@ -10,11 +10,12 @@ use crate::access::{Permission, listed};
 use crate::class::Class;
 use crate::config::{Config, LockChoice};
 use crate::election::LockKind;
-use crate::exports::{Exports, Room};
+use crate::exports::Exports;
 use crate::path::RelPath;
 use crate::pattern::Facts;
 use crate::policy::parameter;
-use crate::storage::{MustBeNfs, Place, Problem, StorageError, Usage, advice};
+use crate::room::Usage;
+use crate::storage::{MustBeNfs, Place, Problem, StorageError, advice};
 
 /// By how many seconds clocks may differ before anybody notices.
 const SKEW_MAX: u64 = 30;
@@ -190,7 +191,7 @@ fn judge_class(class: &Class, exports: &Exports, findings: &mut Vec<Finding>) {
             "Delete the class and create it again with a right value: its claims wait until then.",
         ));
     }
-    if let Err(what) = exports.choose(&class.parameters.export, &exports.map(|_| Room::default())) {
+    if let Err(what) = exports.meant_by(&class.parameters.export) {
         findings.push(Finding::failure(
             "class",
             format!("{:?} names {what}", class.name),

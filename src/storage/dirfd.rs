@@ -4,6 +4,7 @@
 //! tree meanwhile, the call acts in the directory that was opened. Links are not followed and mount points not
 //! crossed on the way down.
 
+use crate::room::Usage;
 use std::ffi::CString;
 use std::fmt;
 use std::fs::File;
@@ -390,19 +391,6 @@ pub struct Status {
     pub owner: u32,
     /// When an entry was last made, renamed or removed in it, by the file system's clock.
     pub modified: SystemTime,
-}
-
-/// How full a file system is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Its size in bytes.
-    pub bytes: u64,
-    /// How many of those can be written by users that are not root.
-    pub bytes_free: u64,
-    /// How many files and directories it can have; 0 where there is no such limit.
-    pub inodes: u64,
-    /// How many more of those users that are not root can make.
-    pub inodes_free: u64,
 }
 
 /// A listing of a directory that is under way.

@@ -7,10 +7,11 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::stat::Mode;
 
-use super::dirfd::{Access, DirFd, Kind, Problem, Usage};
+use super::dirfd::{Access, DirFd, Kind, Problem};
 use super::tree::{self, Removed};
 use crate::ownership::Ownership;
 use crate::path::{Name, RelPath, archive_name};
+use crate::room::Usage;
 use crate::step::Step;
 use crate::trash::{TRASH, TrashName};
 

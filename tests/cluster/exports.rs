@@ -14,15 +14,15 @@ use crate::support::process::{Process, Settings};
 use crate::support::space::{PATH, SERVER, Space};
 
 /// The server and path of the second export. Nobody mounts them.
-const OTHER: (&str, &str) = ("other.test.invalid", "/other");
+pub(crate) const OTHER: (&str, &str) = ("other.test.invalid", "/other");
 
 /// A second export beside the test's own, called "other".
-struct Other {
+pub(crate) struct Other {
     dir: TempDir,
 }
 
 impl Other {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let other = Self { dir: tempfile::tempdir().unwrap() };
         fs::create_dir(other.at("")).unwrap();
         let (server, path) = OTHER;
@@ -32,7 +32,7 @@ impl Other {
         other
     }
 
-    fn at(&self, path: &str) -> PathBuf {
+    pub(crate) fn at(&self, path: &str) -> PathBuf {
         self.dir.path().join("other").join(path)
     }
 
@@ -41,7 +41,7 @@ impl Other {
     }
 
     /// Settings of a provisioner that serves both.
-    fn beside(&self, space: &Space) -> Settings {
+    pub(crate) fn beside(&self, space: &Space) -> Settings {
         let mut settings = space.settings();
         let file = self.file().to_str().unwrap().to_owned();
         settings.environment.push(("EXPORTS_FILE".to_owned(), file));
@@ -56,7 +56,7 @@ fn export_of(volume: &PersistentVolume) -> (String, String) {
     (nfs.server.clone(), export.to_owned())
 }
 
-fn is_on(volume: &PersistentVolume, export: (&str, &str)) {
+pub(crate) fn is_on(volume: &PersistentVolume, export: (&str, &str)) {
     assert_eq!(export_of(volume), (export.0.to_owned(), export.1.to_owned()));
 }
 
@@ -150,11 +150,11 @@ async fn an_export_that_is_not_served_is_refused_and_its_volumes_are_kept() {
 }
 
 /// A file system of its own on a directory, for as long as the value lives.
-struct Mounted(PathBuf);
+pub(crate) struct Mounted(PathBuf);
 
 impl Mounted {
-    fn of(at: PathBuf, size: &str) -> Self {
-        let options = format!("size={size}");
+    pub(crate) fn of(at: PathBuf, size: &str) -> Self {
+        let options = format!("size={size},nr_inodes=100");
         let mounted =
             Command::new("mount").args(["-t", "tmpfs", "-o", &options, "none"]).arg(&at).status().unwrap();
         assert!(mounted.success(), "this test needs root");

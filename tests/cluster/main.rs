@@ -36,4 +36,5 @@ mod reclaim;
 mod refuse;
 mod requests;
 mod rights;
+mod room;
 mod workload;

@@ -63,6 +63,9 @@ fn rows() -> Vec<Row> {
             &["claimOnDelete", "\"retain;archive\"", "commas"],
         ),
         Row("mode", json!({"directoryMode": "rwx"}), none(), &["directoryMode", "\"rwx\"", "octal"]),
+        Row("space", json!({"minFreeSpace": "some"}), none(), &["minFreeSpace", "\"some\"", "10%"]),
+        Row("inodes", json!({"minFreeInodes": "101%"}), none(), &["minFreeInodes", "\"101%\"", "5%"]),
+        Row("ratio", json!({"maxOvercommit": "0"}), none(), &["maxOvercommit", "\"0\"", "150%"]),
         Row("gids", json!({"gidRange": "0-9"}), none(), &["gidRange", "\"0-9\"", "from 1"]),
         Row(
             "gids-and-gid",
