@@ -101,10 +101,10 @@ impl Expander {
         warn!(claim = %name(growth), volume = &*growth.volume, reason = %refusal, "refused to grow the volume");
         self.context.metrics.expansions.get_or_create(&result(REFUSED)).inc();
         self.say_failed(growth, &refusal.to_string()).await;
-        match refusal.may_pass() {
-            false => After::Done,
-            true => After::Retry(if refusal.is_for_room() { Why::Room } else { Why::ApiServer }),
+        if !refusal.may_pass() {
+            return After::Done;
         }
+        After::Retry(if refusal.is_for_room() { Why::Room } else { Why::ApiServer })
     }
 
     async fn grow(&self, growth: &Growth, volume: Option<&Volume>, to: &Quantity, failures: u32) -> After {

@@ -102,8 +102,8 @@ impl FromStr for Least {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        let amount = match percent(text) {
-            Some(part) => Amount::Part(part.filter(|part| *part <= BILLION).ok_or(())?),
+        let amount = match text.strip_suffix('%') {
+            Some(number) => Amount::Part(percent(number).filter(|part| *part <= BILLION).ok_or(())?),
             None => {
                 Amount::Number(billionths(text).and_then(|of| u64::try_from(of.div_ceil(BILLION)).ok()).ok_or(())?)
             }
@@ -116,15 +116,14 @@ impl FromStr for Ratio {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        let billionths = percent(text).unwrap_or_else(|| plain(text)).filter(|ratio| *ratio > 0).ok_or(())?;
-        Ok(Self { text: text.into(), billionths })
+        let billionths = text.strip_suffix('%').map_or_else(|| plain(text), percent);
+        Ok(Self { text: text.into(), billionths: billionths.filter(|ratio| *ratio > 0).ok_or(())? })
     }
 }
 
-/// A number with a percent sign, in billionths; `None` if it has no such sign.
-fn percent(text: &str) -> Option<Option<u128>> {
-    let number = text.strip_suffix('%')?;
-    Some(plain(number.trim_end()).map(|number| number / 100))
+/// What stands before a percent sign, in billionths of the whole.
+fn percent(text: &str) -> Option<u128> {
+    plain(text.trim_end()).map(|number| number / 100)
 }
 
 /// A number without a unit, in billionths, and small enough to be multiplied by a size.
@@ -172,15 +171,14 @@ impl fmt::Display for Lack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Space(least) => {
-                write!(f, "has less free space than the class parameter {} ({least})", MIN_FREE_SPACE)
+                write!(f, "has less free space than the class parameter {MIN_FREE_SPACE} ({least})")
             }
             Self::Inodes(least) => {
-                write!(f, "has fewer free inodes than the class parameter {} ({least})", MIN_FREE_INODES)
+                write!(f, "has fewer free inodes than the class parameter {MIN_FREE_INODES} ({least})")
             }
             Self::Promised(ratio) => write!(
                 f,
-                "would have its volumes promised more of its size than the class parameter {} ({ratio})",
-                MAX_OVERCOMMIT
+                "would have its volumes promised more of its size than the class parameter {MAX_OVERCOMMIT} ({ratio})"
             ),
             Self::Unknown => f.write_str("has not said yet how full it is"),
         }

@@ -21,10 +21,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use nfs_provisioner::catalog::{Catalog, Denied, Wish};
+use nfs_provisioner::catalog::{Catalog, Denied, Wants};
 use nfs_provisioner::claim::Claim;
 use nfs_provisioner::class::Class;
-use nfs_provisioner::decide::{ClaimStep, GrowthStep, Identity, VolumeStep, for_claim, for_growth, for_volume};
+use nfs_provisioner::decide::{
+    ClaimStep, GrowthStep, Identity, Means, VolumeStep, for_claim, for_growth, for_volume,
+};
 use nfs_provisioner::exports::{Exports, Location};
 use nfs_provisioner::growth::Growth;
 use nfs_provisioner::path::{
@@ -34,7 +36,7 @@ use nfs_provisioner::pattern::{Facts, Pattern};
 use nfs_provisioner::placements::{Conflict, Placements, Relation};
 use nfs_provisioner::policy::{Fate, Parameters, go_bool, parameter};
 use nfs_provisioner::quantity::exceeds;
-use nfs_provisioner::room::Room;
+use nfs_provisioner::room::{Needs, Room};
 use nfs_provisioner::volume::Volume;
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -893,7 +895,7 @@ fn a_directory_is_not_given_away_while_it_is_moved_for_a_volume_that_was_deleted
     let path = rel("team/data");
     assert!(catalog.volume("v0").is_some(), "it is still to be reclaimed");
     assert!(catalog.depart(&key(0), &path).is_empty(), "its directory is for it to take along");
-    let answer = catalog.reserve(&key(1), &path, "us", false, Wish::default());
+    let answer = catalog.reserve(&key(1), &path, "us", Wants::default());
     assert_eq!(answer, Err(Denied::Directory(Conflict::Moving)), "given away");
 }
 
@@ -979,11 +981,14 @@ fn a_claim_that_grows_has_what_it_asks_for_and_its_volume_no_less_than_before() 
         let Some(growth) = growth else { return Ok(()) };
         let volume = Volume::read(&serde_json::from_value(volume).unwrap());
         let ours = maker == OURS && uid == "1-2";
-        match for_growth(&growth, &volume, "", &identity(export.clone(), true)) {
+        let identity = identity(export.clone(), true);
+        let (needs, rooms) = (Needs::default(), identity.exports.map(|_| Room::default()));
+        let means = Means { lacking: "", needs: &needs, rooms: &rooms };
+        match for_growth(&growth, &volume, &means, &identity) {
             GrowthStep::Grow { capacity, volume_too } => {
                 prop_assert!(ours && export.relative(&path).is_ok());
-                prop_assert_eq!(volume_too, asked > volume_had);
-                prop_assert_eq!(capacity, if volume_too { request } else { size });
+                prop_assert_eq!(volume_too.is_some(), asked > volume_had);
+                prop_assert_eq!(capacity, if volume_too.is_some() { request } else { size });
             }
             GrowthStep::Refuse(_) => prop_assert!(ours),
             GrowthStep::Ignore(_) => prop_assert!(!ours),

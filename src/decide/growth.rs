@@ -122,17 +122,13 @@ pub fn for_growth(
     }
     // It has grown already if a round was cut short, or more than this if the claim has asked for less since. It never
     // shrinks.
-    match volume.capacity.as_ref().filter(|capacity| !exceeds(&growth.request, capacity)) {
-        Some(enough) => GrowthStep::Grow { capacity: enough.clone(), volume_too: None },
-        None => match needs.lack(rooms.get(export), bytes(&growth.request)) {
-            Some(lack) => {
-                let words = identity.exports.in_words([(export, lack)].into_iter());
-                GrowthStep::Refuse(GrowthRefusal::NoRoom(words))
-            }
-            None => {
-                let promise = (bytes(&growth.request), needs.most(rooms.get(export)));
-                GrowthStep::Grow { capacity: growth.request.clone(), volume_too: Some(promise) }
-            }
-        },
+    if let Some(enough) = volume.capacity.as_ref().filter(|capacity| !exceeds(&growth.request, capacity)) {
+        return GrowthStep::Grow { capacity: enough.clone(), volume_too: None };
     }
+    let (request, room) = (bytes(&growth.request), rooms.get(export));
+    if let Some(lack) = needs.lack(room, request) {
+        let words = identity.exports.in_words([(export, lack)].into_iter());
+        return GrowthStep::Refuse(GrowthRefusal::NoRoom(words));
+    }
+    GrowthStep::Grow { capacity: growth.request.clone(), volume_too: Some((request, needs.most(room))) }
 }
