@@ -231,6 +231,24 @@ impl Catalog {
         lock(&self.volumes).placements.promise(volume, bytes, most)
     }
 
+    /// See [`Placements::next`].
+    #[must_use]
+    pub fn next_volume(&self, export: ExportId, position: Option<&str>) -> Option<(Key, Arc<str>)> {
+        lock(&self.volumes).placements.next(export, position)
+    }
+
+    /// See [`Placements::somewhere`].
+    #[must_use]
+    pub fn somewhere(&self, export: ExportId) -> Option<Arc<str>> {
+        lock(&self.volumes).placements.somewhere(export)
+    }
+
+    /// Whether claims or volumes wait for their turn just now.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.changed_claims.is_behind() || self.changed_volumes.is_behind() || self.changed_growths.is_behind()
+    }
+
     /// See [`Placements::promised`].
     #[must_use]
     pub fn promised(&self, export: ExportId, but: &str) -> u128 {

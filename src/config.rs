@@ -85,6 +85,10 @@ pub struct Args {
     #[arg(long, env = "SHARE_ACROSS_NAMESPACES", value_name = "BOOL", default_value = "false")]
     share_across_namespaces: String,
 
+    /// How many calls a second to spend, on each export, on finding out how much each volume holds; 0 for none.
+    #[arg(long, env = "USAGE_CALLS_PER_SECOND", value_name = "NUMBER", default_value = "0")]
+    usage_calls_per_second: String,
+
     /// Whether to work only while holding a lock that one provisioner of this name can hold: true or false.
     #[arg(long, env = "ENABLE_LEADER_ELECTION", value_name = "BOOL", default_value = "true")]
     enable_leader_election: String,
@@ -171,6 +175,8 @@ pub struct Config {
     pub lock: LockChoice,
     /// Whether directories may be shared across namespaces, whatever the class says.
     pub share: bool,
+    /// How many calls a second, on each export, to find out how much volumes hold; 0 for none.
+    pub usage_calls: u32,
     /// The namespace of the lock, if one is named.
     pub namespace: Option<String>,
 }
@@ -221,6 +227,8 @@ impl TryFrom<Args> for Config {
         let lock = required("LEADER_ELECTION_LOCK", lock, lock_choice, &mut wrong);
         let share = Some(&*args.share_across_namespaces).filter(|text| !text.is_empty()).or(Some("false"));
         let share = required("SHARE_ACROSS_NAMESPACES", share, boolean, &mut wrong);
+        let pace = Some(&*args.usage_calls_per_second).filter(|text| !text.is_empty()).or(Some("0"));
+        let pace = required("USAGE_CALLS_PER_SECOND", pace, calls_per_second, &mut wrong);
         let in_cluster = kubeconfig.is_none() && std::env::var_os(IN_CLUSTER).is_some();
         let check = Some(&*args.nfs_mount_check).filter(|text| !text.is_empty()).or(Some("auto"));
         let check = required("NFS_MOUNT_CHECK", check, |text| mount_check(text, in_cluster), &mut wrong);
@@ -237,7 +245,8 @@ impl TryFrom<Args> for Config {
             Some(elect),
             Some(lock),
             Some(share),
-        ) = (provisioner, mounted, check, http, elect, lock, share)
+            Some(usage_calls),
+        ) = (provisioner, mounted, check, http, elect, lock, share, pace)
         else {
             return Err(BadSettings(wrong));
         };
@@ -258,6 +267,7 @@ impl TryFrom<Args> for Config {
             http,
             lock: if elect { lock } else { LockChoice::None },
             share,
+            usage_calls,
             namespace: args.pod_namespace.filter(|namespace| !namespace.is_empty()),
         })
     }
@@ -395,6 +405,10 @@ fn lock_choice(text: &str) -> Result<LockChoice, String> {
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_| format!("must be an address and a port like \"0.0.0.0:8080\", or empty, not {text:?}"))
+}
+
+fn calls_per_second(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("must be a number of calls, or 0 for none, not {text:?}"))
 }
 
 fn boolean(text: &str) -> Result<bool, String> {

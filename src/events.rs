@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 use crate::claim::Claim;
 use crate::cluster::{ApiError, answered};
 use crate::growth::Growth;
-use crate::volume::Volume;
+use crate::volume::{ClaimRef, Volume};
 
 /// Why an event is written: its `reason`. The peer's where it has one (behaviour 1.23–1.26).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,20 +45,27 @@ pub enum Reason {
     VolumeResizeSuccessful,
     /// A claim's volume could not grow, now or at all.
     VolumeResizeFailed,
+    /// A claim's directory holds more than the claim asks for.
+    UsageExceedsRequest,
+    /// It does not any more.
+    UsageWithinRequest,
 }
 
 impl Reason {
     fn kind(self) -> &'static str {
         match self {
-            Self::Provisioning | Self::ProvisioningSucceeded | Self::Resizing | Self::VolumeResizeSuccessful => {
-                "Normal"
-            }
+            Self::Provisioning
+            | Self::ProvisioningSucceeded
+            | Self::Resizing
+            | Self::VolumeResizeSuccessful
+            | Self::UsageWithinRequest => "Normal",
             Self::ProvisioningFailed
             | Self::ExportNotAnswering
             | Self::VolumeFailedDelete
             | Self::VolumeDirectoryKept
             | Self::VolumeReclaimUnclear
-            | Self::VolumeResizeFailed => "Warning",
+            | Self::VolumeResizeFailed
+            | Self::UsageExceedsRequest => "Warning",
         }
     }
 
@@ -74,6 +81,8 @@ impl Reason {
             Self::Resizing => "Resizing",
             Self::VolumeResizeSuccessful => "VolumeResizeSuccessful",
             Self::VolumeResizeFailed => "VolumeResizeFailed",
+            Self::UsageExceedsRequest => "UsageExceedsRequest",
+            Self::UsageWithinRequest => "UsageWithinRequest",
         }
     }
 }
@@ -97,6 +106,13 @@ impl From<&Claim> for Subject {
 impl From<&Growth> for Subject {
     fn from(growth: &Growth) -> Self {
         let (namespace, name, uid) = (Some(growth.namespace.clone()), growth.name.clone(), growth.uid.clone());
+        Self { kind: "PersistentVolumeClaim", namespace, name, uid }
+    }
+}
+
+impl From<&ClaimRef> for Subject {
+    fn from(claim: &ClaimRef) -> Self {
+        let (namespace, name, uid) = (Some(claim.namespace.clone()), claim.name.clone(), claim.uid.clone());
         Self { kind: "PersistentVolumeClaim", namespace, name, uid }
     }
 }

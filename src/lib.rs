@@ -52,6 +52,7 @@ pub mod provisioner;
 pub mod reclaimer;
 pub mod expander;
 pub mod orphans;
+pub mod usage;
 pub mod uninstall;
 pub mod config;
 pub mod run;

@@ -1,13 +1,17 @@
 //! What is counted, in the Prometheus conventions. Labels come from closed sets only.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
@@ -89,6 +93,51 @@ impl std::fmt::Debug for Queues {
     }
 }
 
+/// What a claim's directory holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldByClaim {
+    /// The claim's namespace.
+    pub namespace: Box<str>,
+    /// Its name.
+    pub claim: Box<str>,
+    /// What its directory takes on disk, in bytes.
+    pub bytes: u64,
+    /// How many files and directories there are.
+    pub inodes: u64,
+}
+
+/// What is known of volumes in use, by their names. Their claims are labels, because somebody has asked for that by a
+/// setting; series go with the volumes. Clones know the same.
+#[derive(Debug, Clone, Default)]
+pub struct Usages(Arc<Mutex<BTreeMap<Arc<str>, HeldByClaim>>>);
+
+impl Usages {
+    /// All that is known.
+    pub fn known(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, HeldByClaim>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Collector for Usages {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        type Of = fn(&HeldByClaim) -> u64;
+        let series: [(&str, &str, Of); 2] = [
+            ("claim_used_bytes", "What a claim's directory takes on disk", |held| held.bytes),
+            ("claim_used_inodes", "Files and directories in a claim's directory", |held| held.inodes),
+        ];
+        let known = self.known();
+        for (name, help, of) in series.iter().filter(|_| !known.is_empty()) {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for held in known.values() {
+                let labels = [("namespace", &*held.namespace), ("persistentvolumeclaim", &*held.claim)];
+                let gauge = ConstGauge::new(i64::try_from(of(held)).unwrap_or(i64::MAX));
+                gauge.encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What is counted. Clones count together.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -110,6 +159,10 @@ pub struct Metrics {
     pub expansions: Family<Label, Counter>,
     /// Directories that belong to no volume, by export.
     pub orphans: Family<ExportLabel, Gauge>,
+    /// What volumes hold, as far as is known.
+    pub usages: Usages,
+    /// Calls that were spent on finding that out, by export.
+    pub usage_calls: Family<ExportLabel, Counter>,
     queue_depth: Family<Label, Gauge>,
     queue_age: Family<Label, Gauge<f64, AtomicU64>>,
     queues: Queues,
@@ -163,6 +216,11 @@ impl Metrics {
             // None has been found yet.
             let _ = orphans.get_or_create(&export(&site.name));
         }
+        let usages = Usages::default();
+        registry.register_collector(Box::new(usages.clone()));
+        let usage_calls = Family::default();
+        let help = "Calls that were spent on finding out how much volumes hold, by export";
+        registry.register("usage_calls", help, usage_calls.clone());
         let exports = ExportMetrics::registered(registry);
         Self {
             provisions,
@@ -177,6 +235,8 @@ impl Metrics {
             volumes_reclaimed,
             expansions,
             orphans,
+            usages,
+            usage_calls,
             exports,
             sites,
             registry: Arc::new(all),

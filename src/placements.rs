@@ -295,6 +295,23 @@ impl Placements {
         around.find(|relation| *relation != Relation::Above)
     }
 
+    /// The volume on an export that comes next after `position` in the order of directories, and its own position.
+    #[must_use]
+    pub fn next(&self, export: ExportId, position: Option<&str>) -> Option<(Arc<str>, Arc<str>)> {
+        let all = text_of(export, "");
+        let from = position.map_or(Bound::Included(all.as_str()), Bound::Excluded);
+        let next = self.by_path.range::<str, _>((from, Bound::Unbounded)).next()?;
+        next.starts_with(&all).then(|| (Place(Arc::clone(next)).volume().into(), Arc::clone(next)))
+    }
+
+    /// A position to begin at, other each time.
+    #[must_use]
+    pub fn somewhere(&self, export: ExportId) -> Option<Arc<str>> {
+        let all = text_of(export, "");
+        let number = fastrand::usize(0..self.by_path.len().max(1));
+        self.by_path.iter().filter(|text| text.starts_with(&all)).nth(number).cloned()
+    }
+
     fn place(&mut self, volume: &str, path: &str, namespace: Option<&str>, listed: Option<u32>) {
         if let Some((there, _)) = self.places.get_key_value(volume) {
             if there.path() != path {
@@ -506,6 +523,23 @@ mod tests {
         assert_eq!(placements.promised(one, ""), 20, "it is another");
         placements.leave("b");
         assert_eq!((placements.promised(one, ""), placements.promised(other, "")), (0, 40));
+    }
+
+    #[test]
+    fn volumes_come_one_after_the_other_whatever_comes_or_goes() {
+        let mut placements = placed(&[("a", "x", "ns"), ("b", "x", "ns"), ("c", "y", "ns")]);
+        placements.settle(&key("other"), &on("other", "x"), Some("ns"));
+        let one = rel("x").export;
+        let mut met = Vec::new();
+        let mut position: Option<Arc<str>> = None;
+        while let Some((volume, next)) = placements.next(one, position.as_deref()) {
+            placements.leave(&volume);
+            met.push(volume);
+            position = Some(next);
+        }
+        assert_eq!(met, ["a", "b", "c"].map(key));
+        assert_eq!(placements.somewhere(one), None);
+        assert!((0..99).any(|_| placements.somewhere(on("other", "x").export).is_some()));
     }
 
     #[test]

@@ -194,6 +194,11 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         self.lock().items.len()
     }
 
+    /// Whether any waits for its turn, and not for a time to come.
+    pub fn is_behind(&self) -> bool {
+        !self.lock().ready.is_empty()
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

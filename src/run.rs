@@ -38,6 +38,7 @@ use crate::reclaimer::Reclaimer;
 use crate::site::Site;
 use crate::storage::{Durations, Place, Storage, durations};
 use crate::uninstall;
+use crate::usage;
 
 /// How many claims, how many volumes, and how many claims that grow are worked on at a time.
 const WORKERS: usize = 16;
@@ -170,7 +171,7 @@ async fn serve(config: Config, parts: Parts, listing: Listing, stop: watch::Rece
         () = came_true(is_synced) => {
             let refreshed = Arc::default();
             let context = Context { identity, catalog, sites, cluster, recorder, metrics, refreshed };
-            work_until(context, expand, leadership, stop).await;
+            work_until(context, (expand, config.usage_calls), leadership, stop).await;
         }
         () = came_true(stop.clone()) => {}
     }
@@ -182,7 +183,12 @@ async fn serve(config: Config, parts: Parts, listing: Listing, stop: watch::Rece
 }
 
 /// Works on claims, volumes and claims that grow, empties the trash and counts what belongs to nobody, until `stop`.
-async fn work_until(mut context: Context, expand: Awaited, leadership: Leadership, stop: watch::Receiver<bool>) {
+async fn work_until(
+    mut context: Context,
+    (expand, usage_calls): (Awaited, u32),
+    leadership: Leadership,
+    stop: watch::Receiver<bool>,
+) {
     let fencing = tokio::spawn(fence(context.sites.clone(), leadership.clone()));
     context.sites = context.sites.map(|(_, site)| {
         let leadership = leadership.clone();
@@ -199,6 +205,9 @@ async fn work_until(mut context: Context, expand: Awaited, leadership: Leadershi
         background.spawn(async move { reap_forever(storage, || leadership.is_held(), &backlog).await });
     }
     background.spawn(orphans::count_forever(sites, catalog, metrics.clone(), leadership.clone()));
+    if usage_calls > 0 {
+        background.spawn(usage::watch_forever(context.clone(), leadership.clone(), usage_calls));
+    }
     let provisioner = Arc::new(Provisioner::new(context.clone(), leadership.clone()));
     let expander = Arc::new(Expander::new(context.clone(), expand));
     let reclaimer = Arc::new(Reclaimer::new(context, leadership.clone()));

@@ -30,6 +30,7 @@ use crate::trash::TrashName;
 mod calls;
 mod dirfd;
 mod tree;
+mod survey;
 mod export;
 mod trial;
 mod explain;
@@ -41,6 +42,7 @@ pub use dirfd::{DirFd, Problem, Resolver};
 pub use explain::{advice, explain};
 pub use export::{Created, Export, Left, Reaped, StorageError, Trashed};
 pub use mount::Mount;
+pub use survey::{Begun, Found, Survey};
 pub use trial::{Leftovers, Made, Trial};
 
 /// How many calls on an export run at a time: so many threads can be lost to a server that does not answer.
@@ -284,6 +286,33 @@ impl Storage {
     pub async fn group(&self, directory: &RelPath) -> Result<Option<u32>, StorageError> {
         let directory = directory.clone();
         self.call("look", move |export| export.group(&directory)).await
+    }
+
+    /// See [`Export::survey`].
+    ///
+    /// # Errors
+    /// Those of [`Export::survey`], and if the export cannot be used.
+    pub async fn survey(&self, directory: &RelPath) -> Result<Option<Begun>, StorageError> {
+        let directory = directory.clone();
+        self.call("survey", move |export| export.survey(&directory)).await
+    }
+
+    /// See [`Survey::advance`]. The survey of `directory` is given back to go on with.
+    ///
+    /// # Errors
+    /// Those of [`Survey::advance`], and if the export cannot be used.
+    pub async fn advance(
+        &self,
+        mut survey: Box<Survey>,
+        calls: u64,
+        directory: &RelPath,
+    ) -> Result<(Box<Survey>, Option<Found>), StorageError> {
+        let path = directory.to_string();
+        self.call("survey", move |_| match survey.advance(calls) {
+            Ok(found) => Ok((survey, found)),
+            Err(problem) => Err(StorageError { doing: "survey", path, problem }),
+        })
+        .await
     }
 
     /// See [`Export::undo`].

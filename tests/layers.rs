@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Modules in modules, in their order. They may use each other in this order, and whatever their outer one may.
 const INNER: &[(&str, &[&str])] = &[
     ("decide", &["identity", "claim", "volume", "growth"]),
-    ("storage", &["calls", "dirfd", "tree", "export", "trial", "explain", "mount"]),
+    ("storage", &["calls", "dirfd", "tree", "survey", "export", "trial", "explain", "mount"]),
     ("doctor", &["facts", "report", "judge", "read"]),
 ];
 

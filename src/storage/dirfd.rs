@@ -4,7 +4,6 @@
 //! tree meanwhile, the call acts in the directory that was opened. Links are not followed and mount points not
 //! crossed on the way down.
 
-use crate::room::Usage;
 use std::ffi::CString;
 use std::fmt;
 use std::fs::File;
@@ -22,6 +21,8 @@ use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fst
 use nix::sys::statfs::{FsType, fstatfs};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use crate::room::Usage;
 
 /// Why a call on the file system failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -311,6 +312,16 @@ impl DirFd {
         Ok(Kind::of(&fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW)?))
     }
 
+    /// What the entry `name` is, and what it takes.
+    ///
+    /// # Errors
+    /// `ENOENT` if there is none, else what the kernel says.
+    pub fn entry<N: ?Sized + NixPath>(&self, name: &N) -> Result<Entry, Problem> {
+        let found = fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        let bytes = u64::try_from(found.st_blocks).unwrap_or_default().saturating_mul(512);
+        Ok(Entry { kind: Kind::of(&found), bytes, inode: found.st_ino, names: found.st_nlink })
+    }
+
     /// Whose this directory is, and when it was last changed.
     ///
     /// # Errors
@@ -382,6 +393,19 @@ impl DirFd {
         let this = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
         Ok(fchmodat(AT_FDCWD, &*this, current | Mode::S_IRWXU, FchmodatFlags::FollowSymlink)?)
     }
+}
+
+/// What an entry is, and what it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// What it is.
+    pub kind: Kind,
+    /// What it takes on disk.
+    pub bytes: u64,
+    /// Its number.
+    pub inode: u64,
+    /// How many names it has.
+    pub names: u64,
 }
 
 /// Whose a directory is, and when it was last changed.

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::sys::stat::Mode;
 
 use super::dirfd::{Access, DirFd, Kind, Problem};
+use super::survey::{Begun, Survey, counted_by_server};
 use super::tree::{self, Removed};
 use crate::ownership::Ownership;
 use crate::path::{Name, RelPath, archive_name};
@@ -185,6 +186,25 @@ impl Export {
         match found {
             Err(Problem::Os(Errno::ENOENT)) => Ok(None),
             found => found.doing("look at", directory),
+        }
+    }
+
+    /// Begins to find out how much is in a volume's directory; `None` if there is no directory.
+    ///
+    /// # Errors
+    /// If a component is a link or no directory, or the file system refuses.
+    pub fn survey(&self, directory: &RelPath) -> Result<Option<Begun>, StorageError> {
+        let names: Vec<Name> = directory.names().collect();
+        let look = || {
+            let Some(found) = self.descend(names.iter())? else { return Ok(None) };
+            if let Some(found) = counted_by_server(found.usage()?, self.root.usage()?) {
+                return Ok(Some(Begun::Known(found)));
+            }
+            Ok(Some(Begun::Survey(Box::new(Survey::new(found)?))))
+        };
+        match look() {
+            Err(Problem::Os(Errno::ENOENT)) => Ok(None),
+            begun => begun.doing("survey", directory),
         }
     }
 

@@ -341,6 +341,12 @@ fn each_value_has_its_effect() {
             at("/env/3"),
             json!({"name": "SHARE_ACROSS_NAMESPACES", "value": "true"}),
         ),
+        (
+            "usage.callsPerSecond=100",
+            "Deployment",
+            at("/env/3"),
+            json!({"name": "USAGE_CALLS_PER_SECOND", "value": "100"}),
+        ),
         ("doctor.enabled=true", "Deployment", pod("/initContainers/0/args"), json!(["doctor"])),
         (
             "doctor.enabled=true",
@@ -423,6 +429,7 @@ fn what_is_wrong_in_the_values_is_refused_by_its_name() {
         ("storageClass.minFreeSpace=much", "/storageClass/minFreeSpace"),
         ("storageClass.minFreeInodes=-1", "/storageClass/minFreeInodes"),
         ("storageClass.maxOvercommit=1Gi", "/storageClass/maxOvercommit"),
+        ("usage.callsPerSecond=-1", "/usage/callsPerSecond"),
         ("storageClass.claimOnDelete=keep", "/storageClass/claimOnDelete"),
         ("storageClass.strictPathPattern=yes", "/storageClass/strictPathPattern"),
         ("leaderElection.lock=configmaps", "/leaderElection/lock"),

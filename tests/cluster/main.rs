@@ -37,4 +37,5 @@ mod refuse;
 mod requests;
 mod rights;
 mod room;
+mod usage;
 mod workload;

@@ -102,6 +102,10 @@ release: {{ .Release.Name | quote }}
 - name: SHARE_ACROSS_NAMESPACES
   value: "true"
 {{- end }}
+{{- with .Values.usage.callsPerSecond }}
+- name: USAGE_CALLS_PER_SECOND
+  value: {{ int64 . | quote }}
+{{- end }}
 - name: HTTP_ADDR
   value: {{ ternary (printf "%s:%d" .Values.http.address (int .Values.http.port)) "" .Values.http.enabled | quote }}
 {{- if ne .Values.logLevel "info" }}

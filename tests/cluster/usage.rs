@@ -1,0 +1,108 @@
+//! How much volumes hold.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::support::eventually;
+use crate::support::http::{free_port, get};
+use crate::support::process::{Process, Settings};
+use crate::support::space::Space;
+
+/// Settings with so many calls a second, and the port that metrics are at.
+fn settings(space: &Space, calls: u32) -> (Settings, u16) {
+    let (mut settings, port) = (space.settings(), free_port());
+    settings.environment.push(("HTTP_ADDR".to_owned(), format!("127.0.0.1:{port}")));
+    settings.environment.push(("USAGE_CALLS_PER_SECOND".to_owned(), calls.to_string()));
+    (settings, port)
+}
+
+/// The value of the first series that begins so.
+fn value(metrics: &str, series: &str) -> Option<u64> {
+    metrics.lines().find_map(|line| line.strip_prefix(series)?.split_whitespace().last()?.parse().ok())
+}
+
+/// What a claim is said to hold: bytes and inodes.
+fn held(space: &Space, port: u16, claim: &str) -> Option<(u64, u64)> {
+    let metrics = get(port, "/metrics");
+    let of = |name: &str| {
+        let labels = format!("{{namespace=\"{}\",persistentvolumeclaim=\"{claim}\"}}", space.namespace);
+        value(&metrics, &format!("nfs_provisioner_claim_used_{name}{labels}"))
+    };
+    Some((of("bytes")?, of("inodes")?))
+}
+
+/// What is on disk, each file once, without following anything.
+fn on_disk(at: &Path) -> (u64, u64) {
+    let status = fs::symlink_metadata(at).unwrap();
+    let mut all = (status.blocks() * 512, 1);
+    if status.is_dir() {
+        for entry in fs::read_dir(at).unwrap() {
+            let (bytes, inodes) = on_disk(&entry.unwrap().path());
+            all = (all.0 + bytes, all.1 + inodes);
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn a_claim_that_holds_more_than_it_asked_for_is_told_and_told_when_it_is_back() {
+    let space = Space::new().await;
+    let (settings, port) = settings(&space, 2000);
+    let _provisioner = Process::start(&settings);
+    let class = space.class("nfs", json!({"parameters": {"onDelete": "delete"}})).await;
+    for name in ["data", "other"] {
+        space.claim(name, &class, json!({})).await;
+    }
+    let volume = space.bound("data").await;
+    let directory = space.at(&Space::directory(&volume));
+    fs::create_dir_all(directory.join("a/b")).unwrap();
+    fs::write(directory.join("a/b/large"), vec![1; 3 << 19]).unwrap();
+    std::os::unix::fs::symlink("/usr", directory.join("link")).unwrap();
+
+    let message = space.event("data", "UsageExceedsRequest").await;
+    assert!(message.contains("more than 1.5 times the 1Mi that the claim asks for"), "{message}");
+    assert_eq!(held(&space, port, "data"), Some(on_disk(&directory)));
+    eventually("the other to be known", || async { held(&space, port, "other") }).await;
+    assert!(space.events("other", "UsageExceedsRequest").await.is_empty());
+
+    fs::remove_file(directory.join("a/b/large")).unwrap();
+    space.event("data", "UsageWithinRequest").await;
+    assert_eq!(held(&space, port, "data"), Some(on_disk(&directory)));
+
+    space.delete_claim("data").await;
+    eventually("its series to go", || async { held(&space, port, "data").is_none().then_some(()) }).await;
+    assert!(held(&space, port, "other").is_some());
+}
+
+#[tokio::test]
+async fn no_more_calls_are_made_than_allowed_and_none_where_it_is_off() {
+    let space = Space::new().await;
+    let (off, port) = settings(&space, 0);
+    let provisioner = Process::start(&off);
+    let class = space.class("nfs", json!({})).await;
+    space.claim("data", &class, json!({})).await;
+    let directory = space.at(&Space::directory(&space.bound("data").await));
+    for number in 0..1000 {
+        fs::write(directory.join(number.to_string()), "").unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let metrics = get(port, "/metrics");
+    assert!(metrics.contains("nfs_provisioner_leader 1") && !metrics.contains("claim_used"), "{metrics}");
+    provisioner.stop();
+
+    let (on, port) = settings(&space, 200);
+    let begun = Instant::now();
+    let _provisioner = Process::start(&on);
+    eventually("it to be known", || async { held(&space, port, "data") }).await;
+    // A thousand files take a thousand calls, five seconds' worth.
+    assert!(begun.elapsed() >= Duration::from_secs(4), "{:?}", begun.elapsed());
+    let calls = value(&get(port, "/metrics"), "nfs_provisioner_usage_calls_total{export=\"default\"}").unwrap();
+    let allowed = 200 * (begun.elapsed().as_secs() + 1) + 50;
+    assert!((1000..=allowed).contains(&calls), "{calls} of {allowed}");
+    assert_eq!(held(&space, port, "data").unwrap().1, 1001);
+}
