@@ -123,13 +123,17 @@ async fn each_query_of_the_dashboard_has_an_answer_and_each_series_of_an_alert_e
     let mut settings = space.settings();
     let port = free_port();
     settings.environment.push(("HTTP_ADDR".to_owned(), format!("127.0.0.1:{port}")));
+    settings.environment.push(("USAGE_CALLS_PER_SECOND".to_owned(), "1000".to_owned()));
     let _provisioner = Process::start(&settings);
     let dir = tempfile::tempdir().unwrap();
     let prometheus = Prometheus::start(dir.path(), port);
 
-    // One of each: served and reclaimed, failed and tried again, refused.
+    // One of each: served and in use, served and reclaimed, failed and tried again, refused.
     let class = space.class("nfs", json!({"parameters": {"onDelete": "delete"}})).await;
-    space.claim("data", &class, json!({})).await;
+    for name in ["stays", "data"] {
+        space.claim(name, &class, json!({})).await;
+    }
+    space.bound("stays").await;
     let volume = space.bound("data").await.metadata.name.unwrap();
     space.delete_claim("data").await;
     space.gone(&volume).await;
@@ -163,8 +167,11 @@ async fn each_query_of_the_dashboard_has_an_answer_and_each_series_of_an_alert_e
     let alerts = series(&rules().to_string());
     assert!(alerts.len() > 8, "{alerts:?}");
     for series in alerts.iter().chain(&series(&operations())) {
-        let found = prometheus.query(&format!("{{__name__=~\"{series}(_count)?\"}}")).unwrap();
-        assert!(!found.as_array().unwrap().is_empty(), "there is no {series}");
+        eventually(&format!("a series {series}"), || async {
+            let found = prometheus.query(&format!("{{__name__=~\"{series}(_count)?\"}}"))?;
+            (!found.as_array()?.is_empty()).then_some(())
+        })
+        .await;
     }
     space.volumes().delete(&elsewhere, &kube::api::DeleteParams::default()).await.unwrap();
 }
