@@ -35,6 +35,7 @@ mod removal;
 mod rig;
 mod site;
 mod talk;
+mod usage;
 
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         latency::trials(),
         outages::trials(),
         ownership::trials(),
+        usage::trials(),
         removal::trials(),
         doctor::trials(),
     ];

@@ -199,7 +199,7 @@ impl Site {
         self.start_with(words, &[])
     }
 
-    fn start_with(&self, words: &[&str], more: &[(&str, &str)]) -> Provisioner {
+    pub(crate) fn start_with(&self, words: &[&str], more: &[(&str, &str)]) -> Provisioner {
         let port = 8000 + u16::try_from(self.rig.number()).unwrap();
         let log = self.rig.dir.join(format!("log-{}", self.number));
         let mut environment = self.environment();
