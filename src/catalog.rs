@@ -279,9 +279,24 @@ impl Catalog {
         lock(&self.volumes).give_up(volume);
     }
 
-    /// See [`Placements::depart`].
-    pub fn depart(&self, volume: &Key, location: &Location) -> Vec<Neighbour> {
-        lock(&self.volumes).placements.depart(volume, location)
+    /// See [`Placements::depart`]; `None`, and nothing is noted, while the directory is being copied.
+    pub fn depart(&self, volume: &Key, location: &Location) -> Option<Vec<Neighbour>> {
+        let mut volumes = lock(&self.volumes);
+        if volumes.placements.is_read(location) {
+            return None;
+        }
+        Some(volumes.placements.depart(volume, location))
+    }
+
+    /// See [`Placements::begin_reading`].
+    #[must_use]
+    pub fn begin_reading(&self, location: &Location) -> bool {
+        lock(&self.volumes).placements.begin_reading(location)
+    }
+
+    /// See [`Placements::end_reading`].
+    pub fn end_reading(&self, location: &Location) {
+        lock(&self.volumes).placements.end_reading(location);
     }
 
     /// See [`Placements::moved`].

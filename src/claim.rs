@@ -135,6 +135,31 @@ pub fn claim_uid(volume_name: &str) -> Option<&str> {
     volume_name.strip_prefix("pvc-")
 }
 
+/// A claim that another one is to be a copy of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceClaim {
+    /// Its uid.
+    pub uid: Box<str>,
+    /// The volume that it is bound to.
+    pub volume: Option<Box<str>>,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+}
+
+impl SourceClaim {
+    /// Reads a claim.
+    #[must_use]
+    pub fn read(claim: &PersistentVolumeClaim) -> Self {
+        let is_bound = claim.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Bound"));
+        let volume = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
+        Self {
+            uid: claim.metadata.uid.as_deref().unwrap_or_default().into(),
+            volume: volume.filter(|_| is_bound).map(Into::into),
+            deleting: claim.metadata.deletion_timestamp.is_some(),
+        }
+    }
+}
+
 impl DataSource {
     /// The API server mirrors `dataSource` and `dataSourceRef` into each other (behaviour 7.7).
     fn read(spec: &PersistentVolumeClaimSpec) -> Option<Self> {

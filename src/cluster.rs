@@ -10,7 +10,7 @@ use kube::{Client, Error as KubeError};
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::claim::Claim;
+use crate::claim::{Claim, SourceClaim};
 use crate::class::Class;
 use crate::growth::Growth;
 use crate::quantity::STORAGE;
@@ -157,6 +157,17 @@ impl Cluster {
     /// Those of the API server.
     pub async fn volume(&self, name: &str) -> Result<Option<Volume>, ApiError> {
         Ok(answered(self.volumes.get_opt(name)).await?.map(|volume| Volume::read(&volume.0)))
+    }
+
+    /// Reads what a copy of a claim takes to know of it; `None` if there is no such claim.
+    ///
+    /// # Errors
+    /// Those of the API server.
+    pub async fn source_claim(&self, namespace: &str, name: &str) -> Result<Option<SourceClaim>, ApiError> {
+        let claims: Api<Slim<PersistentVolumeClaim>> = Api::namespaced(self.client.clone(), namespace);
+        // Under the RBAC of the peer's users claims may be listed; that they may be got is not said.
+        let only = ListParams::default().fields(&format!("metadata.name={name}"));
+        Ok(answered(claims.list(&only)).await?.items.first().map(|claim| SourceClaim::read(&claim.0)))
     }
 
     /// Reads a class; `None` if there is none.

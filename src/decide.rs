@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 mod identity;
-mod claim;
 mod volume;
+mod copy;
+mod claim;
 mod growth;
 
-pub use claim::{BadAnnotation, ClaimIgnored, ClaimRefusal, ClaimStep, for_claim};
+pub use claim::{BadAnnotation, ClaimIgnored, ClaimRefusal, ClaimStep, Passing, for_claim};
+pub use copy::{BadSource, CopyOf, Origin};
 pub use growth::{GrowthIgnored, GrowthRefusal, GrowthStep, Means, for_growth};
 pub use identity::Identity;
 pub use volume::{Doubt, VolumeIgnored, VolumeRefusal, VolumeStep, for_volume, is_work, located};

@@ -45,6 +45,8 @@ pub enum Reason {
     VolumeResizeSuccessful,
     /// A claim's volume could not grow, now or at all.
     VolumeResizeFailed,
+    /// The files of another claim are being copied for a claim.
+    Cloning,
     /// A claim's directory holds more than the claim asks for.
     UsageExceedsRequest,
     /// It does not any more.
@@ -57,6 +59,7 @@ impl Reason {
             Self::Provisioning
             | Self::ProvisioningSucceeded
             | Self::Resizing
+            | Self::Cloning
             | Self::VolumeResizeSuccessful
             | Self::UsageWithinRequest => "Normal",
             Self::ProvisioningFailed
@@ -81,6 +84,7 @@ impl Reason {
             Self::Resizing => "Resizing",
             Self::VolumeResizeSuccessful => "VolumeResizeSuccessful",
             Self::VolumeResizeFailed => "VolumeResizeFailed",
+            Self::Cloning => "Cloning",
             Self::UsageExceedsRequest => "UsageExceedsRequest",
             Self::UsageWithinRequest => "UsageWithinRequest",
         }

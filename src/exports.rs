@@ -206,6 +206,26 @@ impl Exports {
         }
     }
 
+    /// As [`Exports::choose`], but `near` if that is one of them, can be used and has what is needed.
+    ///
+    /// # Errors
+    /// Those of [`Exports::choose`].
+    pub fn choose_near(
+        &self,
+        near: Option<ExportId>,
+        choice: &Choice,
+        needs: &Needs,
+        request: u64,
+        rooms: &PerExport<Room>,
+    ) -> Result<ExportId, NotChosen> {
+        let chosen = self.choose(choice, needs, request, rooms)?;
+        let is_meant = |id: &ExportId| self.meant_by(choice).is_ok_and(|meant| meant.contains(id));
+        let fits = |id: &ExportId| rooms.get(*id).usable && needs.lack(rooms.get(*id), request).is_none();
+        // What has been begun goes on.
+        let near = near.filter(|id| !rooms.get(chosen).begun && is_meant(id) && fits(id));
+        Ok(near.unwrap_or(chosen))
+    }
+
     /// Says of exports what they lack.
     pub fn in_words(&self, lacks: impl Iterator<Item = (ExportId, Lack)>) -> Box<str> {
         let words: Vec<String> = lacks.map(|(id, lack)| format!("{} {lack}", self.get(id).source)).collect();

@@ -48,6 +48,7 @@ pub mod election;
 pub mod catalog;
 pub mod follow;
 pub mod context;
+pub mod cloner;
 pub mod provisioner;
 pub mod reclaimer;
 pub mod expander;

@@ -27,7 +27,7 @@ type Label = [(&'static str, &'static str); 1];
 type Labels = [(&'static str, &'static str); 2];
 
 /// The name of an export that is served.
-type ExportLabel = [(&'static str, String); 1];
+pub type ExportLabel = [(&'static str, String); 1];
 
 /// A class that exists, and for claims the kind of their source, of which we serve none yet.
 type ClassLabel = Vec<(&'static str, String)>;
@@ -157,6 +157,14 @@ pub struct Metrics {
     pub volumes_reclaimed: Family<Label, Counter>,
     /// Claims whose volumes were to grow, by result.
     pub expansions: Family<Label, Counter>,
+    /// Copies that are being made, by export.
+    pub copies_running: Family<ExportLabel, Gauge>,
+    /// Copies that were made, by result.
+    pub copies: Family<Label, Counter>,
+    /// Files that were copied, by export.
+    pub copied_files: Family<ExportLabel, Counter>,
+    /// Bytes that were copied, by export.
+    pub copied_bytes: Family<ExportLabel, Counter>,
     /// Directories that belong to no volume, by export.
     pub orphans: Family<ExportLabel, Gauge>,
     /// What volumes hold, as far as is known.
@@ -216,6 +224,27 @@ impl Metrics {
             // None has been found yet.
             let _ = orphans.get_or_create(&export(&site.name));
         }
+        let copies_running = Family::<ExportLabel, Gauge>::default();
+        registry.register(
+            "copies_running",
+            "Copies of volumes that are being made, by export",
+            copies_running.clone(),
+        );
+        let copies = Family::default();
+        registry.register("copies", "Copies of volumes that were to be made, by result", copies.clone());
+        let (copied_files, copied_bytes) = (Family::default(), Family::default());
+        registry.register("copied_files", "Files that were copied for claims, by export", copied_files.clone());
+        registry.register("copied_bytes", "Bytes that were copied for claims, by export", copied_bytes.clone());
+        for known in [SUCCEEDED, FAILED] {
+            // A rate can only be told of what was there before.
+            let _ = copies.get_or_create(&result(known));
+        }
+        for site in sites.values() {
+            let _ = copies_running.get_or_create(&export(&site.name));
+            let (files, bytes): (&Family<ExportLabel, Counter>, &Family<ExportLabel, Counter>) =
+                (&copied_files, &copied_bytes);
+            let _ = (files.get_or_create(&export(&site.name)), bytes.get_or_create(&export(&site.name)));
+        }
         let usages = Usages::default();
         registry.register_collector(Box::new(usages.clone()));
         let usage_calls = Family::default();
@@ -234,6 +263,10 @@ impl Metrics {
             volumes_refused,
             volumes_reclaimed,
             expansions,
+            copies_running,
+            copies,
+            copied_files,
+            copied_bytes,
             orphans,
             usages,
             usage_calls,

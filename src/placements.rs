@@ -132,6 +132,8 @@ pub struct Placements {
     leaving: HashSet<Arc<str>>,
     /// The directories that are being moved, by the volumes they are moved for. Those may have gone meanwhile.
     moving: Vec<(Arc<str>, Box<str>)>,
+    /// The directories that are being copied.
+    read: Vec<String>,
     /// What the volumes on each export have been promised together, in bytes.
     promised: HashMap<Box<str>, u128>,
     list: u32,
@@ -266,6 +268,31 @@ impl Placements {
             self.moving.push((Arc::clone(volume), path.as_str().into()));
         }
         left
+    }
+
+    /// Says that a directory is being copied, unless it is just being moved away: then it says no.
+    pub fn begin_reading(&mut self, location: &Location) -> bool {
+        let path = text(location);
+        let is_free = !self.moving.iter().any(|(_, moved)| related(moved, &path));
+        if is_free {
+            self.read.push(path);
+        }
+        is_free
+    }
+
+    /// Ends a [`Placements::begin_reading`].
+    pub fn end_reading(&mut self, location: &Location) {
+        let path = text(location);
+        if let Some(index) = self.read.iter().position(|read| *read == path) {
+            self.read.swap_remove(index);
+        }
+    }
+
+    /// Whether a directory, or one above or in it, is being copied.
+    #[must_use]
+    pub fn is_read(&self, location: &Location) -> bool {
+        let path = text(location);
+        self.read.iter().any(|read| related(read, &path))
     }
 
     /// Says that the directory of a volume that goes has been dealt with.
@@ -540,6 +567,20 @@ mod tests {
         assert_eq!(met, ["a", "b", "c"].map(key));
         assert_eq!(placements.somewhere(one), None);
         assert!((0..99).any(|_| placements.somewhere(on("other", "x").export).is_some()));
+    }
+
+    #[test]
+    fn what_is_being_copied_is_known_until_the_last_copy_is_done() {
+        let mut placements = placed(&[("v", "x/y", "ns")]);
+        assert!(placements.begin_reading(&rel("x/y")) && placements.begin_reading(&rel("x/y")));
+        assert!(["x", "x/y", "x/y/z"].iter().all(|path| placements.is_read(&rel(path))));
+        assert!(!placements.is_read(&rel("x/yy")) && !placements.is_read(&on("other", "x/y")));
+        placements.end_reading(&rel("x/y"));
+        assert!(placements.is_read(&rel("x/y")));
+        placements.end_reading(&rel("x/y"));
+        assert!(!placements.is_read(&rel("x/y")));
+        assert!(depart(&mut placements, "v", "x/y").is_empty());
+        assert!(!placements.begin_reading(&rel("x/y/z")), "it is being moved");
     }
 
     #[test]

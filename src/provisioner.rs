@@ -12,11 +12,12 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::catalog::{Denied, Group, Key, Promise, Wants, Wish};
-use crate::claim::{Claim, volume_name};
+use crate::claim::{Claim, DataSource, volume_name};
 use crate::class::Class;
+use crate::cloner::{self, Cloner, Stage};
 use crate::cluster::ApiError;
 use crate::context::{Context, Turn};
-use crate::decide::{ClaimRefusal, ClaimStep, for_claim, located};
+use crate::decide::{ClaimRefusal, ClaimStep, CopyOf, Origin, Passing, for_claim, located};
 use crate::election::Leadership;
 use crate::events::Reason;
 use crate::exports::{Location, PerExport};
@@ -28,7 +29,7 @@ use crate::room::Room;
 use crate::site::Site;
 use crate::step::Step;
 use crate::storage::{Created, Problem, StorageError, explain, milliseconds};
-use crate::volume::set_gid;
+use crate::volume::{Volume, set_gid};
 
 /// What is made for a claim.
 struct Order<'a> {
@@ -46,13 +47,14 @@ pub struct Provisioner {
     unfinished: Mutex<HashMap<Key, (Location, Created)>>,
     /// The uids of claims that wait to be bound to a volume that this process has made.
     made: Mutex<HashSet<Key>>,
+    cloner: Cloner,
 }
 
 impl Provisioner {
     /// Puts it together from its parts.
     #[must_use]
-    pub fn new(context: Context, leadership: Leadership) -> Self {
-        Self { context, leadership, unfinished: Mutex::default(), made: Mutex::default() }
+    pub fn new(context: Context, leadership: Leadership, cloner: Cloner) -> Self {
+        Self { context, leadership, unfinished: Mutex::default(), made: Mutex::default(), cloner }
     }
 
     /// One round for the claim with this uid, which has failed `failures` times in a row.
@@ -73,19 +75,26 @@ impl Provisioner {
                 return After::Retry(Why::ApiServer);
             }
         };
-        match for_claim(&claim, class.as_deref(), &self.context.identity, &self.rooms(&uid)) {
+        let origin = match self.origin(&claim, class.as_deref()).await {
+            Ok(origin) => origin,
+            Err(error) => {
+                warn!(claim = %name(&claim), %error, "failed to read the claim that it is to be a copy of");
+                return After::Retry(Why::ApiServer);
+            }
+        };
+        match for_claim(&claim, class.as_deref(), &self.context.identity, &self.rooms(&uid), &origin) {
             ClaimStep::Ignore(why) => {
                 debug!(claim = %name(&claim), ?why, "ignored");
                 After::Done
             }
-            ClaimStep::Refuse(refusal) if refusal.is_for_room() => {
+            ClaimStep::Refuse(refusal) if refusal.passes_with().is_some() => {
                 if is_worth_saying(failures) {
                     let _ = self.refuse(&claim, &refusal).await;
                 }
-                After::Retry(Why::Room)
+                After::Retry(if refusal.passes_with() == Some(Passing::Room) { Why::Room } else { Why::Source })
             }
             ClaimStep::Refuse(refusal) => self.refuse(&claim, &refusal).await,
-            ClaimStep::Provision { directory, mut volume, across, ownership, gids, request, most } => {
+            ClaimStep::Provision { directory, mut volume, across, ownership, gids, request, most, copy_of } => {
                 if let Err(after) = self.leave_elsewhere(&uid, &directory).await {
                     return after;
                 }
@@ -107,7 +116,7 @@ impl Provisioner {
                     Err(after) => return after,
                 };
                 let order = Order { directory: &directory, ownership, volume: &volume };
-                self.provision(&uid, &claim, order, failures, turn).await
+                self.provision(&uid, &claim, order, copy_of, failures, turn).await
             }
         }
     }
@@ -118,6 +127,25 @@ impl Provisioner {
             Some(class) => Ok(Some(class)),
             None => Ok(self.context.cluster.class(&claim.class).await?.map(Arc::new)),
         }
+    }
+
+    /// What a claim is to be a copy of, if it is. Nothing is asked for those that are not for us to serve.
+    async fn origin(&self, claim: &Claim, class: Option<&Class>) -> Result<Origin, ApiError> {
+        if let Some(order) = self.cloner.order(&Key::from(&*claim.uid)) {
+            // It goes on even if the source has gone meanwhile, which is kept until then.
+            return Ok(Origin { known: Some(order.copy_of), ..Origin::default() });
+        }
+        let is_ours = class.is_some_and(|class| *class.provisioner == *self.context.identity.provisioner);
+        let Some(DataSource::Claim(source)) = claim.source.as_ref().filter(|_| is_ours && !claim.deleting) else {
+            return Ok(Origin::default());
+        };
+        let cluster = &self.context.cluster;
+        let source = cluster.source_claim(&claim.namespace, source).await?;
+        let volume = match source.as_ref().and_then(|source| source.volume.as_deref()) {
+            Some(volume) => cluster.volume(volume).await?,
+            None => None,
+        };
+        Ok(Origin { known: None, claim: source, volume })
     }
 
     async fn refuse(&self, claim: &Claim, refusal: &ClaimRefusal) -> After {
@@ -186,6 +214,7 @@ impl Provisioner {
         uid: &Key,
         claim: &Claim,
         Order { directory, ownership, volume }: Order<'_>,
+        copy_of: Option<CopyOf>,
         failures: u32,
         turn: &mut Turn,
     ) -> After {
@@ -196,8 +225,20 @@ impl Provisioner {
         } else {
             None
         };
-        let creating = self.site(directory).storage.create_as(&directory.path, ownership);
-        let created = match self.context.wait(turn, claim, directory.export, creating).await {
+        let is_copy = copy_of.is_some();
+        let made = if let Some(copy_of) = copy_of {
+            let gid = Volume::read(volume).gid;
+            let order = cloner::Order { copy_of, directory: directory.clone(), ownership, gid };
+            match self.cloner.ask(uid, claim, order) {
+                Stage::UnderWay => return After::Done,
+                Stage::Done(created) => Ok(created),
+                Stage::Failed(error) => Err(error),
+            }
+        } else {
+            let creating = self.site(directory).storage.create_as(&directory.path, ownership);
+            self.context.wait(turn, claim, directory.export, creating).await
+        };
+        let created = match made {
             Ok(created) => created,
             Err(error) => return self.failed_to_make(claim, directory, started, &error).await,
         };
@@ -213,7 +254,12 @@ impl Provisioner {
         self.context.catalog.made(&claim.volume_name());
         self.made().insert(Arc::clone(uid));
         self.finish(uid);
-        let adopted = if created.made == 0 { " in a directory that was there before" } else { "" };
+        self.cloner.finish(uid);
+        let adopted = match (created.made, is_copy) {
+            (_, true) => " as a copy",
+            (0, false) => " in a directory that was there before",
+            _ => "",
+        };
         self.context.metrics.provisions.succeeded(&claim.class, started.elapsed());
         let volume = claim.volume_name();
         info!(
@@ -310,6 +356,7 @@ impl Provisioner {
     /// How much room there is on each export for a claim: what has been begun goes on where it was.
     fn rooms(&self, uid: &Key) -> PerExport<Room> {
         let begun = self.unfinished().get(uid).map(|(directory, _)| directory.export);
+        let begun = begun.or_else(|| self.cloner.order(uid).map(|order| order.directory.export));
         let volume = volume_name(uid);
         self.context.sites.map(|(id, site)| {
             let room = site.room(self.context.catalog.promised(id, &volume));
@@ -337,7 +384,7 @@ impl Provisioner {
             warn!(path, export = &*site.name, "an empty directory that is not needed stays");
             return;
         }
-        if self.context.catalog.depart(&volume, directory).is_empty()
+        if self.context.catalog.depart(&volume, directory).is_some_and(|others| others.is_empty())
             && let Err(error) = site.storage.undo(&directory.path, created).await
         {
             warn!(path, export = &*site.name, %error, "an empty directory that is not needed stays");
@@ -352,6 +399,16 @@ impl Provisioner {
     /// Takes back what was made for a claim that does not wait for us any more, unless its volume exists.
     async fn forget(&self, uid: &Key) -> After {
         let volume = volume_name(uid);
+        if self.cloner.has(uid) {
+            match self.context.cluster.volume(&volume).await {
+                Ok(Some(_)) => self.cloner.finish(uid),
+                Ok(None) => self.cloner.forget(uid).await,
+                Err(error) => {
+                    warn!(%uid, %error, "failed to find out whether a volume was made for a claim that has gone");
+                    return After::Retry(Why::ApiServer);
+                }
+            }
+        }
         let Some((directory, created)) = self.unfinished().get(uid).cloned() else {
             self.context.catalog.give_up(&volume);
             return After::Done;

@@ -33,6 +33,8 @@ pub enum Why {
     Neighbour,
     /// What was decided on has changed meanwhile.
     Changed,
+    /// What a claim is to be a copy of cannot be copied yet.
+    Source,
     /// No export has the room that the class demands.
     Room,
     /// A defect of ours.
@@ -48,6 +50,7 @@ impl Why {
             Self::ApiServer => "api-server",
             Self::Neighbour => "neighbour",
             Self::Changed => "changed",
+            Self::Source => "source",
             Self::Room => "room",
             Self::Defect => "defect",
         }
@@ -57,7 +60,7 @@ impl Why {
     fn longest(self) -> Duration {
         match self {
             // Nobody says when there is room again, and to look costs nothing.
-            Self::Room => Duration::from_secs(30),
+            Self::Room | Self::Source => Duration::from_secs(30),
             Self::Export | Self::ApiServer | Self::Neighbour | Self::Changed | Self::Defect => RETRY_MAX,
         }
     }

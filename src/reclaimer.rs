@@ -22,12 +22,8 @@ use crate::queue::{After, Why};
 use crate::site::Site;
 use crate::step::Step;
 use crate::storage::{Problem, StorageError, explain, milliseconds};
+use crate::trash::seconds_now;
 use crate::volume::Volume;
-
-/// The time, in seconds since 1970.
-fn seconds_now() -> u64 {
-    u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default()
-}
 
 /// Whose an archive was, for those who find it.
 fn note(volume: &Volume, directory: &Location) -> String {
@@ -228,7 +224,10 @@ impl Reclaimer {
             return Err(After::Retry(Why::ApiServer));
         }
         loop {
-            let left = self.context.catalog.depart(name, directory);
+            let Some(left) = self.context.catalog.depart(name, directory) else {
+                debug!(volume = %name, "its directory is being copied");
+                return Err(After::Retry(Why::Neighbour));
+            };
             let Some(neighbour) = left.into_iter().next() else { return Ok(None) };
             if !neighbour.exists {
                 debug!(volume = %name, "a claim is just being given the directory");

@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 
 use crate::access::{self, Awaited, Permission};
 use crate::catalog::{Catalog, Key};
+use crate::cloner::Cloner;
 use crate::cluster::{Cluster, answered};
 use crate::config::{Config, LockChoice};
 use crate::context::{Context, Turn};
@@ -208,7 +209,9 @@ async fn work_until(
     if usage_calls > 0 {
         background.spawn(usage::watch_forever(context.clone(), leadership.clone(), usage_calls));
     }
-    let provisioner = Arc::new(Provisioner::new(context.clone(), leadership.clone()));
+    let cloner = Cloner::new(context.clone(), leadership.clone());
+    background.spawn(cloner.clone().sweep_forever());
+    let provisioner = Arc::new(Provisioner::new(context.clone(), leadership.clone(), cloner));
     let expander = Arc::new(Expander::new(context.clone(), expand));
     let reclaimer = Arc::new(Reclaimer::new(context, leadership.clone()));
     for (name, queue) in [(CLAIMS, &claims), (VOLUMES, &volumes), (EXPANSIONS, &growths)] {

@@ -31,6 +31,7 @@ mod calls;
 mod dirfd;
 mod tree;
 mod survey;
+mod copy;
 mod export;
 mod trial;
 mod explain;
@@ -38,15 +39,19 @@ mod mount;
 
 use calls::{Call, Calls};
 pub use calls::{STUCK_AFTER, milliseconds};
+pub use copy::Progress;
 pub use dirfd::{DirFd, Problem, Resolver};
 pub use explain::{advice, explain};
-pub use export::{Created, Export, Left, Reaped, StorageError, Trashed};
+pub use export::{CLONES, Created, Export, Left, Reaped, Stage, StorageError, Trashed};
 pub use mount::Mount;
 pub use survey::{Begun, Found, Survey};
 pub use trial::{Leftovers, Made, Trial};
 
 /// How many calls on an export run at a time: so many threads can be lost to a server that does not answer.
 const CALLS_MAX: usize = 16;
+
+/// How many threads work on one copy.
+const COPIERS: usize = 8;
 
 /// How many threads remove what is in the trash at a time, beside those of the other calls.
 const REAPERS_MAX: usize = 16;
@@ -315,6 +320,87 @@ impl Storage {
         .await
     }
 
+    /// See [`Export::open_volume`].
+    ///
+    /// # Errors
+    /// Those of [`Export::open_volume`], and if the export cannot be used.
+    pub async fn open_volume(&self, directory: &RelPath) -> Result<Option<DirFd>, StorageError> {
+        let directory = directory.clone();
+        self.call("open", move |export| export.open_volume(&directory)).await
+    }
+
+    /// See [`Export::is_placed`].
+    ///
+    /// # Errors
+    /// Those of [`Export::is_placed`], and if the export cannot be used.
+    pub async fn is_placed(&self, volume: &str, directory: &RelPath) -> Result<bool, StorageError> {
+        let (volume, directory) = (volume.to_owned(), directory.clone());
+        self.call("look", move |export| export.is_placed(&volume, &directory)).await
+    }
+
+    /// See [`Export::stage`]. `directory` is where the copy is to go.
+    ///
+    /// # Errors
+    /// Those of [`Export::stage`], and if the export cannot be used.
+    pub async fn stage(&self, volume: &str, directory: &RelPath, now: u64) -> Result<Stage, StorageError> {
+        let volume = volume.to_owned();
+        self.change("stage", directory, move |export, _| export.stage(&volume, now)).await
+    }
+
+    /// See [`Export::place`].
+    ///
+    /// # Errors
+    /// Those of [`Export::place`], and if the export cannot be used.
+    pub async fn place(&self, volume: &str, directory: &RelPath) -> Result<Created, StorageError> {
+        let volume = volume.to_owned();
+        self.change("place", directory, move |export, directory| export.place(&volume, directory)).await
+    }
+
+    /// See [`Export::unstage`].
+    ///
+    /// # Errors
+    /// Those of [`Export::unstage`], and if the export cannot be used.
+    pub async fn unstage(&self, volume: &str, now: u64) -> Result<Option<TrashName>, StorageError> {
+        let directory = RelPath::parse(CLONES).map_err(|_| StorageError {
+            doing: "unstage",
+            path: CLONES.to_owned(),
+            problem: Problem::Reserved,
+        })?;
+        let volume = volume.to_owned();
+        self.change("unstage", &directory, move |export, _| export.unstage(&volume, now)).await
+    }
+
+    /// Copies `source` into a place that [`Storage::stage`] has made. Ends soon after `progress` is stopped, or whoever
+    /// waits for it goes away, but for the one call in each thread that the server has not answered.
+    ///
+    /// # Errors
+    /// What could not be copied, and why; and if the export cannot be used.
+    pub async fn copy(
+        &self,
+        source: DirFd,
+        Stage { copy, links }: Stage,
+        (top, group): (Ownership, Option<(u32, u32)>),
+        progress: &Progress,
+    ) -> Result<(), StorageError> {
+        let opened = self.opened().await?;
+        let (progress, fence) = (progress.clone(), self.fence.clone());
+        let mut stop = StopOnDrop(Some(progress.clone()));
+        let copied = self
+            .block("copy", opened, (), move |_, call| {
+                let goes_on = || {
+                    call.answered();
+                    (fence.0)()
+                };
+                let (workers, progress) = (COPIERS, &progress);
+                let order =
+                    copy::Order { source, target: copy, links, top, group, workers, progress, goes_on: &goes_on };
+                copy::copy(order).map_err(|(path, problem)| StorageError { doing: "copy", path, problem })
+            })
+            .await;
+        stop.0 = None;
+        copied
+    }
+
     /// See [`Export::undo`].
     ///
     /// # Errors
@@ -572,6 +658,17 @@ impl Storage {
 
     fn has_returned(&self) {
         self.shared.returned.send_modify(|times| *times += 1);
+    }
+}
+
+/// Stops a copy that nobody waits for any more.
+struct StopOnDrop(Option<Progress>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        if let Some(progress) = &self.0 {
+            progress.stop();
+        }
     }
 }
 

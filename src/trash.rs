@@ -147,6 +147,12 @@ fn unescaped(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
+/// The time, in seconds since 1970.
+#[must_use]
+pub fn seconds_now() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

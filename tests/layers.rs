@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// Modules in modules, in their order. They may use each other in this order, and whatever their outer one may.
 const INNER: &[(&str, &[&str])] = &[
-    ("decide", &["identity", "claim", "volume", "growth"]),
-    ("storage", &["calls", "dirfd", "tree", "survey", "export", "trial", "explain", "mount"]),
+    ("decide", &["identity", "volume", "copy", "claim", "growth"]),
+    ("storage", &["calls", "dirfd", "tree", "survey", "copy", "export", "trial", "explain", "mount"]),
     ("doctor", &["facts", "report", "judge", "read"]),
 ];
 

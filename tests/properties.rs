@@ -25,7 +25,7 @@ use nfs_provisioner::catalog::{Catalog, Denied, Wants};
 use nfs_provisioner::claim::Claim;
 use nfs_provisioner::class::Class;
 use nfs_provisioner::decide::{
-    ClaimStep, GrowthStep, Identity, Means, VolumeStep, for_claim, for_growth, for_volume,
+    ClaimStep, GrowthStep, Identity, Means, Origin, VolumeStep, for_claim, for_growth, for_volume,
 };
 use nfs_provisioner::exports::{Exports, Location};
 use nfs_provisioner::growth::Growth;
@@ -175,7 +175,13 @@ fn a_claim_gets_a_directory_strictly_beneath_the_export_or_none() {
         let claim = Claim::read(&serde_json::from_value(claim).unwrap(), OURS).unwrap();
         let class = Class::read(&serde_json::from_value(class).unwrap());
         let identity = identity(export.clone(), true);
-        match for_claim(&claim, Some(&class), &identity, &identity.exports.map(|_| Room::default())) {
+        match for_claim(
+            &claim,
+            Some(&class),
+            &identity,
+            &identity.exports.map(|_| Room::default()),
+            &Origin::default(),
+        ) {
             ClaimStep::Provision { directory, volume, .. } => {
                 let directory = directory.path;
                 check_path(directory.as_str())?;
@@ -256,7 +262,13 @@ fn a_strict_pattern_renders_the_same_or_nothing() {
             let class = json!({"provisioner": OURS, "parameters": parameters});
             let class = Class::read(&serde_json::from_value(class).unwrap());
             let identity = identity(export.clone(), true);
-            for_claim(&claim, Some(&class), &identity, &identity.exports.map(|_| Room::default()))
+            for_claim(
+                &claim,
+                Some(&class),
+                &identity,
+                &identity.exports.map(|_| Room::default()),
+                &Origin::default(),
+            )
         };
         let strict = step("true");
         if let ClaimStep::Refuse(refusal) = &strict {
@@ -894,7 +906,10 @@ fn a_directory_is_not_given_away_while_it_is_moved_for_a_volume_that_was_deleted
     catalog.put_volume(&key(0), None);
     let path = rel("team/data");
     assert!(catalog.volume("v0").is_some(), "it is still to be reclaimed");
-    assert!(catalog.depart(&key(0), &path).is_empty(), "its directory is for it to take along");
+    assert!(
+        catalog.depart(&key(0), &path).is_some_and(|left| left.is_empty()),
+        "its directory is for it to take along"
+    );
     let answer = catalog.reserve(&key(1), &path, "us", Wants::default());
     assert_eq!(answer, Err(Denied::Directory(Conflict::Moving)), "given away");
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use k8s_openapi::api::core::v1::PersistentVolume;
 
+use super::copy::{BadSource, CopyOf, Origin, copy_of};
 use super::identity::Identity;
 use crate::claim::{Claim, DataSource};
 use crate::class::{Binding, Class};
@@ -40,6 +41,8 @@ pub enum ClaimStep {
         request: u64,
         /// How many all volumes on its export may ask for together.
         most: Option<u128>,
+        /// What it is to be a copy of.
+        copy_of: Option<CopyOf>,
     },
 }
 
@@ -67,8 +70,13 @@ pub enum ClaimRefusal {
     Selector,
     /// The claim names a `VolumeAttributesClass`, which no NFS volume can have (behaviour 7.15).
     AttributesClass(Box<str>),
-    /// The claim wants a copy of another.
-    Clone(Box<str>),
+    /// The claim wants a copy of another, which cannot be made.
+    Source {
+        /// The other's name.
+        name: Box<str>,
+        /// What is wrong with it.
+        problem: BadSource,
+    },
     /// The claim wants a snapshot restored.
     Snapshot(Box<str>),
     /// The claim asks for no storage.
@@ -101,6 +109,15 @@ pub enum ClaimRefusal {
         /// What is wrong with it.
         error: PathError,
     },
+}
+
+/// What a refusal may pass with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passing {
+    /// Room on the exports.
+    Room,
+    /// The claim that is to be copied.
+    Source,
 }
 
 /// An annotation of a claim that cannot be followed. Its text names it and what would be right.
@@ -143,10 +160,13 @@ impl ClaimRefusal {
 }
 
 impl ClaimRefusal {
-    /// Whether it is for lack of room, and may pass without the claim or its class changing.
+    /// With what it may pass without the claim or its class changing, if it may.
     #[must_use]
-    pub fn is_for_room(&self) -> bool {
-        matches!(self, Self::NoRoom(_))
+    pub fn passes_with(&self) -> Option<Passing> {
+        if matches!(self, Self::NoRoom(_)) {
+            return Some(Passing::Room);
+        }
+        matches!(self, Self::Source { problem, .. } if problem.may_pass()).then_some(Passing::Source)
     }
 
     /// One word for it, for metrics.
@@ -158,7 +178,7 @@ impl ClaimRefusal {
             Self::Block => "block",
             Self::Selector => "selector",
             Self::AttributesClass(_) => "attributes_class",
-            Self::Clone(_) => "clone",
+            Self::Source { .. } => "source",
             Self::Snapshot(_) => "snapshot",
             Self::NoRequest => "no_request",
             Self::Parameter(_) => "parameter",
@@ -201,11 +221,9 @@ impl fmt::Display for ClaimRefusal {
                 "NFS volumes cannot have a VolumeAttributesClass: make the claim again without \
                  spec.volumeAttributesClassName ({name:?})"
             ),
-            Self::Clone(name) => write!(
-                f,
-                "copying another claim is not supported: make the claim again without spec.dataSource \
-                 (PersistentVolumeClaim {name:?}) and copy the files in a Pod that mounts both"
-            ),
+            Self::Source { name, problem } => {
+                write!(f, "spec.dataSource cannot be copied: the PersistentVolumeClaim {name:?} {problem}")
+            }
             Self::Snapshot(name) => write!(
                 f,
                 "snapshots are not supported: make the claim again without spec.dataSource (VolumeSnapshot {name:?})"
@@ -267,13 +285,19 @@ impl fmt::Display for ClaimRefusal {
 }
 
 /// Decides what is to be done for a claim that waits for us. `class` is the one it names, if that exists; `rooms` is how
-/// much room the exports have.
+/// much room the exports have, and `origin` the claim that it is to be a copy of, if it is.
 #[must_use]
-pub fn for_claim(claim: &Claim, class: Option<&Class>, identity: &Identity, rooms: &PerExport<Room>) -> ClaimStep {
-    match plan(claim, class, identity, rooms) {
-        Ok(Ok(Planned { directory, volume, across, ownership, gids, request, most })) => {
+pub fn for_claim(
+    claim: &Claim,
+    class: Option<&Class>,
+    identity: &Identity,
+    rooms: &PerExport<Room>,
+    origin: &Origin,
+) -> ClaimStep {
+    match plan(claim, class, identity, rooms, origin) {
+        Ok(Ok(Planned { directory, volume, across, ownership, gids, request, most, copy_of })) => {
             let volume = Box::new(volume);
-            ClaimStep::Provision { directory, volume, across, ownership, gids, request, most }
+            ClaimStep::Provision { directory, volume, across, ownership, gids, request, most, copy_of }
         }
         Ok(Err(refusal)) => ClaimStep::Refuse(refusal),
         Err(ignored) => ClaimStep::Ignore(ignored),
@@ -289,6 +313,7 @@ struct Planned {
     gids: Option<GidRange>,
     request: u64,
     most: Option<u128>,
+    copy_of: Option<CopyOf>,
 }
 
 type Plan = Result<Planned, ClaimRefusal>;
@@ -298,6 +323,7 @@ fn plan(
     class: Option<&Class>,
     identity: &Identity,
     rooms: &PerExport<Room>,
+    origin: &Origin,
 ) -> Result<Plan, ClaimIgnored> {
     if claim.deleting {
         return Err(ClaimIgnored::Deleting);
@@ -314,10 +340,10 @@ fn plan(
     if class.binding == Binding::WaitForFirstConsumer && !claim.node_selected {
         return Err(ClaimIgnored::WaitsForConsumer);
     }
-    Ok(make(claim, class, identity, rooms))
+    Ok(make(claim, class, identity, rooms, origin))
 }
 
-fn make(claim: &Claim, class: &Class, identity: &Identity, rooms: &PerExport<Room>) -> Plan {
+fn make(claim: &Claim, class: &Class, identity: &Identity, rooms: &PerExport<Room>, origin: &Origin) -> Plan {
     if claim.block {
         return Err(ClaimRefusal::Block);
     }
@@ -328,17 +354,24 @@ fn make(claim: &Claim, class: &Class, identity: &Identity, rooms: &PerExport<Roo
         return Err(ClaimRefusal::AttributesClass(name.clone()));
     }
     match &claim.source {
-        Some(DataSource::Claim(name)) => return Err(ClaimRefusal::Clone(name.clone())),
         Some(DataSource::Snapshot(name)) => return Err(ClaimRefusal::Snapshot(name.clone())),
-        Some(DataSource::Other) | None => {}
+        Some(DataSource::Claim(_) | DataSource::Other) | None => {}
     }
     if let Some(bad) = class.parameters.wrong.first() {
         return Err(ClaimRefusal::Parameter(bad.clone()));
     }
     let request = claim.request.as_ref().ok_or(ClaimRefusal::NoRequest)?;
     let path = directory(claim, class)?;
+    let copy_of = match &claim.source {
+        Some(DataSource::Claim(name)) => {
+            let bad = |problem| ClaimRefusal::Source { name: name.clone(), problem };
+            Some(copy_of(origin, request, identity).map_err(bad)?)
+        }
+        Some(DataSource::Snapshot(_) | DataSource::Other) | None => None,
+    };
     let (needs, bytes) = (&class.parameters.needs, bytes(request));
-    let export = identity.exports.choose(&class.parameters.export, needs, bytes, rooms);
+    let near = copy_of.as_ref().map(|copy_of| copy_of.location.export);
+    let export = identity.exports.choose_near(near, &class.parameters.export, needs, bytes, rooms);
     let export = export.map_err(|why| match why {
         NotChosen::NotServed(words) => ClaimRefusal::Export(words),
         NotChosen::NoRoom(words) => ClaimRefusal::NoRoom(words),
@@ -362,7 +395,7 @@ fn make(claim: &Claim, class: &Class, identity: &Identity, rooms: &PerExport<Roo
     let across = identity.share || class.parameters.share;
     let directory = Location { export, path };
     let (gids, most) = (class.parameters.gids, needs.most(rooms.get(export)));
-    Ok(Planned { directory, volume, across, ownership, gids, request: bytes, most })
+    Ok(Planned { directory, volume, across, ownership, gids, request: bytes, most, copy_of })
 }
 
 /// What a claim's annotation says. An empty one is one that is not set, as with parameters.

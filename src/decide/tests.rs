@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::claim::{Claim, DataSource};
+use crate::claim::{Claim, DataSource, SourceClaim};
 use crate::class::{Binding, Class};
 use crate::exports::Exports;
 use crate::growth::Growth;
@@ -121,7 +121,7 @@ fn step(claim: &Claim, class: Option<&Class>) -> ClaimStep {
 }
 
 fn decided(claim: &Claim, class: Option<&Class>, identity: &Identity) -> ClaimStep {
-    for_claim(claim, class, identity, &identity.exports.map(|_| Room::default()))
+    for_claim(claim, class, identity, &identity.exports.map(|_| Room::default()), &Origin::default())
 }
 
 /// The directory and the volume of a claim that is served.
@@ -149,7 +149,7 @@ fn of_all_that_is_wrong_with_a_claim_the_first_decides() {
             claim.deleting = false;
         }),
         (ClaimStep::Ignore(ClaimIgnored::Populated), |claim, _| {
-            claim.source = Some(DataSource::Claim("origin".into()));
+            claim.source = Some(DataSource::Snapshot("monday".into()));
         }),
         (refuse(ClaimRefusal::NoClass), |_, class| {
             *class = Some(mk_class(&[("onDelete", "remove"), ("pathPattern", "../up")]).with(|class| {
@@ -167,9 +167,6 @@ fn of_all_that_is_wrong_with_a_claim_the_first_decides() {
         (refuse(ClaimRefusal::Selector), |claim, _| claim.selector = false),
         (refuse(ClaimRefusal::AttributesClass("gold".into())), |claim, _| {
             claim.attributes_class = None;
-        }),
-        (refuse(ClaimRefusal::Clone("origin".into())), |claim, _| {
-            claim.source = Some(DataSource::Snapshot("monday".into()));
         }),
         (refuse(ClaimRefusal::Snapshot("monday".into())), |claim, _| {
             claim.source = None;
@@ -340,7 +337,7 @@ fn to_be_changed(refusal: &ClaimRefusal) -> &'static [&'static str] {
         ClaimRefusal::Block => &["spec.volumeMode \"Filesystem\""],
         ClaimRefusal::Selector => &["claim Selector is not supported", "spec.selector"],
         ClaimRefusal::AttributesClass(_) => &["spec.volumeAttributesClassName", "\"gold\""],
-        ClaimRefusal::Clone(_) => &["spec.dataSource ", "PersistentVolumeClaim", "\"origin\""],
+        ClaimRefusal::Source { .. } => &["spec.dataSource ", "PersistentVolumeClaim", "\"origin\""],
         ClaimRefusal::Snapshot(_) => &["spec.dataSource ", "VolumeSnapshot", "\"monday\""],
         ClaimRefusal::NoRequest => &["spec.resources.requests.storage"],
         ClaimRefusal::Parameter(BadParameter::OnDelete(_)) => &["parameter onDelete", "\"remove\""],
@@ -419,6 +416,62 @@ fn every_refusal_of_a_claim_says_what_to_change() {
         }
     }
     assert_eq!(met.len(), 14, "a refusal has no row");
+}
+
+#[test]
+fn a_copy_takes_a_source_that_is_ours_bound_and_no_larger() {
+    let source =
+        |volume: Option<&str>| SourceClaim { uid: "s-1".into(), volume: volume.map(Into::into), deleting: false };
+    let volume = || {
+        mk_volume().with(|volume| {
+            volume.claim = Some(ClaimRef { namespace: "shop".into(), name: "origin".into(), uid: "s-1".into() });
+            volume.capacity = Some(Quantity("1Gi".to_owned()));
+            volume.gid = Some(50);
+        })
+    };
+    let origin = |claim, volume| Origin { known: None, claim, volume };
+    let larger = volume().with(|volume| volume.capacity = Some(Quantity("2Gi".to_owned())));
+    let another = volume().with(|volume| volume.claim.as_mut().unwrap().uid = "s-0".into());
+    let foreign = volume().with(|volume| volume.provisioned_by = None);
+    let rows = [
+        (origin(Some(source(Some("pv"))), Some(volume())), None),
+        (origin(None, None), Some((BadSource::Missing, true))),
+        (origin(Some(source(None)), Some(volume())), Some((BadSource::NotBound, true))),
+        (origin(Some(source(Some("pv"))), None), Some((BadSource::NotBound, true))),
+        (
+            origin(Some(SourceClaim { deleting: true, ..source(Some("pv")) }), Some(volume())),
+            Some((BadSource::Deleting, false)),
+        ),
+        (origin(Some(source(Some("pv"))), Some(another)), Some((BadSource::Foreign, false))),
+        (origin(Some(source(Some("pv"))), Some(foreign)), Some((BadSource::Foreign, false))),
+        (
+            origin(Some(source(Some("pv"))), Some(volume().at("other", "/export/x"))),
+            Some((BadSource::Elsewhere, true)),
+        ),
+        (origin(Some(source(Some("pv"))), Some(larger)), Some((BadSource::Larger("2Gi".into()), false))),
+    ];
+    let claim = mk_claim().with(|claim| {
+        claim.source = Some(DataSource::Claim("origin".into()));
+        claim.request = Some(Quantity("1Gi".to_owned()));
+    });
+    let identity = identity("/export");
+    for (origin, expected) in rows {
+        let rooms = identity.exports.map(|_| Room::default());
+        match (for_claim(&claim, Some(&mk_class(&[])), &identity, &rooms, &origin), expected) {
+            (ClaimStep::Provision { copy_of: Some(copy_of), .. }, None) => assert_eq!(copy_of.gid, Some(50)),
+            (ClaimStep::Refuse(refusal), Some((problem, may_pass))) => {
+                assert_eq!(refusal.passes_with().is_some(), may_pass, "{refusal}");
+                assert_eq!(refusal, ClaimRefusal::Source { name: "origin".into(), problem });
+            }
+            (found, _) => panic!("{origin:?}: {found:?}"),
+        }
+        // What has been begun is not asked again.
+        let CopyOf { location, gid } =
+            CopyOf { location: located(&volume(), &identity.exports).unwrap(), gid: None };
+        let known = Origin { known: Some(CopyOf { location, gid }), ..origin };
+        let step = for_claim(&claim, Some(&mk_class(&[])), &identity, &rooms, &known);
+        assert!(matches!(step, ClaimStep::Provision { copy_of: Some(_), .. }), "{step:?}");
+    }
 }
 
 #[test]

@@ -28,6 +28,29 @@ const PARENT_MODE: Mode = Mode::from_bits_truncate(0o755);
 /// Where it is noted whose archives were, at the export's root. No claim can be given it.
 const NOTES: &str = ".nfs-provisioner-archives";
 
+/// Where copies are made, at the export's root. No claim can be given it.
+pub const CLONES: &str = ".nfs-provisioner-clones";
+
+/// In the place of a volume there: the copy, files that have several names in it, and the note that it is complete, with
+/// its inode's number.
+const COPY: &str = "copy";
+const LINKS: &str = "links";
+const COMPLETE: &str = "complete-";
+
+/// Where a volume's copy is made.
+fn staged(volume: &str) -> Result<RelPath, StorageError> {
+    RelPath::parse(&format!("{CLONES}/{volume}")).map_err(|_| Problem::Os(Errno::EINVAL)).doing("clone", volume)
+}
+
+/// The place in which a copy is made.
+#[derive(Debug)]
+pub struct Stage {
+    /// What becomes the copy.
+    pub copy: DirFd,
+    /// For what has several names in it.
+    pub links: DirFd,
+}
+
 /// How many names are tried for an archive before giving up.
 const ARCHIVE_NAMES: u32 = 1000;
 
@@ -186,6 +209,106 @@ impl Export {
         match found {
             Err(Problem::Os(Errno::ENOENT)) => Ok(None),
             found => found.doing("look at", directory),
+        }
+    }
+
+    /// Opens a volume's directory, to be copied; `None` if there is none.
+    ///
+    /// # Errors
+    /// If a component is a link or no directory, or the file system refuses.
+    pub fn open_volume(&self, directory: &RelPath) -> Result<Option<DirFd>, StorageError> {
+        let names: Vec<Name> = directory.names().collect();
+        let opened = self
+            .descend(names.iter())
+            .and_then(|found| found.map(|found| found.open(".", Access::Read)).transpose());
+        match opened {
+            Err(Problem::Os(Errno::ENOENT)) => Ok(None),
+            opened => opened.doing("open", directory),
+        }
+    }
+
+    /// Makes the place in which the copy for a volume is made. What was there before goes into the trash.
+    ///
+    /// May run twice, and leaves nothing that the next run does not take away.
+    ///
+    /// # Errors
+    /// If the file system refuses.
+    pub fn stage(&self, volume: &str, now: u64) -> Result<Stage, StorageError> {
+        self.unstage(volume, now)?;
+        let make = |above: &DirFd, name: &str| {
+            match above.make(name, Mode::S_IRWXU) {
+                Ok(()) | Err(Problem::Os(Errno::EEXIST)) => {}
+                Err(problem) => return Err(problem),
+            }
+            let made = above.open(name, Access::Read)?;
+            made.make_private()?;
+            Ok(made)
+        };
+        let stage = || {
+            let own = make(&make(&self.root, CLONES)?, volume)?;
+            Ok(Stage { copy: make(&own, COPY)?, links: make(&own, LINKS)? })
+        };
+        stage().doing("make", CLONES)
+    }
+
+    /// Puts what is left in the place of a volume's copy into the trash, if there is such a place.
+    ///
+    /// # Errors
+    /// As [`Export::trash`].
+    pub fn unstage(&self, volume: &str, now: u64) -> Result<Option<TrashName>, StorageError> {
+        self.trash(&staged(volume)?, volume, now)
+    }
+
+    /// Renames a volume's copy, which is complete, to its directory, and makes those above it.
+    ///
+    /// Cut before the rename it leaves a copy that is made again; after it, a directory that is known by
+    /// [`Export::is_placed`].
+    ///
+    /// # Errors
+    /// If there is something in the directory already, a component is a link or no directory, or the file system refuses.
+    pub fn place(&self, volume: &str, directory: &RelPath) -> Result<Created, StorageError> {
+        let place = || {
+            let stage = self.root.open(CLONES, Access::Pass)?.open(volume, Access::Read)?;
+            let mark = format!("{COMPLETE}{}", stage.entry(COPY)?.inode);
+            stage.write_through(&*mark, directory.as_str().as_bytes())?;
+            let (mut above, mut made) = (None::<DirFd>, 1);
+            for name in directory.parents() {
+                let parent = above.as_ref().unwrap_or(&self.root);
+                let is_new = match parent.make(name.as_str(), PARENT_MODE) {
+                    Ok(()) => true,
+                    Err(Problem::Os(Errno::EEXIST)) => false,
+                    Err(problem) => return Err(problem),
+                };
+                let opened = parent.open(name.as_str(), if is_new { Access::Read } else { Access::Pass })?;
+                if is_new {
+                    opened.grant(PARENT_MODE)?;
+                }
+                made = if is_new { made + 1 } else { 1 };
+                above = Some(opened);
+            }
+            // An empty directory is replaced; one with something in it is not, and nothing else is.
+            stage.rename(COPY, above.as_ref().unwrap_or(&self.root), directory.leaf().as_str())?;
+            Ok(Created { made })
+        };
+        place().doing("place the copy at", directory)
+    }
+
+    /// Whether a volume's directory is the copy that was made for it: its number was noted before it was renamed.
+    ///
+    /// # Errors
+    /// If the file system refuses.
+    pub fn is_placed(&self, volume: &str, directory: &RelPath) -> Result<bool, StorageError> {
+        let look = || {
+            let stage = self.root.open(CLONES, Access::Pass)?.open(volume, Access::Read)?;
+            let parents: Vec<Name> = directory.parents().collect();
+            let parent = self.descend(parents.iter())?;
+            let found = parent.as_ref().unwrap_or(&self.root).entry(directory.leaf().as_str())?;
+            let mark = format!("{COMPLETE}{}", found.inode);
+            Ok(found.kind == Kind::Directory && stage.kind(&*mark).is_ok() && stage.kind(COPY).is_err())
+        };
+        match look() {
+            Err(Problem::Os(Errno::ENOENT) | Problem::NotDirectory) => Ok(false),
+            looked => looked.doing("look at", directory),
         }
     }
 

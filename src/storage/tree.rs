@@ -126,7 +126,7 @@ pub(super) fn remove(
 
 /// Lets all others have the processor first, for as long as this thread lives: where files are near, their removal takes
 /// all that it can get, and claims wait.
-fn give_way() {
+pub(super) fn give_way() {
     /// The least, as `nice` counts.
     const LEAST: i32 = 19;
     // Linux takes the process "none" for the calling thread. Anybody may lower a priority; should it fail nevertheless,

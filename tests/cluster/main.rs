@@ -21,6 +21,7 @@
 mod support;
 
 mod chart;
+mod clone;
 mod doctor;
 mod expand;
 mod exports;

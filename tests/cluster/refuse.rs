@@ -35,7 +35,12 @@ fn rows() -> Vec<Row> {
             json!({"spec": {"volumeAttributesClassName": "gold"}}),
             &["spec.volumeAttributesClassName", "gold"],
         ),
-        Row("clone", none(), source("", "PersistentVolumeClaim"), &["spec.dataSource", "source"]),
+        Row(
+            "clone",
+            none(),
+            source("", "PersistentVolumeClaim"),
+            &["spec.dataSource", "source", "does not exist"],
+        ),
         Row(
             "snapshot",
             none(),

@@ -1,0 +1,99 @@
+//! What a claim is to be a copy of.
+
+use std::fmt;
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use super::identity::Identity;
+use super::volume::located;
+use crate::claim::SourceClaim;
+use crate::exports::Location;
+use crate::quantity::exceeds;
+use crate::volume::Volume;
+
+/// What has been read of the source that a claim names.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    /// What has been found out before, and is being copied already.
+    pub known: Option<CopyOf>,
+    /// The claim, if there is one.
+    pub claim: Option<SourceClaim>,
+    /// Its volume, if it has one.
+    pub volume: Option<Volume>,
+}
+
+/// What a volume is to be a copy of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyOf {
+    /// Where the source is.
+    pub location: Location,
+    /// The group that its volume has.
+    pub gid: Option<u32>,
+}
+
+/// Why a claim cannot be a copy of the one that it names. Its text ends a sentence about that one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BadSource {
+    /// There is none of that name.
+    Missing,
+    /// It has no volume yet.
+    NotBound,
+    /// It is being deleted.
+    Deleting,
+    /// Its volume was not made by us.
+    Foreign,
+    /// Its volume is on none of our exports.
+    Elsewhere,
+    /// It is larger than what the copy asks for.
+    Larger(Box<str>),
+}
+
+impl BadSource {
+    /// Whether it may pass without the copy's claim changing.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Missing | Self::NotBound | Self::Elsewhere => true,
+            Self::Deleting | Self::Foreign | Self::Larger(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for BadSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("does not exist in this namespace: the copy is made when it does"),
+            Self::NotBound => f.write_str("is not Bound: the copy is made when it is"),
+            Self::Deleting => f.write_str("is being deleted: make the claim again with another source"),
+            Self::Foreign => f.write_str(
+                "has a volume that this provisioner has not made: make the claim again with another source, and copy the \
+                 files in a Pod that mounts both",
+            ),
+            Self::Elsewhere => f.write_str("has a volume on an export that this provisioner does not serve"),
+            Self::Larger(capacity) => write!(
+                f,
+                "has {capacity}: make the claim again with at least as much in spec.resources.requests.storage"
+            ),
+        }
+    }
+}
+
+/// Decides what a claim with this request is to be a copy of, if `origin` has been read of what it names.
+pub(super) fn copy_of(origin: &Origin, request: &Quantity, identity: &Identity) -> Result<CopyOf, BadSource> {
+    if let Some(known) = &origin.known {
+        return Ok(known.clone());
+    }
+    let claim = origin.claim.as_ref().ok_or(BadSource::Missing)?;
+    if claim.deleting {
+        return Err(BadSource::Deleting);
+    }
+    let volume = origin.volume.as_ref().filter(|_| claim.volume.is_some()).ok_or(BadSource::NotBound)?;
+    if !volume.was_made_for(&claim.uid, &identity.provisioner) {
+        return Err(BadSource::Foreign);
+    }
+    let location = located(volume, &identity.exports).map_err(|_| BadSource::Elsewhere)?;
+    match &volume.capacity {
+        Some(capacity) if exceeds(capacity, request) => Err(BadSource::Larger(capacity.0.as_str().into())),
+        _ => Ok(CopyOf { location, gid: volume.gid }),
+    }
+}
