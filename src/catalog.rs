@@ -288,6 +288,12 @@ impl Catalog {
         Some(volumes.placements.depart(volume, location))
     }
 
+    /// See [`Placements::is_alone`].
+    #[must_use]
+    pub fn is_alone(&self, volume: &str, location: &Location) -> bool {
+        lock(&self.volumes).placements.is_alone(volume, location)
+    }
+
     /// See [`Placements::begin_reading`].
     #[must_use]
     pub fn begin_reading(&self, location: &Location) -> bool {

@@ -153,14 +153,18 @@ impl Cloner {
         };
         let (Order { directory, .. }, is_placed, has_ended) = order;
         let volume = volume_name(uid);
-        if is_placed {
-            // The copy is ours alone: it was renamed to where nothing was.
+        let key = Key::from(&*volume);
+        if is_placed && self.context.catalog.depart(&key, &directory).is_some_and(|others| others.is_empty()) {
+            // The copy is this claim's alone: it was renamed to where nothing was, and nobody has come since.
             let now = seconds_now();
             match self.site(&directory).storage.trash(&directory.path, &volume, now).await {
                 Ok(Some(_)) => self.site(&directory).backlog.pushed(),
                 Ok(None) => {}
                 Err(error) => warn!(volume, %error, "a copy that is not needed stays"),
             }
+            self.context.catalog.stay(&key);
+        }
+        if is_placed {
             self.clear(&volume, &directory).await;
         }
         if has_ended {
@@ -232,7 +236,9 @@ impl Cloner {
         if progress.is_stopped() {
             return Err(failed(Problem::NotLeading));
         }
-        to.place(&volume, &order.directory.path).await
+        // An empty directory that another volume has is that one's, and may be mounted.
+        let onto_empty = self.context.catalog.is_alone(&volume, &order.directory);
+        to.place(&volume, &order.directory.path, onto_empty).await
     }
 
     /// Tells the claim how far its copy is, for ever.

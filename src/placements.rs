@@ -270,6 +270,12 @@ impl Placements {
         left
     }
 
+    /// Whether no other volume has the same directory, one above or one in it.
+    #[must_use]
+    pub fn is_alone(&self, volume: &str, location: &Location) -> bool {
+        self.around(volume, &text(location)).next().is_none()
+    }
+
     /// Says that a directory is being copied, unless it is just being moved away: then it says no.
     pub fn begin_reading(&mut self, location: &Location) -> bool {
         let path = text(location);

@@ -351,9 +351,15 @@ impl Storage {
     ///
     /// # Errors
     /// Those of [`Export::place`], and if the export cannot be used.
-    pub async fn place(&self, volume: &str, directory: &RelPath) -> Result<Created, StorageError> {
+    pub async fn place(
+        &self,
+        volume: &str,
+        directory: &RelPath,
+        onto_empty: bool,
+    ) -> Result<Created, StorageError> {
         let volume = volume.to_owned();
-        self.change("place", directory, move |export, directory| export.place(&volume, directory)).await
+        self.change("place", directory, move |export, directory| export.place(&volume, directory, onto_empty))
+            .await
     }
 
     /// See [`Export::unstage`].

@@ -259,14 +259,15 @@ impl Export {
         self.trash(&staged(volume)?, volume, now)
     }
 
-    /// Renames a volume's copy, which is complete, to its directory, and makes those above it.
+    /// Renames a volume's copy, which is complete, to its directory, and makes those above it. An empty directory that is
+    /// there is replaced if `onto_empty`.
     ///
     /// Cut before the rename it leaves a copy that is made again; after it, a directory that is known by
     /// [`Export::is_placed`].
     ///
     /// # Errors
-    /// If there is something in the directory already, a component is a link or no directory, or the file system refuses.
-    pub fn place(&self, volume: &str, directory: &RelPath) -> Result<Created, StorageError> {
+    /// If there is a directory already that is not to be replaced, a component is a link or no directory, or the file system refuses.
+    pub fn place(&self, volume: &str, directory: &RelPath, onto_empty: bool) -> Result<Created, StorageError> {
         let place = || {
             let stage = self.root.open(CLONES, Access::Pass)?.open(volume, Access::Read)?;
             let mark = format!("{COMPLETE}{}", stage.entry(COPY)?.inode);
@@ -286,8 +287,12 @@ impl Export {
                 made = if is_new { made + 1 } else { 1 };
                 above = Some(opened);
             }
-            // An empty directory is replaced; one with something in it is not, and nothing else is.
-            stage.rename(COPY, above.as_ref().unwrap_or(&self.root), directory.leaf().as_str())?;
+            let (above, leaf) = (above.as_ref().unwrap_or(&self.root), directory.leaf());
+            if !onto_empty && above.kind(leaf.as_str()).is_ok() {
+                return Err(Problem::Os(Errno::EEXIST));
+            }
+            // One with something in it is not replaced, and nothing else is.
+            stage.rename(COPY, above, leaf.as_str())?;
             Ok(Created { made })
         };
         place().doing("place the copy at", directory)

@@ -124,6 +124,16 @@ async fn a_copy_waits_for_its_source_and_takes_nothing_that_is_not_ours() {
     space.bound("into-others").await;
     assert_eq!(fs::read_to_string(space.at("shared/a/b/file")).unwrap(), "text");
     nothing_is_left(&space).await;
+
+    // What another volume has is not replaced, be it empty.
+    let pattern = space.class("empty", json!({"parameters": {"pathPattern": "empty"}})).await;
+    space.claim("has-it", &pattern, json!({})).await;
+    space.bound("has-it").await;
+    let before = fs::metadata(space.at("empty")).unwrap().ino();
+    space.claim("wants-it", &pattern, copy("1Mi")).await;
+    let message = space.event("wants-it", "ProvisioningFailed").await;
+    assert!(message.contains("place the copy at") && message.contains("exists"), "{message}");
+    assert_eq!(fs::metadata(space.at("empty")).unwrap().ino(), before);
 }
 
 #[tokio::test]
