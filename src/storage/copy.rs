@@ -7,6 +7,7 @@
 //! It is no snapshot: each file is as it was when its turn came, and what goes before its turn is not in the copy.
 
 use std::ffi::{CStr, CString};
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -356,7 +357,7 @@ impl Copy<'_> {
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let to = openat(target.as_fd(), new, flags, Mode::RUSR | Mode::WUSR).map_err(of)?;
-        self.content(&from, &to, status.st_size)?;
+        self.content(&from, &to, &status)?;
         copy_attributes(&from, &to)?;
         self.own(&to, &status).map_err(of)?;
         // An NFS client says only now that there was no room.
@@ -364,8 +365,9 @@ impl Copy<'_> {
     }
 
     /// Copies what is in a file, and leaves holes where it has some.
-    fn content(&self, from: &OwnedFd, to: &OwnedFd, size: i64) -> Result<(), Problem> {
-        let size = u64::try_from(size).unwrap_or_default();
+    fn content(&self, from: &OwnedFd, to: &OwnedFd, status: &Stat) -> Result<(), Problem> {
+        let size = u64::try_from(status.st_size).unwrap_or_default();
+        let on_disk = u64::try_from(status.st_blocks).unwrap_or_default().saturating_mul(512);
         ftruncate(to, size).map_err(of)?;
         let mut at = 0;
         while at < size {
@@ -379,7 +381,9 @@ impl Copy<'_> {
                 Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NXIO) => size,
                 end => end.map_err(of)?.min(size),
             };
-            if end <= data || !self.part(from, to, data, end)? {
+            // Where it has holes of which nobody tells, as over NFS v3, they are looked for.
+            let has_hidden_holes = data == 0 && end == size && on_disk < size;
+            if end <= data || !self.part(from, to, data..end, has_hidden_holes)? {
                 break;
             }
             at = end;
@@ -387,9 +391,10 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// Copies a part of a file; whether it was all there.
-    fn part(&self, from: &OwnedFd, to: &OwnedFd, mut at: u64, end: u64) -> Result<bool, Problem> {
-        let mut block = Vec::new();
+    /// Copies a part of a file, by reading it if that is wanted or there is no other way; whether it was all there.
+    fn part(&self, from: &OwnedFd, to: &OwnedFd, part: Range<u64>, by_reading: bool) -> Result<bool, Problem> {
+        let Range { start: mut at, end } = part;
+        let mut block = if by_reading { vec![0; BLOCK] } else { Vec::new() };
         while at < end {
             if self.progress.is_stopped() || !(self.goes_on)() {
                 return Err(Problem::NotLeading);

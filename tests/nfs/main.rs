@@ -23,6 +23,7 @@
 mod support;
 
 mod agent;
+mod clone;
 mod doctor;
 mod errors;
 mod facts;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         outages::trials(),
         ownership::trials(),
         usage::trials(),
+        clone::trials(),
         removal::trials(),
         doctor::trials(),
     ];
