@@ -113,27 +113,27 @@ async fn a_copy_waits_for_its_source_and_takes_nothing_that_is_not_ours() {
     let to = space.at(&Space::directory(&space.bound("copy").await));
     assert_eq!(fs::read_to_string(to.join("a/b/file")).unwrap(), "text");
 
-    let pattern = space.class("pattern", json!({"parameters": {"pathPattern": "shared"}})).await;
-    fs::create_dir(space.at("shared")).unwrap();
-    fs::write(space.at("shared/file"), "mine").unwrap();
+    let pattern = space.class("pattern", json!({"parameters": {"pathPattern": "taken-by-a-copy"}})).await;
+    fs::create_dir(space.at("taken-by-a-copy")).unwrap();
+    fs::write(space.at("taken-by-a-copy/file"), "mine").unwrap();
     space.claim("into-others", &pattern, copy("1Mi")).await;
     let message = space.event("into-others", "ProvisioningFailed").await;
     assert!(message.contains("place the copy at") && message.contains("not empty"), "{message}");
-    assert_eq!(fs::read_dir(space.at("shared")).unwrap().count(), 1, "nothing is mixed");
-    fs::remove_file(space.at("shared/file")).unwrap();
+    assert_eq!(fs::read_dir(space.at("taken-by-a-copy")).unwrap().count(), 1, "nothing is mixed");
+    fs::remove_file(space.at("taken-by-a-copy/file")).unwrap();
     space.bound("into-others").await;
-    assert_eq!(fs::read_to_string(space.at("shared/a/b/file")).unwrap(), "text");
+    assert_eq!(fs::read_to_string(space.at("taken-by-a-copy/a/b/file")).unwrap(), "text");
     nothing_is_left(&space).await;
 
     // What another volume has is not replaced, be it empty.
-    let pattern = space.class("empty", json!({"parameters": {"pathPattern": "empty"}})).await;
+    let pattern = space.class("empty", json!({"parameters": {"pathPattern": "kept-from-a-copy"}})).await;
     space.claim("has-it", &pattern, json!({})).await;
     space.bound("has-it").await;
-    let before = fs::metadata(space.at("empty")).unwrap().ino();
+    let before = fs::metadata(space.at("kept-from-a-copy")).unwrap().ino();
     space.claim("wants-it", &pattern, copy("1Mi")).await;
     let message = space.event("wants-it", "ProvisioningFailed").await;
     assert!(message.contains("place the copy at") && message.contains("exists"), "{message}");
-    assert_eq!(fs::metadata(space.at("empty")).unwrap().ino(), before);
+    assert_eq!(fs::metadata(space.at("kept-from-a-copy")).unwrap().ino(), before);
 }
 
 #[tokio::test]
