@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use nfs_provisioner::path::RelPath;
-use nfs_provisioner::storage::{Export, Storage};
+use nfs_provisioner::storage::{Root, Storage};
+use nfs_provisioner::values::path::RelPath;
 
 /// What makes a tree at a path.
 type Make = Box<dyn Fn(&Path)>;
@@ -104,7 +104,7 @@ fn rm(top: &Path) -> Duration {
 
 /// Moves a directory to the trash and empties that; tells how long the one and the other took.
 async fn reap(export: &Path, top: &Path) -> (Duration, Duration) {
-    let storage = Storage::from(Export::open(export).expect("an export"));
+    let storage = Storage::from(Root::open(export).expect("an export"));
     let directory = RelPath::parse(top.file_name().unwrap().to_str().unwrap()).expect("a path");
     let start = Instant::now();
     let name = storage.trash(&directory, "pvc-1", 0).await.expect("it to be moved").expect("a directory");

@@ -4,8 +4,8 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use nfs_provisioner::commands::doctor;
 use nfs_provisioner::config::{Args, BadSettings, Command, Config};
-use nfs_provisioner::doctor;
 use nfs_provisioner::run;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         log.with_ansi(on_terminal).init();
     }
 
-    // Which steps the program is to die at; see [`nfs_provisioner::step`].
+    // Which steps the program is to die at; see [`nfs_provisioner::failpoint`].
     #[cfg(feature = "failpoints")]
     let _failpoints = fail::FailScenario::setup();
 

@@ -9,22 +9,31 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use crate::decide::{RETRY_MAX, retry_after};
+/// The longest wait between two tries of the same thing: what failed for long may come right at any time.
+pub const RETRY_MAX: Duration = Duration::from_mins(5);
+
+/// How long to wait before the next try after `failures` in a row, the latest included: half a second at first,
+/// doubling up to [`RETRY_MAX`].
+#[must_use]
+pub fn retry_after(failures: u32) -> Duration {
+    let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
+    Duration::from_millis(500).saturating_mul(doubled).min(RETRY_MAX)
+}
 
 /// What a worker says at the end of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum After {
+pub enum Next {
     /// There is nothing to do any more, until something changes.
     Done,
     /// It failed, for this reason, and is to be tried again, later each time.
-    Retry(Why),
+    Retry(RetryReason),
     /// It was not to be done now: as if it had not been taken.
     PutBack,
 }
 
 /// Why something failed and is to be tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
+pub enum RetryReason {
     /// The export refused or could not be used.
     Export,
     /// The API server refused or could not be reached.
@@ -36,12 +45,12 @@ pub enum Why {
     /// What a claim is to be a copy of cannot be copied yet.
     Source,
     /// No export has the room that the class demands.
-    Room,
+    Headroom,
     /// A defect of ours.
     Defect,
 }
 
-impl Why {
+impl RetryReason {
     /// What it is called in metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -51,7 +60,7 @@ impl Why {
             Self::Neighbour => "neighbour",
             Self::Changed => "changed",
             Self::Source => "source",
-            Self::Room => "room",
+            Self::Headroom => "room",
             Self::Defect => "defect",
         }
     }
@@ -60,7 +69,7 @@ impl Why {
     fn longest(self) -> Duration {
         match self {
             // Nobody says when there is room again, and to look costs nothing.
-            Self::Room | Self::Source => Duration::from_secs(30),
+            Self::Headroom | Self::Source => Duration::from_secs(30),
             Self::Export | Self::ApiServer | Self::Neighbour | Self::Changed | Self::Defect => RETRY_MAX,
         }
     }
@@ -99,11 +108,11 @@ struct Item {
     /// Since when it has been in the queue.
     since: Instant,
     failures: u32,
-    place: Place,
+    position: Position,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Place {
+enum Position {
     Ready,
     Delayed((Instant, u64)),
     Taken,
@@ -124,10 +133,10 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         let mut state = self.lock();
         match state.items.get_mut(&key) {
             None => state.make_ready(key, 0),
-            Some(item) => match item.place {
-                Place::Ready => item.failures = 0,
-                Place::Taken | Place::TakenAgain => item.place = Place::TakenAgain,
-                Place::Delayed(due) => {
+            Some(item) => match item.position {
+                Position::Ready => item.failures = 0,
+                Position::Taken | Position::TakenAgain => item.position = Position::TakenAgain,
+                Position::Delayed(due) => {
                     state.delayed.remove(&due);
                     state.make_ready(key, 0);
                 }
@@ -171,15 +180,15 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     }
 
     /// Ends the round of a key that was taken.
-    pub fn finish(&self, key: &K, after: After) {
+    pub fn finish(&self, key: &K, after: Next) {
         let mut state = self.lock();
         let Some(item) = state.items.get(key) else { return };
         let failures = item.failures;
-        match (item.place, after) {
-            (Place::TakenAgain, _) => state.make_ready(key.clone(), 0),
-            (_, After::PutBack) => state.make_ready(key.clone(), failures),
-            (_, After::Done) => drop(state.items.remove(key)),
-            (_, After::Retry(why)) => state.delay(key.clone(), failures.saturating_add(1), why.longest()),
+        match (item.position, after) {
+            (Position::TakenAgain, _) => state.make_ready(key.clone(), 0),
+            (_, Next::PutBack) => state.make_ready(key.clone(), failures),
+            (_, Next::Done) => drop(state.items.remove(key)),
+            (_, Next::Retry(why)) => state.delay(key.clone(), failures.saturating_add(1), why.longest()),
         }
         drop(state);
         self.changed.notify_one();
@@ -215,7 +224,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
 
 impl<K: Clone + Eq + Hash> State<K> {
     fn make_ready(&mut self, key: K, failures: u32) {
-        self.place(key.clone(), failures, Place::Ready);
+        self.place(key.clone(), failures, Position::Ready);
         self.ready.push_back(key);
     }
 
@@ -224,13 +233,13 @@ impl<K: Clone + Eq + Hash> State<K> {
         let delay = retry_after(failures).min(longest).mul_f64(1.0 + fastrand::f64() / 10.0);
         self.sequence += 1;
         let due = (Instant::now() + delay, self.sequence);
-        self.place(key.clone(), failures, Place::Delayed(due));
+        self.place(key.clone(), failures, Position::Delayed(due));
         self.delayed.insert(due, key);
     }
 
-    fn place(&mut self, key: K, failures: u32, place: Place) {
+    fn place(&mut self, key: K, failures: u32, position: Position) {
         let since = self.items.get(&key).map_or_else(Instant::now, |item| item.since);
-        self.items.insert(key, Item { since, failures, place });
+        self.items.insert(key, Item { since, failures, position });
     }
 
     fn move_due(&mut self, now: Instant) {
@@ -244,7 +253,7 @@ impl<K: Clone + Eq + Hash> State<K> {
     fn take_ready(&mut self) -> Option<(K, u32)> {
         let key = self.ready.pop_front()?;
         let item = self.items.get_mut(&key)?;
-        item.place = Place::Taken;
+        item.position = Position::Taken;
         Some((key, item.failures))
     }
 }
@@ -268,7 +277,7 @@ mod tests {
         assert_eq!(queue.take().await, ("a", 0));
         assert_eq!(queue.take().await, ("b", 0));
         assert_eq!(taken_within(&queue, RETRY_MAX).await, None);
-        queue.finish(&"a", After::Done);
+        queue.finish(&"a", Next::Done);
         assert_eq!(queue.len(), 1);
     }
 
@@ -279,9 +288,9 @@ mod tests {
         assert_eq!(queue.take().await, ("a", 0));
         queue.push("a");
         assert_eq!(taken_within(&queue, SOON).await, None);
-        queue.finish(&"a", After::Retry(Why::Export));
+        queue.finish(&"a", Next::Retry(RetryReason::Export));
         assert_eq!(taken_within(&queue, SOON).await, Some(("a", 0)));
-        queue.finish(&"a", After::Done);
+        queue.finish(&"a", Next::Done);
         assert!(queue.is_empty());
     }
 
@@ -296,7 +305,7 @@ mod tests {
             let waited = start.elapsed();
             assert!(waited >= last.min(RETRY_MAX) && waited <= RETRY_MAX.mul_f64(1.2), "{failures}: {waited:?}");
             last = waited;
-            queue.finish(&"a", After::Retry(Why::Export));
+            queue.finish(&"a", Next::Retry(RetryReason::Export));
         }
         assert!(last >= RETRY_MAX);
     }
@@ -307,7 +316,7 @@ mod tests {
         queue.push("a");
         for _ in 0..20 {
             queue.take().await;
-            queue.finish(&"a", After::Retry(Why::Export));
+            queue.finish(&"a", Next::Retry(RetryReason::Export));
         }
         queue.push("a");
         assert_eq!(taken_within(&queue, SOON).await, Some(("a", 0)));
@@ -321,13 +330,13 @@ mod tests {
             queue.push(key);
             for _ in 0..failures {
                 assert_eq!(queue.take().await.0, key);
-                queue.finish(&key, After::Retry(Why::Export));
+                queue.finish(&key, Next::Retry(RetryReason::Export));
             }
         }
         queue.wake();
         assert_eq!(taken_within(&queue, SOON).await, Some(("b", 8)));
         assert_eq!(taken_within(&queue, SOON).await, Some(("a", 10)));
-        queue.finish(&"a", After::Retry(Why::Export));
+        queue.finish(&"a", Next::Retry(RetryReason::Export));
         assert_eq!(taken_within(&queue, RETRY_MAX / 2).await, None);
     }
 
@@ -336,9 +345,22 @@ mod tests {
         let queue = Queue::default();
         queue.push("a");
         queue.take().await;
-        queue.finish(&"a", After::Retry(Why::Export));
+        queue.finish(&"a", Next::Retry(RetryReason::Export));
         assert_eq!(queue.take().await, ("a", 1));
-        queue.finish(&"a", After::PutBack);
+        queue.finish(&"a", Next::PutBack);
         assert_eq!(taken_within(&queue, SOON).await, Some(("a", 1)));
+    }
+
+    #[test]
+    fn waits_double_up_to_five_minutes_and_stay_there() {
+        let waits: Vec<u128> = (1..=12).map(|n| retry_after(n).as_millis()).collect();
+        let expected =
+            [500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000, 300_000, 300_000];
+        assert_eq!(waits, expected);
+        assert_eq!(RETRY_MAX.as_secs(), 300);
+        assert_eq!(retry_after(0), retry_after(1));
+        for failures in [31, 32, 33, 34, 63, 64, 65, u32::MAX - 1, u32::MAX] {
+            assert_eq!(retry_after(failures), RETRY_MAX, "{failures}");
+        }
     }
 }

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use futures::FutureExt;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config as KubeConfig};
+use kube::Client;
 use nix::sys::stat::{Mode, umask};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -16,30 +15,32 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
-use crate::access::{self, Awaited, Permission};
-use crate::catalog::{Catalog, Key};
-use crate::cloner::Cloner;
-use crate::cluster::{Cluster, answered};
-use crate::config::{Config, LockChoice};
-use crate::context::{Context, Turn};
-use crate::decide::Identity;
-use crate::election::{Leadership, Lock, LockKind, elect};
-use crate::events::Recorder;
-use crate::expander::Expander;
-use crate::exports::{Exports, PerExport};
-use crate::follow::{Listing, follow};
-use crate::health::{ClusterHealth, Health};
-use crate::http;
-use crate::metrics::Metrics;
-use crate::orphans;
-use crate::provisioner::Provisioner;
-use crate::queue::{After, Queue, Why};
-use crate::reaper::reap_forever;
-use crate::reclaimer::Reclaimer;
-use crate::site::Site;
-use crate::storage::{Durations, Place, Storage, durations};
-use crate::uninstall;
-use crate::usage;
+use crate::background::orphans;
+use crate::background::reaper::reap_forever;
+use crate::background::usage;
+use crate::cluster::api::Cluster;
+use crate::cluster::connect::{ListMode, connect, kube_config, own_namespace};
+use crate::cluster::election::{Leadership, Lock, elect};
+use crate::cluster::events::Recorder;
+use crate::cluster::grants::{Granted, Locks, check_access};
+use crate::cluster::permissions::Awaited;
+use crate::cluster::state::{Catalog, Key};
+use crate::cluster::watches::follow;
+use crate::commands::remove_finalizers;
+use crate::config::Config;
+use crate::controllers::context::{Context, Slot};
+use crate::controllers::copies::Cloner;
+use crate::controllers::expander::Expander;
+use crate::controllers::provisioner::Provisioner;
+use crate::controllers::reclaimer::Reclaimer;
+use crate::decide::Scope;
+use crate::export::Export;
+use crate::model::exports::{Exports, PerExport};
+use crate::observe::health::{ClusterHealth, Health};
+use crate::observe::http;
+use crate::observe::metrics::Metrics;
+use crate::queue::{Next, Queue, RetryReason};
+use crate::storage::{Durations, ExportSpec, Storage, durations};
 
 /// How many claims, how many volumes, and how many claims that grow are worked on at a time.
 const WORKERS: usize = 16;
@@ -62,12 +63,6 @@ const WAKE_AGAIN: Duration = Duration::from_secs(1);
 /// How long giving the lock back and writing the last events may take then, each.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
 
-/// The longest wait before an API server that cannot be reached is tried again.
-const RECONNECT_MAX: Duration = Duration::from_secs(15);
-
-/// Where Kubernetes tells a Pod its namespace.
-const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
-
 /// Serves until SIGTERM or SIGINT; a second one ends it on the spot.
 ///
 /// # Errors
@@ -78,21 +73,21 @@ pub async fn run(config: Config) -> Result<()> {
     // A volume's directory is open to all whatever the umask was.
     umask(Mode::empty());
     let durations = durations();
-    let sites = open(&config.exports, &config.places, &durations).await?;
+    let exports = open(&config.exports, &config.specs, &durations).await?;
     let client = Client::try_from(kube_config(config.kubeconfig.as_deref()).await?)?;
-    let metrics = Metrics::new(sites.clone(), durations);
+    let metrics = Metrics::new(exports.clone(), durations);
     let cluster_health = Arc::new(ClusterHealth::default());
-    let health = Health::new(sites.clone(), Arc::clone(&cluster_health));
+    let health = Health::new(exports.clone(), Arc::clone(&cluster_health));
     if let Some(address) = config.http {
         let listener = http::listen(address).await;
         let listener = listener.with_context(|| format!("failed to listen on {address} (set by HTTP_ADDR)"))?;
         tokio::spawn(http::serve(listener, metrics.clone(), health));
     }
-    for (id, site) in sites.iter() {
-        let (storage, place) = (site.storage.clone(), config.places.get(id).clone());
+    for (id, export) in exports.iter() {
+        let (storage, place) = (export.storage.clone(), config.specs.get(id).clone());
         tokio::spawn(async move { storage.keep(&place).await });
     }
-    let parts = Parts { client, sites, metrics, health: cluster_health };
+    let parts = Parts { client, exports, metrics, health: cluster_health };
     let listing = tokio::select! {
         listing = connect(&parts.client) => listing,
         () = came_true(stop.clone()) => return Ok(()),
@@ -106,11 +101,15 @@ pub async fn run(config: Config) -> Result<()> {
 }
 
 /// The exports as they are worked on. Those that do not answer yet are waited for later.
-async fn open(exports: &Exports, places: &PerExport<Place>, durations: &Durations) -> Result<PerExport<Site>> {
+async fn open(
+    exports: &Exports,
+    places: &PerExport<ExportSpec>,
+    durations: &Durations,
+) -> Result<PerExport<Export>> {
     let open = places.try_map(|(id, place)| async move {
         let storage = Storage::at(place, durations.clone()).await;
         let unless = || format!("the export {:?} is not where NFS_MOUNT_PATH or EXPORTS_FILE says", place.name);
-        Ok(Site::new(exports.get(id), storage.with_context(unless)?))
+        Ok(Export::new(exports.get(id), storage.with_context(unless)?))
     });
     open.await
 }
@@ -121,7 +120,7 @@ async fn open(exports: &Exports, places: &PerExport<Place>, durations: &Duration
 /// If the kubeconfig cannot be used, or the API server refuses.
 pub async fn remove_finalizers(provisioner: &str, kubeconfig: Option<&Path>) -> Result<()> {
     let client = Client::try_from(kube_config(kubeconfig).await?)?;
-    let released = uninstall::remove_finalizers(&Cluster::new(client, provisioner), provisioner).await?;
+    let released = remove_finalizers::remove_finalizers(&Cluster::new(client, provisioner), provisioner).await?;
     for volume in &released {
         info!(volume = &**volume, "took the finalizer off");
     }
@@ -132,23 +131,23 @@ pub async fn remove_finalizers(provisioner: &str, kubeconfig: Option<&Path>) -> 
 /// What stands before the API server has answered.
 struct Parts {
     client: Client,
-    sites: PerExport<Site>,
+    exports: PerExport<Export>,
     metrics: Metrics,
     health: Arc<ClusterHealth>,
 }
 
-async fn serve(config: Config, parts: Parts, listing: Listing, stop: watch::Receiver<bool>) {
-    let Parts { client, sites, metrics, health } = parts;
+async fn serve(config: Config, parts: Parts, listing: ListMode, stop: watch::Receiver<bool>) {
+    let Parts { client, exports, metrics, health } = parts;
     health.connected();
     let namespace = config.namespace.clone().unwrap_or_else(own_namespace);
     let Granted { locks, may_patch, expand } = check_access(&client, &namespace, config.lock).await;
-    let identity = Arc::new(Identity {
+    let scope = Arc::new(Scope {
         provisioner: config.provisioner.clone(),
         exports: config.exports,
         share: config.share,
         may_patch,
     });
-    let catalog = Arc::new(Catalog::new(Arc::clone(&identity)));
+    let catalog = Arc::new(Catalog::new(Arc::clone(&scope)));
     let (synced, is_synced) = watch::channel(false);
     let following = follow(client.clone(), Arc::clone(&catalog), listing, synced, Arc::clone(&health));
     let following = tokio::spawn(following);
@@ -171,7 +170,7 @@ async fn serve(config: Config, parts: Parts, listing: Listing, stop: watch::Rece
     tokio::select! {
         () = came_true(is_synced) => {
             let refreshed = Arc::default();
-            let context = Context { identity, catalog, sites, cluster, recorder, metrics, refreshed };
+            let context = Context { scope, catalog, exports, cluster, recorder, metrics, refreshed };
             work_until(context, (expand, config.usage_calls), leadership, stop).await;
         }
         () = came_true(stop.clone()) => {}
@@ -190,22 +189,22 @@ async fn work_until(
     leadership: Leadership,
     stop: watch::Receiver<bool>,
 ) {
-    let fencing = tokio::spawn(fence(context.sites.clone(), leadership.clone()));
-    context.sites = context.sites.map(|(_, site)| {
+    let fencing = tokio::spawn(fence(context.exports.clone(), leadership.clone()));
+    context.exports = context.exports.map(|(_, export)| {
         let leadership = leadership.clone();
-        let storage = site.storage.clone().fenced_by(move || leadership.is_held());
-        Site { storage, ..site.clone() }
+        let storage = export.storage.clone().fenced_by(move || leadership.is_held());
+        Export { storage, ..export.clone() }
     });
-    let Context { catalog, sites, metrics, .. } = context.clone();
+    let Context { catalog, exports, metrics, .. } = context.clone();
     let (claims, volumes) = (Arc::clone(&catalog.changed_claims), Arc::clone(&catalog.changed_volumes));
-    let growths = Arc::clone(&catalog.changed_growths);
+    let expansions = Arc::clone(&catalog.changed_expansions);
     let mut background = JoinSet::new();
-    for Site { storage, backlog, .. } in sites.values().cloned() {
+    for Export { storage, backlog, .. } in exports.values().cloned() {
         background.spawn(wake(storage.returned(), Arc::clone(&claims), Arc::clone(&volumes)));
         let leadership = leadership.clone();
         background.spawn(async move { reap_forever(storage, || leadership.is_held(), &backlog).await });
     }
-    background.spawn(orphans::count_forever(sites, catalog, metrics.clone(), leadership.clone()));
+    background.spawn(orphans::count_forever(exports, catalog, metrics.clone(), leadership.clone()));
     if usage_calls > 0 {
         background.spawn(usage::watch_forever(context.clone(), leadership.clone(), usage_calls));
     }
@@ -214,28 +213,28 @@ async fn work_until(
     let provisioner = Arc::new(Provisioner::new(context.clone(), leadership.clone(), cloner));
     let expander = Arc::new(Expander::new(context.clone(), expand));
     let reclaimer = Arc::new(Reclaimer::new(context, leadership.clone()));
-    for (name, queue) in [(CLAIMS, &claims), (VOLUMES, &volumes), (EXPANSIONS, &growths)] {
+    for (name, queue) in [(CLAIMS, &claims), (VOLUMES, &volumes), (EXPANSIONS, &expansions)] {
         let queue = Arc::clone(queue);
         metrics.show_queue(name, move || queue.depth_and_age());
     }
     let queue = |name, queue| Work { name, queue, metrics: metrics.clone(), leadership: leadership.clone() };
-    let claims = work(queue(CLAIMS, claims), stop.clone(), move |uid, failures, mut turn| {
+    let claims = work(queue(CLAIMS, claims), stop.clone(), move |uid, failures, mut slot| {
         let provisioner = Arc::clone(&provisioner);
-        async move { provisioner.reconcile(uid, failures, &mut turn).await }
+        async move { provisioner.reconcile(uid, failures, &mut slot).await }
     });
-    let growths = work(queue(EXPANSIONS, growths), stop.clone(), move |uid, failures, turn| {
+    let expansions = work(queue(EXPANSIONS, expansions), stop.clone(), move |uid, failures, slot| {
         let expander = Arc::clone(&expander);
         async move {
             let after = expander.reconcile(uid, failures).await;
-            drop(turn);
+            drop(slot);
             after
         }
     });
-    let volumes = work(queue(VOLUMES, volumes), stop, move |name, failures, mut turn| {
+    let volumes = work(queue(VOLUMES, volumes), stop, move |name, failures, mut slot| {
         let reclaimer = Arc::clone(&reclaimer);
-        async move { reclaimer.reconcile(name, failures, &mut turn).await }
+        async move { reclaimer.reconcile(name, failures, &mut slot).await }
     });
-    futures::join!(claims, volumes, growths);
+    futures::join!(claims, volumes, expansions);
     fencing.abort();
     // What runs in the background is cut off when it is dropped.
     drop(background);
@@ -256,12 +255,12 @@ async fn show_leadership(mut leadership: Leadership, health: Arc<ClusterHealth>,
 /// Ends the program if it stops to lead while a directory is being changed and the server does not say whether that has
 /// been done: it could be done later, when another one leads and has given the path to a new claim. The kernel gives up
 /// the calls of a process that has ended.
-async fn fence(sites: PerExport<Site>, mut leadership: Leadership) {
+async fn fence(exports: PerExport<Export>, mut leadership: Leadership) {
     loop {
         leadership.held().await;
         leadership.lost().await;
         sleep(FENCE_AFTER).await;
-        let under_way: usize = sites.values().map(|site| site.storage.changes_under_way()).sum();
+        let under_way: usize = exports.values().map(|export| export.storage.changes_under_way()).sum();
         if under_way > 0 && !leadership.is_held() {
             error!(
                 under_way,
@@ -298,9 +297,9 @@ struct Work {
 async fn work<F>(
     Work { name, queue, metrics, mut leadership }: Work,
     stop: watch::Receiver<bool>,
-    round: impl Fn(Key, u32, Turn) -> F,
+    round: impl Fn(Key, u32, Slot) -> F,
 ) where
-    F: Future<Output = After> + Send + 'static,
+    F: Future<Output = Next> + Send + 'static,
 {
     let free = Arc::new(Semaphore::new(WORKERS));
     // Nothing is sent: what counts is that the last sender goes.
@@ -319,14 +318,14 @@ async fn work<F>(
             next = next => next,
         };
         let (queue, under_way, retries) = (Arc::clone(&queue), under_way.clone(), metrics.retries.clone());
-        let round = round(key.clone(), failures, Turn::new(permit));
+        let round = round(key.clone(), failures, Slot::new(permit));
         tokio::spawn(async move {
             // A defect of ours must not stop the others, nor leave the key taken for ever.
             let after = std::panic::AssertUnwindSafe(round).catch_unwind().await.unwrap_or_else(|_| {
                 error!(%key, "a defect in this program was met; it will be tried again");
-                After::Retry(Why::Defect)
+                Next::Retry(RetryReason::Defect)
             });
-            if let After::Retry(why) = after {
+            if let Next::Retry(why) = after {
                 retries.get_or_create(&[("queue", name), ("reason", why.as_str())]).inc();
             }
             queue.finish(&key, after);
@@ -373,183 +372,8 @@ fn stop_on_signal() -> Result<watch::Receiver<bool>> {
     Ok(stopped)
 }
 
-/// The settings of the API client: from the file that is named, else from the Pod we are in, else from
-/// `~/.kube/config`.
-///
-/// # Errors
-/// If there is none, or it cannot be read.
-pub async fn kube_config(file: Option<&Path>) -> Result<KubeConfig> {
-    let options = KubeConfigOptions::default();
-    if let Some(file) = file {
-        let read = Kubeconfig::read_from(file)
-            .with_context(|| format!("failed to read the kubeconfig {} (set by KUBECONFIG)", file.display()))?;
-        return Ok(KubeConfig::from_custom_kubeconfig(read, &options).await?);
-    }
-    match KubeConfig::incluster() {
-        Ok(config) => Ok(config),
-        Err(not_in_cluster) => KubeConfig::from_kubeconfig(&options).await.with_context(|| {
-            format!("no API server is known: KUBECONFIG is not set, {not_in_cluster}, and ~/.kube/config cannot be used")
-        }),
-    }
-}
-
-/// Waits for the API server, and finds out how it lists.
-async fn connect(client: &Client) -> Listing {
-    let mut pause = Duration::from_millis(500);
-    loop {
-        match answered(client.apiserver_version()).await {
-            Ok(version) => {
-                info!(version = version.git_version, "connected to the API server");
-                return listing(&version.major, &version.minor);
-            }
-            Err(error) => warn!(%error, "the API server cannot be reached, will try again"),
-        }
-        sleep(pause).await;
-        pause = (pause * 2).min(RECONNECT_MAX);
-    }
-}
-
-/// From 1.27 on the API server knows how to stream lists, and says so if it does not want to. An older one would
-/// take the question for a plain watch and never say that the list has ended.
-fn listing(major: &str, minor: &str) -> Listing {
-    let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u32>();
-    match (digits(major), digits(minor)) {
-        (Ok(1), Ok(minor)) if minor < 27 => Listing::Paged,
-        (Ok(_), Ok(_)) => Listing::Streamed,
-        _ => Listing::Paged,
-    }
-}
-
-/// What we are allowed to do beyond what is needed.
-struct Granted {
-    /// The locks that there are to hold, and to respect; none, if there is no election.
-    locks: Option<Locks>,
-    /// Whether we may change volumes.
-    may_patch: bool,
-    /// What it takes for volumes to grow.
-    expand: Awaited,
-}
-
-/// Which lock we use, and which one we respect.
-struct Locks {
-    own: LockKind,
-    /// The other one, where we may read it.
-    other: Option<LockKind>,
-}
-
-/// Finds out what we are allowed to do; says in the log what is off for lack of what.
-async fn check_access(client: &Client, namespace: &str, lock: LockChoice) -> Granted {
-    let (needed, protect, expand) = futures::join!(
-        missing(client, access::NEEDED, None),
-        missing(client, access::PROTECT, None),
-        missing(client, access::EXPAND, None),
-    );
-    if !needed.is_empty() {
-        error!(
-            "not allowed to {}: grant it, as in rbac/, or claims and volumes will wait",
-            access::listed(&needed)
-        );
-    }
-    if !protect.is_empty() {
-        info!(
-            "volumes get no finalizer, for lack of: {}. One that is deleted while it has a claim is reclaimed only \
-             while this process lives",
-            access::listed(&protect)
-        );
-    }
-    if !expand.is_empty() {
-        info!("volumes do not grow when their claims ask for more, for lack of: {}", access::listed(&expand));
-    }
-    let expand = Awaited::new(client.clone(), access::EXPAND, expand);
-    let own = match lock {
-        LockChoice::None => None,
-        LockChoice::Only(kind) => Some(kind),
-        LockChoice::Auto => Some(find_lock(client, namespace).await),
-    };
-    let locks = match own {
-        None => None,
-        Some(own) => Some(Locks { own, other: find_other(client, namespace, own).await }),
-    };
-    Granted { locks, may_patch: protect.is_empty(), expand }
-}
-
-/// Which of `permissions` we do not have; none, if the API server does not say.
-async fn missing(client: &Client, permissions: &[Permission], namespace: Option<&str>) -> Vec<Permission> {
-    access::missing(client, permissions, namespace).await.unwrap_or_else(|error| {
-        warn!(%error, "failed to ask the API server what is allowed");
-        Vec::new()
-    })
-}
-
-/// A Lease where we may use one, else the peer's Endpoints object.
-async fn find_lock(client: &Client, namespace: &str) -> LockKind {
-    let lease = missing(client, access::LEASE, Some(namespace)).await;
-    if lease.is_empty() {
-        return LockKind::Lease;
-    }
-    if missing(client, access::ENDPOINTS, Some(namespace)).await.is_empty() {
-        info!(
-            "leader election uses an Endpoints object instead of a Lease, for lack of: {} in namespace {namespace}",
-            access::listed(&lease)
-        );
-        return LockKind::Endpoints;
-    }
-    error!(
-        "leader election is not possible, and without it nothing is done: grant {} in namespace {namespace}, \
-         as in rbac/, or set ENABLE_LEADER_ELECTION to false and run one replica only",
-        access::listed(&lease)
-    );
-    LockKind::Lease
-}
-
-/// The lock of the other kind, if we may read it.
-async fn find_other(client: &Client, namespace: &str, own: LockKind) -> Option<LockKind> {
-    let needed = match own {
-        LockKind::Lease => access::ENDPOINTS_READ,
-        LockKind::Endpoints => access::LEASE_READ,
-    };
-    let missing = missing(client, needed, Some(namespace)).await;
-    if missing.is_empty() {
-        return Some(own.other());
-    }
-    if own == LockKind::Endpoints {
-        // Where Leases are forbidden nobody else of our name has one.
-        return None;
-    }
-    info!(
-        "a provisioner that leads by the other kind of lock is not seen, for lack of: {} in namespace {namespace}",
-        access::listed(&missing)
-    );
-    None
-}
-
-/// The namespace we run in, as the peer finds it (behaviour 4.4).
-#[must_use]
-pub fn own_namespace() -> String {
-    let read = std::fs::read_to_string(NAMESPACE_FILE).unwrap_or_default();
-    Some(read.trim()).filter(|namespace| !namespace.is_empty()).unwrap_or("default").to_owned()
-}
-
 /// A name for this process that no other has.
 fn own_identity() -> String {
     let host = nix::unistd::gethostname().map(|host| host.to_string_lossy().into_owned()).unwrap_or_default();
     format!("{host}_{:032x}", fastrand::u128(..))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lists_are_streamed_from_1_27_on() {
-        let rows = [
-            ("1", "26", Listing::Paged),
-            ("1", "27", Listing::Streamed),
-            ("1", "36+", Listing::Streamed),
-            ("", "", Listing::Paged),
-        ];
-        for (major, minor, expected) in rows {
-            assert_eq!(listing(major, minor), expected, "{major}.{minor}");
-        }
-    }
 }

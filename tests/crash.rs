@@ -26,14 +26,14 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::{Api, DeleteParams};
-use nfs_provisioner::step::Step;
+use nfs_provisioner::failpoint::Failpoint;
 use serde_json::json;
 use support::eventually;
 use support::process::Process;
 use support::space::Space;
 
 /// Starts the provisioner, to die at a step. Without an election: a dead leader's lock would have to be waited for.
-fn start(space: &Space, dies_at: Option<Step>) -> Process {
+fn start(space: &Space, dies_at: Option<Failpoint>) -> Process {
     let mut settings = space.settings();
     settings.environment.push(("ENABLE_LEADER_ELECTION".to_owned(), "false".to_owned()));
     if let Some(step) = dies_at {
@@ -78,7 +78,7 @@ async fn has_grown(space: &Space, claim: &str) -> bool {
 
 #[tokio::test]
 async fn a_crash_at_any_step_loses_nothing_and_leaves_nothing() {
-    for step in Step::ALL {
+    for step in Failpoint::ALL {
         let space = Space::new().await;
         let mut provisioner = start(&space, Some(step));
         let mut deaths = 0;

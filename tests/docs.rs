@@ -8,7 +8,7 @@ use std::path::Path;
 
 use clap::{CommandFactory, Parser};
 use nfs_provisioner::config::{Args, Config};
-use nfs_provisioner::policy::{Fate, parameter};
+use nfs_provisioner::model::parameters::{Fate, parameter};
 
 fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -144,7 +144,7 @@ fn every_parameter_of_classes_is_in_the_readme_and_no_other() {
 
 #[test]
 fn every_reason_of_events_is_in_the_readme_and_no_other() {
-    let source = read("src/events.rs");
+    let source = read("src/cluster/events.rs");
     let spelled = source.split("fn as_str(self)").nth(1).and_then(|rest| rest.split("\n    }\n").next());
     let reasons: BTreeSet<&str> = spelled.expect("a function").split('"').skip(1).step_by(2).collect();
     assert!(reasons.len() > 5, "{reasons:?}");

@@ -8,9 +8,12 @@
 use std::collections::BTreeMap;
 
 use bolero::check;
-use nfs_provisioner::path::{ExportSource, NAME_MAX, PATH_MAX, RelPath};
-use nfs_provisioner::pattern::{Facts, Pattern};
-use nfs_provisioner::policy::{Fate, Parameters, go_bool};
+use nfs_provisioner::layout::{is_reserved, new_directory};
+use nfs_provisioner::model::parameters::{Fate, Parameters};
+use nfs_provisioner::values::address::ExportAddress;
+use nfs_provisioner::values::path::{NAME_MAX, PATH_MAX, RelPath};
+use nfs_provisioner::values::pattern::{Facts, Pattern};
+use nfs_provisioner::values::text::go_bool;
 
 /// What every path that is handed to the file system is like.
 fn is_strictly_beneath(path: &RelPath) -> bool {
@@ -29,8 +32,8 @@ fn pattern_rendering() {
         let keyed = format!("{pattern}${{.PVC.annotations.{key}}}/${{.PVC.labels.{key}}}");
         for text in [pattern, &keyed, annotation] {
             let rendered = Pattern::parse(text).render(&facts);
-            let Ok(path) = RelPath::parse_new(&rendered) else { continue };
-            assert!(is_strictly_beneath(&path) && !path.is_reserved(), "{rendered:?}");
+            let Ok(path) = new_directory(&rendered) else { continue };
+            assert!(is_strictly_beneath(&path) && !is_reserved(&path), "{rendered:?}");
             assert!(!path.as_str().starts_with("archived-"), "{rendered:?}");
             assert!(!path.as_str().chars().any(char::is_control), "{rendered:?}");
         }
@@ -41,8 +44,8 @@ fn pattern_rendering() {
 fn path_mapping_of_hostile_volumes() {
     check!().with_type::<(String, String)>().for_each(|(base, volume)| {
         for base in ["/", "/export", "/export/", "//export/./k", &format!("/{base}")] {
-            let Ok(path) = ExportSource::path(base) else { continue };
-            let export = ExportSource::new("nas".into(), path);
+            let Ok(path) = ExportAddress::path(base) else { continue };
+            let export = ExportAddress::new("nas".into(), path);
             for volume in [volume.clone(), format!("/export/{volume}"), format!("{base}/{volume}")] {
                 let Ok(directory) = export.relative(&volume) else { continue };
                 assert!(is_strictly_beneath(&directory), "{base:?} {volume:?}");

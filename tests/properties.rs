@@ -21,23 +21,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use nfs_provisioner::catalog::{Catalog, Denied, Wants};
-use nfs_provisioner::claim::Claim;
-use nfs_provisioner::class::Class;
+use nfs_provisioner::cluster::state::{Catalog, Denied, Wants};
 use nfs_provisioner::decide::{
-    ClaimStep, GrowthStep, Identity, Means, Origin, VolumeStep, for_claim, for_growth, for_volume,
+    ClaimPlan, ExpansionPlan, Means, Origin, Scope, VolumePlan, for_claim, for_expansion, for_volume,
 };
-use nfs_provisioner::exports::{Exports, Location};
-use nfs_provisioner::growth::Growth;
-use nfs_provisioner::path::{
-    ARCHIVE_PREFIX, ExportSource, NAME_MAX, PATH_MAX, RESERVED_PREFIX, RelPath, archive_name,
-};
-use nfs_provisioner::pattern::{Facts, Pattern};
-use nfs_provisioner::placements::{Conflict, Placements, Relation};
-use nfs_provisioner::policy::{Fate, Parameters, go_bool, parameter};
-use nfs_provisioner::quantity::exceeds;
-use nfs_provisioner::room::{Needs, Room};
-use nfs_provisioner::volume::Volume;
+use nfs_provisioner::layout::archive_name;
+use nfs_provisioner::layout::{ARCHIVE_PREFIX, RESERVED_PREFIX};
+use nfs_provisioner::ledger::placements::{Conflict, Placements, Relation};
+use nfs_provisioner::model::claim::Claim;
+use nfs_provisioner::model::class::Class;
+use nfs_provisioner::model::expansion::Expansion;
+use nfs_provisioner::model::exports::{Exports, Location};
+use nfs_provisioner::model::parameters::{Fate, Parameters, parameter};
+use nfs_provisioner::model::volume::Volume;
+use nfs_provisioner::values::address::ExportAddress;
+use nfs_provisioner::values::headroom::{Headroom, Requirements};
+use nfs_provisioner::values::path::{NAME_MAX, PATH_MAX, RelPath};
+use nfs_provisioner::values::pattern::{Facts, Pattern};
+use nfs_provisioner::values::quantity::exceeds;
+use nfs_provisioner::values::text::go_bool;
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -103,16 +105,16 @@ fn facts() -> impl Strategy<Value = BTreeMap<String, String>> {
 }
 
 /// The path of an export, as an admin may write it.
-fn export() -> impl Strategy<Value = ExportSource> {
+fn export() -> impl Strategy<Value = ExportAddress> {
     let known = select(&["/", "//", "/export", "/export/", "/export//k", "/e/./k/", "/x/../export", "/a/.."][..]);
     let path = prop_oneof![3 => known.prop_map(str::to_owned), 1 => text().prop_map(|text| format!("/{text}"))];
-    path.prop_filter_map("not a path of an export", |path| ExportSource::path(&path).ok())
-        .prop_map(|path| ExportSource::new("nas".into(), path))
+    path.prop_filter_map("not a path of an export", |path| ExportAddress::path(&path).ok())
+        .prop_map(|path| ExportAddress::new("nas".into(), path))
 }
 
 /// An export, and the path of a volume that is made to look as if it were on it: something is put in its place or
 /// beside it, or stands for one of its components.
-fn volume_path() -> impl Strategy<Value = (ExportSource, String)> {
+fn volume_path() -> impl Strategy<Value = (ExportAddress, String)> {
     let odd = select(&["", "/", "//", "/.", "/./", "/..", "/../", "X", "x/../"][..]);
     let stand_in = select(&["..", ".", "", "X", "x/.."][..]);
     (export(), 0..5_u8, any::<Index>(), odd, stand_in, text()).prop_map(
@@ -133,8 +135,8 @@ fn volume_path() -> impl Strategy<Value = (ExportSource, String)> {
     )
 }
 
-fn identity(export: ExportSource, may_patch: bool) -> Identity {
-    Identity { provisioner: OURS.to_owned(), exports: Exports::single(export), share: false, may_patch }
+fn scope(export: ExportAddress, may_patch: bool) -> Scope {
+    Scope { provisioner: OURS.to_owned(), exports: Exports::single(export), share: false, may_patch }
 }
 
 // === paths ===
@@ -174,15 +176,15 @@ fn a_claim_gets_a_directory_strictly_beneath_the_export_or_none() {
         let class = json!({"provisioner": OURS, "parameters": {"pathPattern": pattern}});
         let claim = Claim::read(&serde_json::from_value(claim).unwrap(), OURS).unwrap();
         let class = Class::read(&serde_json::from_value(class).unwrap());
-        let identity = identity(export.clone(), true);
+        let scope = scope(export.clone(), true);
         match for_claim(
             &claim,
             Some(&class),
-            &identity,
-            &identity.exports.map(|_| Room::default()),
+            &scope,
+            &scope.exports.map(|_| Headroom::default()),
             &Origin::default(),
         ) {
-            ClaimStep::Provision { directory, volume, .. } => {
+            ClaimPlan::Provision { directory, volume, .. } => {
                 let directory = directory.path;
                 check_path(directory.as_str())?;
                 let written = volume.spec.unwrap().nfs.unwrap().path;
@@ -198,11 +200,11 @@ fn a_claim_gets_a_directory_strictly_beneath_the_export_or_none() {
                     prop_assert!(!path.chars().any(char::is_control), "{path:?}");
                 }
             }
-            ClaimStep::Refuse(refusal) => {
+            ClaimPlan::Refuse(refusal) => {
                 let message = refusal.message("nfs", OURS);
                 prop_assert!(!message.chars().any(char::is_control), "{message:?}");
             }
-            ClaimStep::Ignore(why) => prop_assert!(false, "{why:?}"),
+            ClaimPlan::Ignore(why) => prop_assert!(false, "{why:?}"),
         }
         Ok(())
     });
@@ -256,22 +258,22 @@ fn a_strict_pattern_renders_the_same_or_nothing() {
             "spec": {"storageClassName": "nfs", "resources": {"requests": {"storage": "1Mi"}}},
         });
         let claim = Claim::read(&serde_json::from_value(claim).unwrap(), OURS).unwrap();
-        let export = ExportSource::new("nas".into(), "/export".into());
+        let export = ExportAddress::new("nas".into(), "/export".into());
         let step = |strict: &str| {
             let parameters = json!({"pathPattern": pattern, "strictPathPattern": strict});
             let class = json!({"provisioner": OURS, "parameters": parameters});
             let class = Class::read(&serde_json::from_value(class).unwrap());
-            let identity = identity(export.clone(), true);
+            let scope = scope(export.clone(), true);
             for_claim(
                 &claim,
                 Some(&class),
-                &identity,
-                &identity.exports.map(|_| Room::default()),
+                &scope,
+                &scope.exports.map(|_| Headroom::default()),
                 &Origin::default(),
             )
         };
         let strict = step("true");
-        if let ClaimStep::Refuse(refusal) = &strict {
+        if let ClaimPlan::Refuse(refusal) = &strict {
             prop_assert!(!refusal.message("nfs", OURS).chars().any(char::is_control));
             return Ok(());
         }
@@ -334,13 +336,13 @@ fn volume_name() -> impl Strategy<Value = String> {
 fn archives_have_a_prefix_fit_and_differ() {
     holds((text(), volume_name(), 0..1000_u32, 0..1000_u32), |(directory, volume, one, other)| {
         let Ok(directory) = RelPath::parse(&directory) else { return Ok(()) };
-        let name = archive_name(&directory, &volume, one);
+        let name = archive_name(&directory, &volume, one).unwrap();
         prop_assert!(name.as_str().starts_with(ARCHIVE_PREFIX), "{name}");
         check_path(name.as_str())?;
         // The first two are one if the directory's name is so long that the volume's is in the first already.
         let first_two = one.max(other) < 2 && ARCHIVE_PREFIX.len() + directory.leaf().as_str().len() > NAME_MAX;
         if one != other && !first_two {
-            prop_assert_ne!(name, archive_name(&directory, &volume, other));
+            prop_assert_ne!(name, archive_name(&directory, &volume, other).unwrap());
         }
         Ok(())
     });
@@ -351,7 +353,7 @@ fn archives_have_a_prefix_fit_and_differ() {
 fn archives_of_volumes_with_the_longest_names_are_good() {
     let directory = RelPath::parse("team/data").unwrap();
     for nth in 0..3 {
-        let name = archive_name(&directory, &"v".repeat(253), nth);
+        let name = archive_name(&directory, &"v".repeat(253), nth).unwrap();
         assert!(name.as_str().starts_with(ARCHIVE_PREFIX) && name.as_str().len() <= NAME_MAX, "{name}");
     }
 }
@@ -410,7 +412,7 @@ struct Hostile {
     made_by: Option<String>,
     taken_over_by: Option<String>,
     server: Option<String>,
-    place: (ExportSource, String),
+    place: (ExportAddress, String),
     on_delete: Option<String>,
     of_claim: Option<String>,
     recorded: Option<String>,
@@ -515,9 +517,9 @@ fn a_volume_is_reclaimed_only_if_everything_says_so() {
         let step = for_volume(
             &hostile.volume(),
             hostile.class().as_ref(),
-            &identity(hostile.place.0.clone(), hostile.states[3]),
+            &scope(hostile.place.0.clone(), hostile.states[3]),
         );
-        let VolumeStep::Reclaim { directory, fate, .. } = step else { return Ok(()) };
+        let VolumePlan::Reclaim { directory, fate, .. } = step else { return Ok(()) };
         let is = |text: &Option<String>, expected: &str| text.as_deref() == Some(expected);
         prop_assert!(
             hostile.made_by.is_some() && (is(&hostile.made_by, OURS) || is(&hostile.taken_over_by, OURS))
@@ -547,8 +549,8 @@ fn volumes_for_which_everything_says_so_are_reclaimed() {
         hostile.made_by = Some(OURS.to_owned());
         [hostile.phase, hostile.policy, hostile.server] =
             ["Released", "Delete", "nas"].map(|text| Some(text.to_owned()));
-        let step = for_volume(&hostile.volume(), None, &identity(hostile.place.0.clone(), true));
-        prop_assert!(matches!(step, VolumeStep::Reclaim { .. }), "{:?}", step);
+        let step = for_volume(&hostile.volume(), None, &scope(hostile.place.0.clone(), true));
+        prop_assert!(matches!(step, VolumePlan::Reclaim { .. }), "{:?}", step);
         Ok(())
     });
 }
@@ -617,7 +619,7 @@ struct Placed {
 
 /// A place on the only export.
 fn rel(path: &str) -> Location {
-    let exports = Exports::single(ExportSource::new("nas".into(), "/export".into()));
+    let exports = Exports::single(ExportAddress::new("nas".into(), "/export".into()));
     exports.locate("nas", &format!("/export/{path}")).unwrap()
 }
 
@@ -878,8 +880,8 @@ fn a_directory_is_not_given_away_while_it_is_moved_though_its_volume_has_gone() 
 /// after it has gone.
 #[test]
 fn a_directory_is_not_given_away_while_it_is_moved_for_a_volume_that_was_deleted_while_bound() {
-    let export = || ExportSource::new("nas".into(), "/export".into());
-    let catalog = Catalog::new(Arc::new(identity(export(), false)));
+    let export = || ExportAddress::new("nas".into(), "/export".into());
+    let catalog = Catalog::new(Arc::new(scope(export(), false)));
     let volume = |phase: &str, deleting: bool| {
         let [phase, policy, made_by, server] = [phase, "Delete", OURS, "nas"].map(|text| Some(text.to_owned()));
         let place = (export(), "/export/team/data".to_owned());
@@ -991,22 +993,22 @@ fn a_claim_that_grows_has_what_it_asks_for_and_its_volume_no_less_than_before() 
                 "nfs": {"server": "nas", "path": path},
             },
         });
-        let growth = Growth::read(&serde_json::from_value(claim).unwrap());
+        let growth = Expansion::read(&serde_json::from_value(claim).unwrap());
         prop_assert_eq!(growth.is_some(), asked > had);
         let Some(growth) = growth else { return Ok(()) };
         let volume = Volume::read(&serde_json::from_value(volume).unwrap());
         let ours = maker == OURS && uid == "1-2";
-        let identity = identity(export.clone(), true);
-        let (needs, rooms) = (Needs::default(), identity.exports.map(|_| Room::default()));
-        let means = Means { lacking: "", needs: &needs, rooms: &rooms };
-        match for_growth(&growth, &volume, &means, &identity) {
-            GrowthStep::Grow { capacity, volume_too } => {
+        let scope = scope(export.clone(), true);
+        let (needs, headrooms) = (Requirements::default(), scope.exports.map(|_| Headroom::default()));
+        let means = Means { lacking: "", needs: &needs, headrooms: &headrooms };
+        match for_expansion(&growth, &volume, &means, &scope) {
+            ExpansionPlan::Grow { capacity, volume_too } => {
                 prop_assert!(ours && export.relative(&path).is_ok());
                 prop_assert_eq!(volume_too.is_some(), asked > volume_had);
                 prop_assert_eq!(capacity, if volume_too.is_some() { request } else { size });
             }
-            GrowthStep::Refuse(_) => prop_assert!(ours),
-            GrowthStep::Ignore(_) => prop_assert!(!ours),
+            ExpansionPlan::Refuse(_) => prop_assert!(ours),
+            ExpansionPlan::Ignore(_) => prop_assert!(!ours),
         }
         Ok(())
     });

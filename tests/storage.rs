@@ -1,4 +1,4 @@
-//! The export's directories, on real file systems and by both ways of opening them. Needs root: file systems are
+//! The export's directories, on real file systems and by both ways of opening them. Requirements root: file systems are
 //! mounted, and nothing is skipped where that cannot be done.
 
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "what helpers of tests do when they fail")]
@@ -17,10 +17,10 @@ use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nfs_provisioner::ownership::Ownership;
-use nfs_provisioner::path::{NAME_MAX, RelPath};
-use nfs_provisioner::storage::{Created, DirFd, Export, Left, Problem, Resolver, StorageError};
-use nfs_provisioner::trash::TRASH;
+use nfs_provisioner::layout::TRASH;
+use nfs_provisioner::storage::{Created, DirFd, Left, Problem, Resolver, Root, StorageError};
+use nfs_provisioner::values::ownership::Ownership;
+use nfs_provisioner::values::path::{NAME_MAX, RelPath};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, open, openat, renameat2};
 use nix::sys::stat::{Mode, fstat, mkdirat, umask};
@@ -34,26 +34,26 @@ const VOLUME: &str = "pvc-1";
 /// How long anything may take that other threads interfere with.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Entries of an export, as [`Place::tree`] shows them.
+/// Entries of an export, as [`ExportSpec::tree`] shows them.
 type Tree = &'static [&'static str];
 
 /// An export, and beside it a directory `outside`, which nothing done to the export may touch.
-struct Place {
+struct ExportSpec {
     base: TempDir,
     root: PathBuf,
-    export: Export,
+    export: Root,
     resolver: Resolver,
 }
 
 /// Runs `case` by each way of opening directories, in a place of its own.
-fn by_both_resolvers(case: impl Fn(&Place)) {
+fn by_both_resolvers(case: impl Fn(&ExportSpec)) {
     for resolver in [Resolver::Openat2, Resolver::Openat] {
         // Shown if it fails.
         eprintln!("by {resolver:?}:");
         let base = tempfile::tempdir().unwrap();
         let root = base.path().join("export");
         fs::create_dir(&root).unwrap();
-        let place = Place { export: export(&root, resolver), base, root, resolver };
+        let place = ExportSpec { export: export(&root, resolver), base, root, resolver };
         place.put(&["../outside/x/secret"]);
         for private in ["outside", "outside/x", "outside/x/secret"] {
             chmod(&place.base.path().join(private), 0o700);
@@ -62,16 +62,16 @@ fn by_both_resolvers(case: impl Fn(&Place)) {
     }
 }
 
-fn export(dir: &Path, resolver: Resolver) -> Export {
-    Export::at(DirFd::open_top(dir).unwrap().with_resolver(resolver))
+fn export(dir: &Path, resolver: Resolver) -> Root {
+    Root::at(DirFd::open_top(dir).unwrap().with_resolver(resolver))
 }
 
-impl Place {
+impl ExportSpec {
     fn at(&self, path: &str) -> PathBuf {
         self.root.join(path)
     }
 
-    /// Makes entries, written as [`Place::tree`] shows them, and the directories above them.
+    /// Makes entries, written as [`ExportSpec::tree`] shows them, and the directories above them.
     fn put(&self, entries: &[&str]) {
         for entry in entries {
             if let Some((link, target)) = entry.split_once(" -> ") {
@@ -629,7 +629,7 @@ fn errors_say_what_was_being_done_to_what_and_show_names_escaped() {
         assert_eq!(create("new\nline"), r#"mkdir "new\nline": is not a directory"#);
         let removed = words(place.export.trash(&rel("f"), VOLUME, 1).unwrap_err());
         assert_eq!(removed, r#"open "f": is not a directory"#);
-        let absent = words(Export::open(&place.at("absent")).unwrap_err());
+        let absent = words(Root::open(&place.at("absent")).unwrap_err());
         assert!(
             absent.starts_with("open \"") && absent.ends_with("absent\": no such file or directory"),
             "{absent}"
@@ -644,8 +644,8 @@ fn the_export_itself_may_be_reached_by_a_link() {
         let export = export(&place.base.path().join("mount"), place.resolver);
         assert_eq!(export.create(&rel("a")).unwrap().made, 1);
         assert_eq!(place.tree(), ["a/"]);
-        assert!(Export::open(&place.base.path().join("mount")).is_ok());
-        assert!(Export::open(&place.base.path().join("outside/x/secret")).is_err());
+        assert!(Root::open(&place.base.path().join("mount")).is_ok());
+        assert!(Root::open(&place.base.path().join("outside/x/secret")).is_err());
     });
 }
 
@@ -978,7 +978,7 @@ fn is_link(problem: Problem) -> bool {
 
 /// A volume's directory whose owner exchanges `vol/a`, a directory, with `vol/b`, a link to outside. There all
 /// names of `vol/a` lead to something, too.
-fn attacked(case: impl Fn(&Place, &Path, &Path)) {
+fn attacked(case: impl Fn(&ExportSpec, &Path, &Path)) {
     by_both_resolvers(|place| {
         place.put(&["vol/a/", "vol/b -> ../../outside"]);
         let before = stamps(&place.at("../outside"));

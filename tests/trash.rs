@@ -1,4 +1,4 @@
-//! The trash and its reaper, on real file systems and by both ways of opening directories. Needs root: file systems
+//! The trash and its reaper, on real file systems and by both ways of opening directories. Requirements root: file systems
 //! are mounted, and files made immutable on them.
 
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "what helpers of tests do when they fail")]
@@ -16,10 +16,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nfs_provisioner::path::{NAME_MAX, RelPath};
-use nfs_provisioner::reaper::{Backlog, Counts, reap_forever};
-use nfs_provisioner::storage::{DirFd, Export, Left, Problem, Reaped, Resolver, Storage};
-use nfs_provisioner::trash::{TRASH, TrashName};
+use nfs_provisioner::background::reaper::reap_forever;
+use nfs_provisioner::export::{Backlog, Counts};
+use nfs_provisioner::layout::TRASH;
+use nfs_provisioner::layout::TrashName;
+use nfs_provisioner::storage::{DirFd, Left, Problem, Reaped, Resolver, Root, Storage};
+use nfs_provisioner::values::path::{NAME_MAX, RelPath};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, open, openat, renameat2};
 use nix::sys::stat::{Mode, mkdirat};
@@ -38,20 +40,20 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const WORKERS: usize = 4;
 
 /// An export, and beside it `outside/x/secret`, which nothing done to the export may touch.
-struct Place {
+struct ExportSpec {
     base: TempDir,
     root: PathBuf,
-    export: Export,
+    export: Root,
 }
 
-impl Place {
+impl ExportSpec {
     fn new(resolver: Resolver) -> Self {
         let base = tempfile::tempdir().unwrap();
         let root = base.path().join("export");
         fs::create_dir_all(base.path().join("outside/x")).unwrap();
         fs::write(base.path().join("outside/x/secret"), "secret").unwrap();
         fs::create_dir(&root).unwrap();
-        let export = Export::at(DirFd::open_top(&root).unwrap().with_resolver(resolver));
+        let export = Root::at(DirFd::open_top(&root).unwrap().with_resolver(resolver));
         Self { base, root, export }
     }
 
@@ -101,10 +103,10 @@ impl Place {
 }
 
 /// Runs `case` by each way of opening directories, in a place of its own. The outside must be the same after it.
-fn by_both_resolvers(case: impl Fn(&Place)) {
+fn by_both_resolvers(case: impl Fn(&ExportSpec)) {
     for resolver in [Resolver::Openat2, Resolver::Openat] {
         eprintln!("by {resolver:?}:");
-        let place = Place::new(resolver);
+        let place = ExportSpec::new(resolver);
         let before = stamps(&place.outside());
         case(&place);
         assert_eq!(stamps(&place.outside()), before);
@@ -394,7 +396,7 @@ fn what_is_not_named_as_ours_is_left_and_told() {
 
 #[test]
 fn a_wide_tree_is_reaped() {
-    let place = Place::new(Resolver::Openat2);
+    let place = ExportSpec::new(Resolver::Openat2);
     spread(&place.at("a"), 100, 1000);
     let (name, _) = place.trashed("a");
     assert_eq!(place.reap_all(&name), 100_101);
@@ -402,7 +404,7 @@ fn a_wide_tree_is_reaped() {
 
 #[test]
 fn any_number_of_directories_in_one_is_reaped() {
-    let place = Place::new(Resolver::Openat2);
+    let place = ExportSpec::new(Resolver::Openat2);
     spread(&place.at("a"), 20_000, 1);
     let (name, _) = place.trashed("a");
     assert_eq!(place.reap_all(&name), 40_001);
@@ -438,7 +440,7 @@ fn deep_trees_are_reaped_with_few_open_files() {
 #[test]
 fn whoever_empties_the_trash_lets_all_others_have_the_processor_first() {
     let priority = || rustix::process::getpriority_process(None).unwrap();
-    let place = Place::new(Resolver::Openat2);
+    let place = ExportSpec::new(Resolver::Openat2);
     place.put(&["v/a/x", "v/b/x", "v/c/x"]);
     let (name, _) = place.trashed("v");
     let (before, lowered) = (priority(), Mutex::new(Vec::new()));
@@ -497,7 +499,7 @@ fn anything_can_be_in_a_tree_that_is_reaped() {
 #[test]
 #[ignore = "run by a_directory_without_rights_is_reaped_by_one_who_is_not_root"]
 fn as_nobody() {
-    let place = Place::new(Resolver::Openat2);
+    let place = ExportSpec::new(Resolver::Openat2);
     for mode in [0o000, 0o400, 0o100, 0o500, 0o200] {
         place.put(&["a/b/c/f", "a/b/e/", "a/g/f"]);
         dig(&place.at("a/deep"), 200, 1);
@@ -557,8 +559,8 @@ fn a_mount_inside_is_not_crossed_and_all_else_removed() {
 fn files_that_cannot_be_removed_are_told_and_all_else_removed() {
     by_both_resolvers(|place| {
         let _mounted = Mounted::tmpfs(&place.root);
-        let export = Export::at(DirFd::open_top(&place.root).unwrap());
-        let place = &Place { base: tempfile::tempdir().unwrap(), root: place.root.clone(), export };
+        let export = Root::at(DirFd::open_top(&place.root).unwrap());
+        let place = &ExportSpec { base: tempfile::tempdir().unwrap(), root: place.root.clone(), export };
         spread(&place.at("a"), 50, 20);
         place.put(&["a/7/deep/stuck", "a/7/deep/other", "a/9/stuck"]);
         let (name, at) = place.trashed("a");
@@ -745,9 +747,12 @@ fn nothing_is_removed_outside_by_exchanging_a_directory_inside_with_a_link() {
 // === in the background ===
 
 /// A storage whose trash is emptied while `case` runs.
-async fn while_reaped<F: Future>(leads: &AtomicBool, case: impl FnOnce(Arc<Place>, Storage, Arc<Backlog>) -> F) {
-    let place = Arc::new(Place::new(Resolver::Openat2));
-    let storage = Storage::from(Export::open(&place.root).unwrap());
+async fn while_reaped<F: Future>(
+    leads: &AtomicBool,
+    case: impl FnOnce(Arc<ExportSpec>, Storage, Arc<Backlog>) -> F,
+) {
+    let place = Arc::new(ExportSpec::new(Resolver::Openat2));
+    let storage = Storage::from(Root::open(&place.root).unwrap());
     let backlog = Arc::new(Backlog::default());
     tokio::select! {
         () = reap_forever(storage.clone(), || leads.load(Ordering::Relaxed), &backlog) => {}
@@ -808,10 +813,10 @@ async fn only_who_leads_reaps_and_the_next_to_lead_finishes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reaping_ends_when_nobody_waits_for_it() {
-    let place = Place::new(Resolver::Openat2);
+    let place = ExportSpec::new(Resolver::Openat2);
     spread(&place.at("a"), 100, 300);
     let (name, at) = place.trashed("a");
-    let storage = Storage::from(Export::open(&place.root).unwrap());
+    let storage = Storage::from(Root::open(&place.root).unwrap());
     let cut = tokio::time::timeout(Duration::from_millis(20), storage.reap(&name, PATIENCE)).await;
     assert!(cut.is_err(), "it was too fast: {cut:?}");
     // All threads of it have ended once as many are free as there were.

@@ -4,23 +4,24 @@ use std::fmt;
 
 use k8s_openapi::api::core::v1::PersistentVolume;
 
-use super::copy::{BadSource, CopyOf, Origin, copy_of};
-use super::identity::Identity;
-use crate::claim::{Claim, DataSource};
-use crate::class::{Binding, Class};
-use crate::exports::{Location, NotChosen, PerExport};
-use crate::ownership::{Aspect, GidRange, Ownership};
-use crate::path::{PathError, RelPath};
-use crate::pattern::Facts;
-use crate::placements::Relation;
-use crate::policy::{BadParameter, FATE, Fate, parameter};
-use crate::quantity::bytes;
-use crate::room::Room;
-use crate::volume::{NewVolume, ReclaimPolicy, annotation};
+use crate::decide::copy::{BadSource, CopyOf, Origin, copy_of};
+use crate::decide::scope::Scope;
+use crate::layout::{default_directory, new_directory};
+use crate::ledger::placements::Relation;
+use crate::model::claim::{Claim, DataSource};
+use crate::model::class::{Binding, Class};
+use crate::model::exports::{Location, NotChosen, PerExport};
+use crate::model::parameters::{BadParameter, FATE, Fate, parameter};
+use crate::model::volume::{NewVolume, ReclaimPolicy, annotation};
+use crate::values::headroom::Headroom;
+use crate::values::ownership::{Aspect, GidRange, Ownership};
+use crate::values::path::{PathError, RelPath};
+use crate::values::pattern::Facts;
+use crate::values::quantity::bytes;
 
 /// What is to be done for a claim.
 #[derive(Debug, PartialEq)]
-pub enum ClaimStep {
+pub enum ClaimPlan {
     /// Nothing, and nobody need know.
     Ignore(ClaimIgnored),
     /// Nothing, and its author must know why.
@@ -114,8 +115,8 @@ pub enum ClaimRefusal {
 /// What a refusal may pass with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Passing {
-    /// Room on the exports.
-    Room,
+    /// Headroom on the exports.
+    Headroom,
     /// The claim that is to be copied.
     Source,
 }
@@ -164,7 +165,7 @@ impl ClaimRefusal {
     #[must_use]
     pub fn passes_with(&self) -> Option<Passing> {
         if matches!(self, Self::NoRoom(_)) {
-            return Some(Passing::Room);
+            return Some(Passing::Headroom);
         }
         matches!(self, Self::Source { problem, .. } if problem.may_pass()).then_some(Passing::Source)
     }
@@ -284,23 +285,23 @@ impl fmt::Display for ClaimRefusal {
     }
 }
 
-/// Decides what is to be done for a claim that waits for us. `class` is the one it names, if that exists; `rooms` is how
+/// Decides what is to be done for a claim that waits for us. `class` is the one it names, if that exists; `headrooms` is how
 /// much room the exports have, and `origin` the claim that it is to be a copy of, if it is.
 #[must_use]
 pub fn for_claim(
     claim: &Claim,
     class: Option<&Class>,
-    identity: &Identity,
-    rooms: &PerExport<Room>,
+    scope: &Scope,
+    headrooms: &PerExport<Headroom>,
     origin: &Origin,
-) -> ClaimStep {
-    match plan(claim, class, identity, rooms, origin) {
+) -> ClaimPlan {
+    match plan(claim, class, scope, headrooms, origin) {
         Ok(Ok(Planned { directory, volume, across, ownership, gids, request, most, copy_of })) => {
             let volume = Box::new(volume);
-            ClaimStep::Provision { directory, volume, across, ownership, gids, request, most, copy_of }
+            ClaimPlan::Provision { directory, volume, across, ownership, gids, request, most, copy_of }
         }
-        Ok(Err(refusal)) => ClaimStep::Refuse(refusal),
-        Err(ignored) => ClaimStep::Ignore(ignored),
+        Ok(Err(refusal)) => ClaimPlan::Refuse(refusal),
+        Err(ignored) => ClaimPlan::Ignore(ignored),
     }
 }
 
@@ -321,8 +322,8 @@ type Plan = Result<Planned, ClaimRefusal>;
 fn plan(
     claim: &Claim,
     class: Option<&Class>,
-    identity: &Identity,
-    rooms: &PerExport<Room>,
+    scope: &Scope,
+    headrooms: &PerExport<Headroom>,
     origin: &Origin,
 ) -> Result<Plan, ClaimIgnored> {
     if claim.deleting {
@@ -334,16 +335,16 @@ fn plan(
     let Some(class) = class else {
         return Ok(Err(ClaimRefusal::NoClass));
     };
-    if *class.provisioner != *identity.provisioner {
+    if *class.provisioner != *scope.provisioner {
         return Ok(Err(ClaimRefusal::ForeignClass(class.provisioner.clone())));
     }
     if class.binding == Binding::WaitForFirstConsumer && !claim.node_selected {
         return Err(ClaimIgnored::WaitsForConsumer);
     }
-    Ok(make(claim, class, identity, rooms, origin))
+    Ok(make(claim, class, scope, headrooms, origin))
 }
 
-fn make(claim: &Claim, class: &Class, identity: &Identity, rooms: &PerExport<Room>, origin: &Origin) -> Plan {
+fn make(claim: &Claim, class: &Class, scope: &Scope, headrooms: &PerExport<Headroom>, origin: &Origin) -> Plan {
     if claim.block {
         return Err(ClaimRefusal::Block);
     }
@@ -365,36 +366,36 @@ fn make(claim: &Claim, class: &Class, identity: &Identity, rooms: &PerExport<Roo
     let copy_of = match &claim.source {
         Some(DataSource::Claim(name)) => {
             let bad = |problem| ClaimRefusal::Source { name: name.clone(), problem };
-            Some(copy_of(origin, request, identity).map_err(bad)?)
+            Some(copy_of(origin, request, scope).map_err(bad)?)
         }
         Some(DataSource::Snapshot(_) | DataSource::Other) | None => None,
     };
     let (needs, bytes) = (&class.parameters.needs, bytes(request));
     let near = copy_of.as_ref().map(|copy_of| copy_of.location.export);
-    let export = identity.exports.choose_near(near, &class.parameters.export, needs, bytes, rooms);
+    let export = scope.exports.choose_near(near, &class.parameters.export, needs, bytes, headrooms);
     let export = export.map_err(|why| match why {
         NotChosen::NotServed(words) => ClaimRefusal::Export(words),
         NotChosen::NoRoom(words) => ClaimRefusal::NoRoom(words),
     })?;
-    let source = &identity.exports.get(export).source;
+    let source = &scope.exports.get(export).source;
     let fate_of_claim = fate_of_claim(claim, class).map_err(ClaimRefusal::Annotation)?;
     let ownership = ownership(claim, class).map_err(ClaimRefusal::Annotation)?;
     let volume = NewVolume {
         claim,
         request,
-        provisioner: &identity.provisioner,
+        provisioner: &scope.provisioner,
         reclaim: class.reclaim,
         mount_options: &class.mount_options,
         server: source.server_name(),
         path: &source.volume_path(&path),
         fate: class.parameters.fate,
         fate_of_claim,
-        finalizer: identity.may_patch && class.reclaim == ReclaimPolicy::Delete,
+        finalizer: scope.may_patch && class.reclaim == ReclaimPolicy::Delete,
     };
     let volume = volume.write();
-    let across = identity.share || class.parameters.share;
+    let across = scope.share || class.parameters.share;
     let directory = Location { export, path };
-    let (gids, most) = (class.parameters.gids, needs.most(rooms.get(export)));
+    let (gids, most) = (class.parameters.gids, needs.most(headrooms.get(export)));
     Ok(Planned { directory, volume, across, ownership, gids, request: bytes, most, copy_of })
 }
 
@@ -452,10 +453,10 @@ fn directory(claim: &Claim, class: &Class) -> Result<RelPath, ClaimRefusal> {
     }
     let rendered = pattern.map(|pattern| pattern.render(&facts)).unwrap_or_default();
     let (text, parsed) = if rendered.is_empty() {
-        let parsed = RelPath::of_claim(&claim.namespace, &claim.name, &volume);
+        let parsed = default_directory(&claim.namespace, &claim.name, &volume);
         (volume, parsed)
     } else {
-        let parsed = RelPath::parse_new(&rendered);
+        let parsed = new_directory(&rendered);
         (rendered, parsed)
     };
     parsed.map_err(|error| ClaimRefusal::Path { rendered: text, error })

@@ -4,12 +4,12 @@ use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::identity::Identity;
-use super::volume::located;
-use crate::claim::SourceClaim;
-use crate::exports::Location;
-use crate::quantity::exceeds;
-use crate::volume::Volume;
+use crate::decide::scope::Scope;
+use crate::decide::volume::located;
+use crate::model::claim::SourceClaim;
+use crate::model::exports::Location;
+use crate::model::volume::Volume;
+use crate::values::quantity::exceeds;
 
 /// What has been read of the source that a claim names.
 #[derive(Debug, Clone, Default)]
@@ -79,7 +79,7 @@ impl fmt::Display for BadSource {
 }
 
 /// Decides what a claim with this request is to be a copy of, if `origin` has been read of what it names.
-pub(super) fn copy_of(origin: &Origin, request: &Quantity, identity: &Identity) -> Result<CopyOf, BadSource> {
+pub(super) fn copy_of(origin: &Origin, request: &Quantity, scope: &Scope) -> Result<CopyOf, BadSource> {
     if let Some(known) = &origin.known {
         return Ok(known.clone());
     }
@@ -88,10 +88,10 @@ pub(super) fn copy_of(origin: &Origin, request: &Quantity, identity: &Identity) 
         return Err(BadSource::Deleting);
     }
     let volume = origin.volume.as_ref().filter(|_| claim.volume.is_some()).ok_or(BadSource::NotBound)?;
-    if !volume.was_made_for(&claim.uid, &identity.provisioner) {
+    if !volume.was_made_for(&claim.uid, &scope.provisioner) {
         return Err(BadSource::Foreign);
     }
-    let location = located(volume, &identity.exports).map_err(|_| BadSource::Elsewhere)?;
+    let location = located(volume, &scope.exports).map_err(|_| BadSource::Elsewhere)?;
     match &volume.capacity {
         Some(capacity) if exceeds(capacity, request) => Err(BadSource::Larger(capacity.0.as_str().into())),
         _ => Ok(CopyOf { location, gid: volume.gid }),

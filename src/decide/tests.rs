@@ -8,16 +8,17 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::claim::{Claim, DataSource, SourceClaim};
-use crate::class::{Binding, Class};
-use crate::exports::Exports;
-use crate::growth::Growth;
-use crate::ownership::{Aspect, Ownership};
-use crate::path::{ExportSource, PathError, RelPath};
-use crate::policy::{BadParameter, Fate, Parameters, parameter};
-use crate::quantity::bytes;
-use crate::room::{MAX_OVERCOMMIT, MIN_FREE_INODES, MIN_FREE_SPACE, Needs, Room, Usage};
-use crate::volume::{ClaimRef, Phase, ReclaimPolicy, Source, Volume};
+use crate::model::claim::{Claim, DataSource, SourceClaim};
+use crate::model::class::{Binding, Class};
+use crate::model::expansion::Expansion;
+use crate::model::exports::Exports;
+use crate::model::parameters::{BadParameter, Fate, Parameters, parameter};
+use crate::model::volume::{ClaimRef, Phase, ReclaimPolicy, Source, Volume};
+use crate::values::address::ExportAddress;
+use crate::values::headroom::{FsUsage, Headroom, MAX_OVERCOMMIT, MIN_FREE_INODES, MIN_FREE_SPACE, Requirements};
+use crate::values::ownership::{Aspect, Ownership};
+use crate::values::path::{PathError, RelPath};
+use crate::values::quantity::bytes;
 
 const OURS: &str = "example.com/nfs";
 const UID: &str = "0dbb0d7c-1c25-4b1f-8f5c-3f3c3e8b0b0a";
@@ -39,7 +40,7 @@ trait With: Sized {
 impl With for Claim {}
 impl With for Class {}
 impl With for Volume {}
-impl With for Growth {}
+impl With for Expansion {}
 
 /// A claim that can be served.
 fn mk_claim() -> Claim {
@@ -107,32 +108,32 @@ impl Volume {
     }
 }
 
-fn identity(export: &str) -> Identity {
-    Identity {
+fn scope(export: &str) -> Scope {
+    Scope {
         provisioner: OURS.to_owned(),
-        exports: Exports::single(ExportSource::new("nas".into(), ExportSource::path(export).unwrap())),
+        exports: Exports::single(ExportAddress::new("nas".into(), ExportAddress::path(export).unwrap())),
         share: false,
         may_patch: false,
     }
 }
 
-fn step(claim: &Claim, class: Option<&Class>) -> ClaimStep {
-    decided(claim, class, &identity("/export"))
+fn step(claim: &Claim, class: Option<&Class>) -> ClaimPlan {
+    decided(claim, class, &scope("/export"))
 }
 
-fn decided(claim: &Claim, class: Option<&Class>, identity: &Identity) -> ClaimStep {
-    for_claim(claim, class, identity, &identity.exports.map(|_| Room::default()), &Origin::default())
+fn decided(claim: &Claim, class: Option<&Class>, scope: &Scope) -> ClaimPlan {
+    for_claim(claim, class, scope, &scope.exports.map(|_| Headroom::default()), &Origin::default())
 }
 
 /// The directory and the volume of a claim that is served.
 fn provisioned(claim: &Claim, class: &Class, export: &str) -> (String, Value) {
-    let found = decided(claim, Some(class), &identity(export));
-    let ClaimStep::Provision { directory, volume, .. } = found else { panic!("{found:?}") };
+    let found = decided(claim, Some(class), &scope(export));
+    let ClaimPlan::Provision { directory, volume, .. } = found else { panic!("{found:?}") };
     (directory.to_string(), serde_json::to_value(volume).unwrap())
 }
 
-fn refuse(refusal: ClaimRefusal) -> ClaimStep {
-    ClaimStep::Refuse(refusal)
+fn refuse(refusal: ClaimRefusal) -> ClaimPlan {
+    ClaimPlan::Refuse(refusal)
 }
 
 fn on_delete(value: &str) -> BadParameter {
@@ -144,11 +145,11 @@ fn of_all_that_is_wrong_with_a_claim_the_first_decides() {
     type Mend = fn(&mut Claim, &mut Option<Class>);
 
     // Everything is wrong at first. Each row is what comes of it, and mends just that.
-    let rows: &[(ClaimStep, Mend)] = &[
-        (ClaimStep::Ignore(ClaimIgnored::Deleting), |claim, _| {
+    let rows: &[(ClaimPlan, Mend)] = &[
+        (ClaimPlan::Ignore(ClaimIgnored::Deleting), |claim, _| {
             claim.deleting = false;
         }),
-        (ClaimStep::Ignore(ClaimIgnored::Populated), |claim, _| {
+        (ClaimPlan::Ignore(ClaimIgnored::Populated), |claim, _| {
             claim.source = Some(DataSource::Snapshot("monday".into()));
         }),
         (refuse(ClaimRefusal::NoClass), |_, class| {
@@ -160,7 +161,7 @@ fn of_all_that_is_wrong_with_a_claim_the_first_decides() {
         (refuse(ClaimRefusal::ForeignClass("other".into())), |_, class| {
             class.as_mut().unwrap().provisioner = OURS.into();
         }),
-        (ClaimStep::Ignore(ClaimIgnored::WaitsForConsumer), |claim, _| {
+        (ClaimPlan::Ignore(ClaimIgnored::WaitsForConsumer), |claim, _| {
             claim.node_selected = true;
         }),
         (refuse(ClaimRefusal::Block), |claim, _| claim.block = false),
@@ -195,7 +196,7 @@ fn of_all_that_is_wrong_with_a_claim_the_first_decides() {
         mend(&mut claim, &mut class);
     }
     let last = step(&claim, class.as_ref());
-    assert!(matches!(last, ClaimStep::Provision { .. }), "{last:?}");
+    assert!(matches!(last, ClaimPlan::Provision { .. }), "{last:?}");
 }
 
 #[test]
@@ -212,10 +213,10 @@ fn claims_that_need_no_word_are_left_alone_in_silence() {
     });
     for class in [None, Some(&waiting), Some(&broken), Some(&foreign)] {
         for (claim, expected) in [(&deleting, ClaimIgnored::Deleting), (&populated, ClaimIgnored::Populated)] {
-            assert_eq!(step(claim, class), ClaimStep::Ignore(expected), "{class:?}");
+            assert_eq!(step(claim, class), ClaimPlan::Ignore(expected), "{class:?}");
         }
     }
-    let waits = ClaimStep::Ignore(ClaimIgnored::WaitsForConsumer);
+    let waits = ClaimPlan::Ignore(ClaimIgnored::WaitsForConsumer);
     assert_eq!(step(&mk_claim(), Some(&waiting)), waits);
     let scheduled = mk_claim().with(|claim| claim.node_selected = true);
     for class in [&waiting, &mk_class(&[])] {
@@ -230,11 +231,11 @@ fn wanting(fate: &str) -> Claim {
 }
 
 /// What comes of a claim that is served, or has an annotation that is not followed.
-fn answer(step: ClaimStep) -> Result<(PersistentVolume, Ownership), BadAnnotation> {
+fn answer(step: ClaimPlan) -> Result<(PersistentVolume, Ownership), BadAnnotation> {
     match step {
-        ClaimStep::Provision { volume, ownership, .. } => Ok((*volume, ownership)),
-        ClaimStep::Refuse(ClaimRefusal::Annotation(bad)) => Err(bad),
-        ClaimStep::Refuse(_) | ClaimStep::Ignore(_) => panic!("{step:?}"),
+        ClaimPlan::Provision { volume, ownership, .. } => Ok((*volume, ownership)),
+        ClaimPlan::Refuse(ClaimRefusal::Annotation(bad)) => Err(bad),
+        ClaimPlan::Refuse(_) | ClaimPlan::Ignore(_) => panic!("{step:?}"),
     }
 }
 
@@ -312,7 +313,7 @@ fn a_directory_is_as_the_class_says_and_the_claim_where_the_class_lets_it() {
     }
     let range = mk_class(&[("gidRange", "500-600"), ("claimOwnership", "mode")]);
     let found = step(&annotated(&[(mode, "2750")]), Some(&range));
-    let ClaimStep::Provision { ownership, gids, .. } = found else { panic!("{found:?}") };
+    let ClaimPlan::Provision { ownership, gids, .. } = found else { panic!("{found:?}") };
     assert_eq!((ownership.mode, gids), ("2750".parse().ok(), "500-600".parse().ok()));
 }
 
@@ -402,7 +403,7 @@ fn every_refusal_of_a_claim_says_what_to_change() {
     ];
     let mut met: HashSet<Discriminant<ClaimRefusal>> = HashSet::new();
     for (claim, class) in rows {
-        let ClaimStep::Refuse(refusal) = step(&claim, class.as_ref()) else { panic!("{claim:?} {class:?}") };
+        let ClaimPlan::Refuse(refusal) = step(&claim, class.as_ref()) else { panic!("{claim:?} {class:?}") };
         met.insert(discriminant(&refusal));
         let message = refusal.message(&claim.class, OURS);
         let begin = if refusal == ClaimRefusal::Block {
@@ -454,23 +455,22 @@ fn a_copy_takes_a_source_that_is_ours_bound_and_no_larger() {
         claim.source = Some(DataSource::Claim("origin".into()));
         claim.request = Some(Quantity("1Gi".to_owned()));
     });
-    let identity = identity("/export");
+    let scope = scope("/export");
     for (origin, expected) in rows {
-        let rooms = identity.exports.map(|_| Room::default());
-        match (for_claim(&claim, Some(&mk_class(&[])), &identity, &rooms, &origin), expected) {
-            (ClaimStep::Provision { copy_of: Some(copy_of), .. }, None) => assert_eq!(copy_of.gid, Some(50)),
-            (ClaimStep::Refuse(refusal), Some((problem, may_pass))) => {
+        let headrooms = scope.exports.map(|_| Headroom::default());
+        match (for_claim(&claim, Some(&mk_class(&[])), &scope, &headrooms, &origin), expected) {
+            (ClaimPlan::Provision { copy_of: Some(copy_of), .. }, None) => assert_eq!(copy_of.gid, Some(50)),
+            (ClaimPlan::Refuse(refusal), Some((problem, may_pass))) => {
                 assert_eq!(refusal.passes_with().is_some(), may_pass, "{refusal}");
                 assert_eq!(refusal, ClaimRefusal::Source { name: "origin".into(), problem });
             }
             (found, _) => panic!("{origin:?}: {found:?}"),
         }
         // What has been begun is not asked again.
-        let CopyOf { location, gid } =
-            CopyOf { location: located(&volume(), &identity.exports).unwrap(), gid: None };
+        let CopyOf { location, gid } = CopyOf { location: located(&volume(), &scope.exports).unwrap(), gid: None };
         let known = Origin { known: Some(CopyOf { location, gid }), ..origin };
-        let step = for_claim(&claim, Some(&mk_class(&[])), &identity, &rooms, &known);
-        assert!(matches!(step, ClaimStep::Provision { copy_of: Some(_), .. }), "{step:?}");
+        let step = for_claim(&claim, Some(&mk_class(&[])), &scope, &headrooms, &known);
+        assert!(matches!(step, ClaimPlan::Provision { copy_of: Some(_), .. }), "{step:?}");
     }
 }
 
@@ -601,7 +601,7 @@ fn patterns_lead_beneath_the_export_or_are_refused() {
             }
             Err(error) => {
                 let found = step(&claim, Some(&class));
-                let ClaimStep::Refuse(ClaimRefusal::Path { error: found, .. }) = found else {
+                let ClaimPlan::Refuse(ClaimRefusal::Path { error: found, .. }) = found else {
                     panic!("{pattern} {value:?}: {found:?}")
                 };
                 assert_eq!(found, *error, "{pattern} {value:?}");
@@ -670,8 +670,8 @@ fn volumes_that_are_not_to_be_reclaimed_are_left_alone_in_silence() {
         for volume in [mk_volume(), mk_volume().at("other", "/")] {
             let volume = volume.with(change);
             for class in [None, Some(&mk_class(&[("onDelete", "delete")]))] {
-                let found = for_volume(&volume, class, &identity("/export"));
-                assert_eq!(found, VolumeStep::Ignore(*expected), "{name}");
+                let found = for_volume(&volume, class, &scope("/export"));
+                assert_eq!(found, VolumePlan::Ignore(*expected), "{name}");
             }
         }
     }
@@ -679,20 +679,20 @@ fn volumes_that_are_not_to_be_reclaimed_are_left_alone_in_silence() {
         volume.provisioned_by = Some("other".into());
         volume.migrated_to = Some(OURS.into());
     });
-    let found = for_volume(&taken_over, Some(&mk_class(&[])), &identity("/export"));
-    assert!(matches!(found, VolumeStep::Reclaim { .. }), "{found:?}");
+    let found = for_volume(&taken_over, Some(&mk_class(&[])), &scope("/export"));
+    assert!(matches!(found, VolumePlan::Reclaim { .. }), "{found:?}");
 }
 
 /// What is done for a volume at `source`, which must not depend on the class unless it is reclaimed.
-fn located_at(export: &str, source: Option<(&str, &str)>) -> VolumeStep {
+fn located_at(export: &str, source: Option<(&str, &str)>) -> VolumePlan {
     let volume = match source {
         Some((server, path)) => mk_volume().at(server, path),
         None => mk_volume().with(|volume| volume.source = None),
     };
     let delete = mk_class(&[("onDelete", "delete")]);
-    let found = for_volume(&volume, Some(&delete), &identity(export));
-    if let VolumeStep::Refuse(_) = found {
-        assert_eq!(for_volume(&volume, None, &identity(export)), found);
+    let found = for_volume(&volume, Some(&delete), &scope(export));
+    if let VolumePlan::Refuse(_) = found {
+        assert_eq!(for_volume(&volume, None, &scope(export)), found);
     }
     found
 }
@@ -709,7 +709,7 @@ fn volumes_beneath_the_export_are_reclaimed_where_they_are() {
         ("/", "nas", "/a", "a"),
     ];
     for (export, server, path, expected) in rows {
-        let VolumeStep::Reclaim { directory, fate, doubt } = located_at(export, Some((server, path))) else {
+        let VolumePlan::Reclaim { directory, fate, doubt } = located_at(export, Some((server, path))) else {
             panic!("{export} {path}")
         };
         assert_eq!((&*directory.to_string(), fate, doubt), (expected, Fate::Delete, None), "{export} {path}");
@@ -718,12 +718,12 @@ fn volumes_beneath_the_export_are_reclaimed_where_they_are() {
 
 #[test]
 fn volumes_anywhere_else_are_refused() {
-    let not_nfs = VolumeStep::Refuse(VolumeRefusal::NotNfs);
+    let not_nfs = VolumePlan::Refuse(VolumeRefusal::NotNfs);
     assert_eq!(located_at("/export", None), not_nfs);
     for server in ["other", "", "nas.", "nas:/export", "[nas"] {
         let expected = VolumeRefusal::OtherServer { server: server.into(), exports: "nas:/export".into() };
         let found = located_at("/export", Some((server, "/export/a")));
-        assert_eq!(found, VolumeStep::Refuse(expected), "{server}");
+        assert_eq!(found, VolumePlan::Refuse(expected), "{server}");
     }
     let rows = [
         ("/export", "/export", PathError::Export),
@@ -749,7 +749,7 @@ fn volumes_anywhere_else_are_refused() {
     for (export, path, error) in rows {
         let expected = VolumeRefusal::Path { path: path.into(), exports: format!("nas:{export}").into(), error };
         let found = located_at(export, Some(("nas", path)));
-        assert_eq!(found, VolumeStep::Refuse(expected), "{export} {path}");
+        assert_eq!(found, VolumePlan::Refuse(expected), "{export} {path}");
     }
 }
 
@@ -808,9 +808,9 @@ fn the_class_as_it_is_now_decides_a_volumes_fate_and_doubts_never_destroy() {
     ];
     for (parameters, fate, doubt) in rows {
         let class = parameters.map(mk_class);
-        let found = for_volume(&mk_volume(), class.as_ref(), &identity("/export"));
-        let directory = identity("/export").exports.locate("nas", "/export/shop-data-pvc-1").unwrap();
-        let expected = VolumeStep::Reclaim { directory, fate: *fate, doubt: doubt.clone() };
+        let found = for_volume(&mk_volume(), class.as_ref(), &scope("/export"));
+        let directory = scope("/export").exports.locate("nas", "/export/shop-data-pvc-1").unwrap();
+        let expected = VolumePlan::Reclaim { directory, fate: *fate, doubt: doubt.clone() };
         assert_eq!(found, expected, "{parameters:?}");
         let named = match doubt {
             Some(Doubt::NoClass(_)) => r#"StorageClass "nfs""#,
@@ -820,18 +820,6 @@ fn the_class_as_it_is_now_decides_a_volumes_fate_and_doubts_never_destroy() {
         };
         let words = doubt.as_ref().map(ToString::to_string).unwrap_or_default();
         assert!(words.contains(named), "{words}");
-    }
-}
-
-#[test]
-fn waits_double_up_to_five_minutes_and_stay_there() {
-    let waits: Vec<u128> = (1..=12).map(|n| retry_after(n).as_millis()).collect();
-    let expected = [500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000, 300_000, 300_000];
-    assert_eq!(waits, expected);
-    assert_eq!(RETRY_MAX.as_secs(), 300);
-    assert_eq!(retry_after(0), retry_after(1));
-    for failures in [31, 32, 33, 34, 63, 64, 65, u32::MAX - 1, u32::MAX] {
-        assert_eq!(retry_after(failures), RETRY_MAX, "{failures}");
     }
 }
 
@@ -853,7 +841,7 @@ fn what_the_claim_wanted_beats_the_class_and_an_admin_beats_both() {
             volume.on_delete_of_claim = claim.map(Into::into);
             volume.on_delete_of_class = Some(Fate::Delete);
         });
-        let VolumeStep::Reclaim { fate, doubt, .. } = for_volume(&volume, class, &identity("/export")) else {
+        let VolumePlan::Reclaim { fate, doubt, .. } = for_volume(&volume, class, &scope("/export")) else {
             panic!("{admin:?} {claim:?}")
         };
         let words = doubt.map(|doubt| doubt.to_string());
@@ -882,7 +870,7 @@ fn an_annotation_beats_the_class_which_beats_what_was_recorded() {
             volume.on_delete = annotation.map(Into::into);
             volume.on_delete_of_class = recorded;
         });
-        let VolumeStep::Reclaim { fate, doubt, .. } = for_volume(&volume, class, &identity("/export")) else {
+        let VolumePlan::Reclaim { fate, doubt, .. } = for_volume(&volume, class, &scope("/export")) else {
             panic!("{annotation:?}")
         };
         assert_eq!((fate, doubt.is_some()), (expected, doubtful), "{annotation:?} {recorded:?}");
@@ -891,12 +879,12 @@ fn an_annotation_beats_the_class_which_beats_what_was_recorded() {
 
 #[test]
 fn finalizers_come_and_go_only_where_they_could_be_taken_off() {
-    let patching = |export: &str| Identity { may_patch: true, ..identity(export) };
+    let patching = |export: &str| Scope { may_patch: true, ..scope(export) };
     let bound = || mk_volume().with(|volume| volume.phase = Phase::Bound);
-    let not_released = VolumeStep::Ignore(VolumeIgnored::NotReleased);
-    let kept = VolumeStep::Ignore(VolumeIgnored::Kept);
+    let not_released = VolumePlan::Ignore(VolumeIgnored::NotReleased);
+    let kept = VolumePlan::Ignore(VolumeIgnored::Kept);
     let rows = [
-        (bound(), VolumeStep::Protect, not_released.clone()),
+        (bound(), VolumePlan::Protect, not_released.clone()),
         (bound().with(|volume| volume.finalizer = true), not_released.clone(), not_released.clone()),
         (bound().with(|volume| volume.deleting = true), not_released.clone(), not_released.clone()),
         (bound().at("other", "/export/x"), not_released.clone(), not_released.clone()),
@@ -905,13 +893,13 @@ fn finalizers_come_and_go_only_where_they_could_be_taken_off() {
         (bound().with(|volume| volume.reclaim = ReclaimPolicy::Retain), kept.clone(), kept.clone()),
         (
             bound().with(|volume| (volume.reclaim, volume.finalizer) = (ReclaimPolicy::Retain, true)),
-            VolumeStep::Unprotect,
+            VolumePlan::Unprotect,
             kept,
         ),
     ];
     for (volume, with_patch, without) in rows {
         assert_eq!(for_volume(&volume, None, &patching("/export")), with_patch, "{volume:?}");
-        assert_eq!(for_volume(&volume, None, &identity("/export")), without, "{volume:?}");
+        assert_eq!(for_volume(&volume, None, &scope("/export")), without, "{volume:?}");
     }
 }
 
@@ -925,14 +913,14 @@ fn a_volume_deleted_while_it_had_a_claim_is_reclaimed_when_that_has_gone() {
         (deleted().with(|volume| (volume.deleted_while_bound, volume.phase) = (true, Phase::Bound)), false),
     ];
     for (volume, expected) in rows {
-        let found = for_volume(&volume, None, &identity("/export"));
-        assert_eq!(matches!(found, VolumeStep::Reclaim { .. }), expected, "{volume:?}");
+        let found = for_volume(&volume, None, &scope("/export"));
+        assert_eq!(matches!(found, VolumePlan::Reclaim { .. }), expected, "{volume:?}");
     }
 }
 
 /// The claim of [`mk_volume`], which has 1Gi and asks for more.
-fn mk_growth(request: &str) -> Growth {
-    Growth {
+fn mk_growth(request: &str) -> Expansion {
+    Expansion {
         uid: "1".into(),
         namespace: "shop".into(),
         name: "data".into(),
@@ -946,17 +934,17 @@ fn mk_growth(request: &str) -> Growth {
     }
 }
 
-fn grown(growth: &Growth, volume: &Volume) -> GrowthStep {
-    grown_with(growth, volume, "", &Needs::default())
+fn grown(expansion: &Expansion, volume: &Volume) -> ExpansionPlan {
+    grown_with(expansion, volume, "", &Requirements::default())
 }
 
 /// On an export of 10 GiB, of which 5 are free and 8 promised to others.
-fn grown_with(growth: &Growth, volume: &Volume, lacking: &str, needs: &Needs) -> GrowthStep {
-    let identity = identity("/export");
-    let usage = Usage { bytes: 10 << 30, bytes_free: 5 << 30, inodes: 100, inodes_free: 50 };
-    let rooms =
-        identity.exports.map(|_| Room { usable: true, begun: false, usage: Some(usage), promised: 8 << 30 });
-    for_growth(growth, volume, &Means { lacking, needs, rooms: &rooms }, &identity)
+fn grown_with(expansion: &Expansion, volume: &Volume, lacking: &str, needs: &Requirements) -> ExpansionPlan {
+    let scope = scope("/export");
+    let usage = FsUsage { bytes: 10 << 30, bytes_free: 5 << 30, inodes: 100, inodes_free: 50 };
+    let headrooms =
+        scope.exports.map(|_| Headroom { usable: true, begun: false, usage: Some(usage), promised: 8 << 30 });
+    for_expansion(expansion, volume, &Means { lacking, needs, headrooms: &headrooms }, &scope)
 }
 
 #[test]
@@ -976,7 +964,7 @@ fn a_volume_grows_to_what_its_claim_asks_for_and_never_shrinks() {
         let volume = mk_volume().with(|volume| volume.capacity = Some(Quantity(has.to_owned())));
         let capacity = Quantity(capacity.to_owned());
         let volume_too = volume_too.then(|| (bytes(&capacity), None));
-        let expected = GrowthStep::Grow { capacity, volume_too };
+        let expected = ExpansionPlan::Grow { capacity, volume_too };
         assert_eq!(grown(&mk_growth(request), &volume), expected, "{request} {has}");
     }
 }
@@ -996,25 +984,25 @@ fn whose_volume_grows_does_not_depend_on_its_phase_policy_or_class() {
     ];
     for change in changes {
         let volume = mk_volume().with(change);
-        assert!(matches!(grown(&mk_growth("2Gi"), &volume), GrowthStep::Grow { .. }), "{volume:?}");
+        assert!(matches!(grown(&mk_growth("2Gi"), &volume), ExpansionPlan::Grow { .. }), "{volume:?}");
     }
 }
 
 #[test]
 fn what_is_not_ours_to_grow_is_left_alone_in_silence() {
-    let rows: &[(GrowthIgnored, Change<Volume>, Change<Growth>)] = &[
-        (GrowthIgnored::Foreign, |volume| volume.provisioned_by = Some("other".into()), |_| {}),
-        (GrowthIgnored::Foreign, |volume| volume.provisioned_by = None, |_| {}),
-        (GrowthIgnored::Foreign, |volume| volume.claim = None, |_| {}),
-        (GrowthIgnored::Foreign, |_| {}, |growth| growth.uid = "another".into()),
-        (GrowthIgnored::Deleting, |_| {}, |growth| growth.deleting = true),
+    let rows: &[(ExpansionIgnored, Change<Volume>, Change<Expansion>)] = &[
+        (ExpansionIgnored::Foreign, |volume| volume.provisioned_by = Some("other".into()), |_| {}),
+        (ExpansionIgnored::Foreign, |volume| volume.provisioned_by = None, |_| {}),
+        (ExpansionIgnored::Foreign, |volume| volume.claim = None, |_| {}),
+        (ExpansionIgnored::Foreign, |_| {}, |expansion| expansion.uid = "another".into()),
+        (ExpansionIgnored::Deleting, |_| {}, |expansion| expansion.deleting = true),
     ];
     for (expected, of_volume, of_growth) in rows {
-        let (volume, growth) = (mk_volume().with(of_volume), mk_growth("2Gi").with(of_growth));
+        let (volume, expansion) = (mk_volume().with(of_volume), mk_growth("2Gi").with(of_growth));
         // That it could not grow anyhow must not be said of it either.
         for volume in [volume.clone(), volume.at("other", "/export/x")] {
-            let found = grown_with(&growth, &volume, "patch persistentvolumes", &Needs::default());
-            assert_eq!(found, GrowthStep::Ignore(*expected), "{volume:?}");
+            let found = grown_with(&expansion, &volume, "patch persistentvolumes", &Requirements::default());
+            assert_eq!(found, ExpansionPlan::Ignore(*expected), "{volume:?}");
         }
     }
 }
@@ -1030,8 +1018,8 @@ fn every_refusal_to_grow_says_why_and_whether_it_may_pass() {
         (mk_volume().at("nas", "/export"), &["nas:/export"], false),
     ];
     for (volume, words, may_pass) in rows {
-        let found = grown_with(&mk_growth("2Gi"), &volume, lacking, &Needs::default());
-        let GrowthStep::Refuse(refusal) = found else { panic!("{found:?}") };
+        let found = grown_with(&mk_growth("2Gi"), &volume, lacking, &Requirements::default());
+        let ExpansionPlan::Refuse(refusal) = found else { panic!("{found:?}") };
         assert!(words.iter().all(|words| refusal.to_string().contains(words)), "{refusal}");
         assert_eq!(refusal.may_pass(), may_pass, "{refusal}");
     }
@@ -1052,15 +1040,15 @@ fn a_volume_grows_where_there_is_room_and_not_elsewhere() {
     ];
     for (parameter, value, request, expected) in rows {
         let of = |name| (name == parameter).then_some(value);
-        let needs = Needs {
+        let needs = Requirements {
             space: of(MIN_FREE_SPACE).and_then(|text| text.parse().ok()),
             inodes: of(MIN_FREE_INODES).and_then(|text| text.parse().ok()),
             ratio: of(MAX_OVERCOMMIT).and_then(|text| text.parse().ok()),
         };
         let found = grown_with(&mk_growth(request), &mk_volume(), "", &needs);
         match (&found, expected) {
-            (GrowthStep::Grow { .. }, None) => {}
-            (GrowthStep::Refuse(refusal), Some(shown)) => {
+            (ExpansionPlan::Grow { .. }, None) => {}
+            (ExpansionPlan::Refuse(refusal), Some(shown)) => {
                 assert!(refusal.may_pass() && refusal.is_for_room());
                 let words = refusal.to_string();
                 assert!([parameter, shown, "nas:/export"].iter().all(|word| words.contains(word)), "{words}");
@@ -1070,6 +1058,6 @@ fn a_volume_grows_where_there_is_room_and_not_elsewhere() {
         // A claim that has asked for less since is told that it has enough, whatever room there is.
         let has_more = mk_volume().with(|volume| volume.capacity = Some(Quantity("9Gi".to_owned())));
         let found = grown_with(&mk_growth(request), &has_more, "", &needs);
-        assert!(matches!(found, GrowthStep::Grow { volume_too: None, .. }), "{found:?}");
+        assert!(matches!(found, ExpansionPlan::Grow { volume_too: None, .. }), "{found:?}");
     }
 }

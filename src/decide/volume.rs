@@ -2,16 +2,16 @@
 
 use std::fmt;
 
-use super::identity::Identity;
-use crate::class::Class;
-use crate::exports::{Elsewhere, Exports, Location};
-use crate::path::PathError;
-use crate::policy::{BadParameter, FATE, Fate};
-use crate::volume::{Phase, ReclaimPolicy, Volume, annotation};
+use crate::decide::scope::Scope;
+use crate::model::class::Class;
+use crate::model::exports::{Elsewhere, Exports, Location};
+use crate::model::parameters::{BadParameter, FATE, Fate};
+use crate::model::volume::{Phase, ReclaimPolicy, Volume, annotation};
+use crate::values::path::PathError;
 
 /// What is to be done for a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum VolumeStep {
+pub enum VolumePlan {
     /// Nothing, and nobody need know.
     Ignore(VolumeIgnored),
     /// Nothing, and an admin must know why.
@@ -129,40 +129,40 @@ impl fmt::Display for Doubt {
 
 /// Decides what is to be done for a volume. `class` is the one it names, if that exists now.
 #[must_use]
-pub fn for_volume(volume: &Volume, class: Option<&Class>, identity: &Identity) -> VolumeStep {
-    if !volume.is_of(&identity.provisioner) {
-        return VolumeStep::Ignore(VolumeIgnored::Foreign);
+pub fn for_volume(volume: &Volume, class: Option<&Class>, scope: &Scope) -> VolumePlan {
+    if !volume.is_of(&scope.provisioner) {
+        return VolumePlan::Ignore(VolumeIgnored::Foreign);
     }
     if volume.reclaim != ReclaimPolicy::Delete {
-        let off = volume.finalizer && identity.may_patch;
-        return if off { VolumeStep::Unprotect } else { VolumeStep::Ignore(VolumeIgnored::Kept) };
+        let off = volume.finalizer && scope.may_patch;
+        return if off { VolumePlan::Unprotect } else { VolumePlan::Ignore(VolumeIgnored::Kept) };
     }
     match volume.phase {
-        Phase::Bound if needs_protection(volume, identity) => return VolumeStep::Protect,
-        Phase::Bound | Phase::Other => return VolumeStep::Ignore(VolumeIgnored::NotReleased),
+        Phase::Bound if needs_protection(volume, scope) => return VolumePlan::Protect,
+        Phase::Bound | Phase::Other => return VolumePlan::Ignore(VolumeIgnored::NotReleased),
         Phase::Released => {}
     }
     if volume.deleting && !volume.finalizer && !volume.deleted_while_bound {
-        return VolumeStep::Ignore(VolumeIgnored::Deleted);
+        return VolumePlan::Ignore(VolumeIgnored::Deleted);
     }
-    match located(volume, &identity.exports) {
-        Err(refusal) => VolumeStep::Refuse(refusal),
+    match located(volume, &scope.exports) {
+        Err(refusal) => VolumePlan::Refuse(refusal),
         Ok(directory) => {
             let (fate, doubt) = fate(volume, class);
-            VolumeStep::Reclaim { directory, fate, doubt }
+            VolumePlan::Reclaim { directory, fate, doubt }
         }
     }
 }
 
 /// Whether a volume that has a claim is to get our finalizer: only one that we could reclaim, and take it off again.
-fn needs_protection(volume: &Volume, identity: &Identity) -> bool {
-    identity.may_patch && !volume.deleting && !volume.finalizer && located(volume, &identity.exports).is_ok()
+fn needs_protection(volume: &Volume, scope: &Scope) -> bool {
+    scope.may_patch && !volume.deleting && !volume.finalizer && located(volume, &scope.exports).is_ok()
 }
 
 /// Whether a volume gives us anything to do as it is: the others need not be remembered.
 #[must_use]
-pub fn is_work(volume: &Volume, identity: &Identity) -> bool {
-    !matches!(for_volume(volume, None, identity), VolumeStep::Ignore(_))
+pub fn is_work(volume: &Volume, scope: &Scope) -> bool {
+    !matches!(for_volume(volume, None, scope), VolumePlan::Ignore(_))
 }
 
 /// Where a volume's directory is, if it is on one of these exports at all.

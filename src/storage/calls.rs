@@ -7,16 +7,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::path::RelPath;
+use crate::values::path::RelPath;
+use crate::values::time::milliseconds;
 
 /// A call that has not been answered for so long counts as stuck.
 pub const STUCK_AFTER: Duration = Duration::from_secs(10);
-
-/// How long something took, as logs and tables have it.
-#[must_use]
-pub fn milliseconds(took: Duration) -> u64 {
-    u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
-}
 
 /// The calls on an export.
 #[derive(Debug)]

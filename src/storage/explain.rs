@@ -2,14 +2,14 @@
 
 use nix::errno::Errno;
 
-use super::dirfd::Problem;
-use super::export::StorageError;
-use crate::path::ExportSource;
+use crate::storage::mounted::dirfd::Problem;
+use crate::storage::root::StorageError;
+use crate::values::address::ExportAddress;
 
 /// What was being done, on which export, what was wrong, and, where a person can mend it, the likely cause and what
 /// to do.
 #[must_use]
-pub fn explain(error: &StorageError, export: &ExportSource) -> String {
+pub fn explain(error: &StorageError, export: &ExportAddress) -> String {
     let StorageError { doing, path, problem } = error;
     let what = format!("{doing} {path:?} on the export {export}: {problem}");
     let advice = match (*doing, *problem) {
@@ -24,7 +24,7 @@ pub fn explain(error: &StorageError, export: &ExportSource) -> String {
 
 /// What is to be said where a directory may not be given away.
 const CHOWN: &str = "Only root may give a directory to others, and the NFS server takes this provisioner for another user \
-     (root_squash, all_squash). Export with no_root_squash, or take a class without directoryUid, directoryGid and \
+     (root_squash, all_squash). Root with no_root_squash, or take a class without directoryUid, directoryGid and \
      gidRange.";
 
 /// The likely cause of a problem and what to do, where a person can mend it.
@@ -51,11 +51,11 @@ fn advice_on(errno: Errno) -> Option<&'static str> {
     let advice = match errno {
         Errno::EACCES | Errno::EPERM => {
             "The NFS server takes this provisioner for a user who may not do that (root_squash, all_squash), does not \
-             export to this node (any more), or the file is immutable there. Export with no_root_squash, or give the \
+             export to this node (any more), or the file is immutable there. Root with no_root_squash, or give the \
              directory above it on the server to the user that root is mapped to."
         }
         Errno::EROFS => {
-            "The export is read-only, or mounted so, or the server's disk has become so after a fault. Export and \
+            "The export is read-only, or mounted so, or the server's disk has become so after a fault. Root and \
              mount it with rw, and see the server's kernel log."
         }
         Errno::ENOSPC => {
@@ -107,7 +107,7 @@ mod tests {
             (Problem::NotNfs, "is not an NFS mount", "NFS_MOUNT_CHECK"),
             (Problem::Link, "is a symbolic link", "another path"),
         ];
-        let export = ExportSource::new("nas".into(), "/export".into());
+        let export = ExportAddress::new("nas".into(), "/export".into());
         for (problem, what, remedy) in rows {
             let error = StorageError { doing: "mkdir", path: "a/b\n".to_owned(), problem };
             let words = explain(&error, &export);
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn who_may_not_give_directories_away_is_told_which_parameters_ask_for_that() {
-        let export = ExportSource::new("nas".into(), "/export".into());
+        let export = ExportAddress::new("nas".into(), "/export".into());
         let words = |problem| explain(&StorageError { doing: "chown", path: "a".to_owned(), problem }, &export);
         let squashed = words(Problem::Os(Errno::EPERM));
         for word in ["chown \"a\"", "not permitted", "root_squash", "no_root_squash", "directoryUid", "gidRange"] {
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn what_nobody_can_mend_is_said_alone() {
-        let export = ExportSource::new("nas".into(), "/export".into());
+        let export = ExportAddress::new("nas".into(), "/export".into());
         let error = StorageError { doing: "open", path: "a".to_owned(), problem: Problem::Os(Errno::EINVAL) };
         assert_eq!(explain(&error, &export), r#"open "a" on the export nas:/export: invalid argument"#);
     }

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use nfs_provisioner::storage::CLONES;
+use nfs_provisioner::layout::STAGING;
 use serde_json::{Value, json};
 
 use crate::exports::{OTHER, Other, is_on};
@@ -43,7 +43,7 @@ fn name_of(volume: &PersistentVolume) -> &str {
 /// Waits until nothing is left of the making of copies.
 async fn nothing_is_left(space: &Space) {
     eventually("nothing to be left", || async {
-        let left = fs::read_dir(space.at(CLONES)).map_or(0, Iterator::count);
+        let left = fs::read_dir(space.at(STAGING)).map_or(0, Iterator::count);
         (left == 0).then_some(())
     })
     .await;
@@ -147,7 +147,7 @@ async fn a_claim_that_goes_in_the_middle_leaves_nothing_and_a_source_stays_until
         space.claim(name, &class, copy("1Mi")).await;
     }
     eventually("both to be begun", || async {
-        (fs::read_dir(space.at(CLONES)).map_or(0, Iterator::count) == 2).then_some(())
+        (fs::read_dir(space.at(STAGING)).map_or(0, Iterator::count) == 2).then_some(())
     })
     .await;
     for name in ["gone", "source"] {
@@ -174,7 +174,7 @@ async fn a_process_that_dies_in_the_middle_is_followed_by_one_that_makes_the_cop
     space.claim("dropped", &class, copy("1Mi")).await;
     for _ in 0..3 {
         eventually("it to be begun", || async {
-            (fs::read_dir(space.at(CLONES)).map_or(0, Iterator::count) > 0).then_some(())
+            (fs::read_dir(space.at(STAGING)).map_or(0, Iterator::count) > 0).then_some(())
         })
         .await;
         tokio::time::sleep(Duration::from_millis(200)).await;

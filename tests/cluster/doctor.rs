@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
-use nfs_provisioner::access::NEEDED;
+use nfs_provisioner::cluster::permissions::NEEDED;
 use serde_json::{Value, json};
 
 use crate::rights::rules_of_the_peer;

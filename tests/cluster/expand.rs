@@ -10,9 +10,9 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::api::{Api, Patch, PatchParams};
-use nfs_provisioner::cluster::Cluster;
-use nfs_provisioner::growth::Growth;
-use nfs_provisioner::volume::Volume;
+use nfs_provisioner::cluster::api::Cluster;
+use nfs_provisioner::model::expansion::Expansion;
+use nfs_provisioner::model::volume::Volume;
 use serde_json::{Value, json};
 
 use crate::reclaim::{name_of, released};
@@ -245,7 +245,7 @@ async fn a_volume_and_a_claim_that_have_changed_since_they_were_read_are_left_as
     let others = json!({"spec": {"capacity": {"storage": "2Gi"}}});
     space.patch(&space.volumes(), name_of(&old_volume), others).await;
     ask(&space, "data", "2Gi").await;
-    let growth = Growth::read(&old_claim).unwrap();
+    let growth = Expansion::read(&old_claim).unwrap();
     let cluster = Cluster::new(space.client.clone(), &space.provisioner);
     let error = cluster.grow_volume(&Volume::read(&old_volume), &growth.request).await.unwrap_err();
     assert!(error.is_conflict(), "{error}");

@@ -17,7 +17,7 @@ use crate::support::eventually;
 use crate::support::plane::Plane;
 use crate::support::space::{Rules, Space};
 
-/// So few that no event is left out, however slow the machine is: two of each are no crowd (`src/events.rs`).
+/// So few that no event is left out, however slow the machine is: two of each are no crowd (`src/cluster/events.rs`).
 const CLAIMS: usize = 30;
 
 /// A control plane that writes down each request of a ServiceAccount.

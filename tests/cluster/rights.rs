@@ -1,7 +1,9 @@
 //! What the provisioner needs to be allowed.
 
 use k8s_openapi::api::core::v1::Endpoints;
-use nfs_provisioner::access::{ENDPOINTS_READ, EXPAND, LEASE, LEASE_WATCH, NEEDED, PROTECT, Permission};
+use nfs_provisioner::cluster::permissions::{
+    ENDPOINTS_READ, EXPAND, LEASE, LEASE_WATCH, NEEDED, PROTECT, Permission,
+};
 use serde_json::{Value, json};
 
 use crate::support::plane::Plane;

@@ -1,0 +1,5 @@
+//! What runs on a timer while this process leads.
+
+pub mod reaper;
+pub mod orphans;
+pub mod usage;

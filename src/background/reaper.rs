@@ -1,0 +1,194 @@
+//! Empties the trash in the background, for as long as the program runs.
+//!
+//! The trash itself is the queue: what a crash or another replica has left there is found at the next look. A look
+//! is taken when there is something new, and every minute.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::time::{Instant, interval, sleep};
+use tracing::{debug, error, info, warn};
+
+use crate::export::{Backlog, Counts};
+use crate::layout::TrashName;
+use crate::queue::{Next, Queue, RetryReason};
+use crate::storage::{Left, Problem, Reaped, Storage, StorageError, Trashed};
+use crate::values::time::milliseconds;
+
+/// How many entries are worked on at a time, so that a huge one does not keep the others waiting.
+const ENTRIES_MAX: usize = 2;
+
+/// How long an entry is worked on before others have their turn.
+const TURN: Duration = Duration::from_secs(30);
+
+/// How long until the trash is looked at again: what other replicas and clusters put there shows only so.
+const LOOK: Duration = Duration::from_mins(1);
+
+/// How often we see whether we still lead.
+const LEADS: Duration = Duration::from_secs(1);
+
+/// How many entries are learned at one look. If there are more, these come when all that are known have been tried.
+const LEARNED_MAX: usize = 256;
+
+/// Empties the trash of `storage` whenever `leads`, for ever. May be dropped at any point.
+///
+/// An entry that cannot be removed entirely is tried again later and later, and keeps no other waiting. It is said
+/// once in the log, and again if something else is wrong with it.
+pub async fn reap_forever(storage: Storage, leads: impl Fn() -> bool, backlog: &Backlog) {
+    loop {
+        while !leads() {
+            sleep(LEADS).await;
+        }
+        let reaper = Reaper { storage: &storage, backlog, queue: Queue::default(), known: HashMap::new() };
+        reaper.reap_while(&leads).await;
+        backlog.update(|counts| *counts = Counts { removed: counts.removed, ..Counts::default() });
+    }
+}
+
+struct Reaper<'a> {
+    storage: &'a Storage,
+    backlog: &'a Backlog,
+    queue: Queue<TrashName>,
+    /// All entries in the queue, and what was last said to be wrong with them.
+    known: HashMap<TrashName, Option<StorageError>>,
+}
+
+/// What came of an entry, and how long it took; no result is a defect of ours.
+type Outcome = (TrashName, Duration, Option<Result<Reaped, StorageError>>);
+
+impl Reaper<'_> {
+    /// Works until we lead no more. What is under way is then cut.
+    async fn reap_while(mut self, leads: &impl Fn() -> bool) {
+        let (mut look, mut leading) = (interval(LOOK), interval(LEADS));
+        let mut under_way = FuturesUnordered::new();
+        let mut said = Trouble::default();
+        let mut returned = self.storage.returned();
+        loop {
+            tokio::select! {
+                _ = leading.tick() => if !leads() { return },
+                _ = look.tick() => self.look(&mut said).await,
+                () = self.backlog.changed() => self.look(&mut said).await,
+                Ok(()) = returned.changed() => {
+                    self.queue.wake();
+                    self.look(&mut said).await;
+                }
+                (name, _) = self.queue.take(), if under_way.len() < ENTRIES_MAX && leads() => {
+                    under_way.push(reap(self.storage, name));
+                }
+                Some(outcome) = under_way.next() => {
+                    self.finish(outcome);
+                    if self.known.is_empty() {
+                        // There may be more than were listed.
+                        self.look(&mut said).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Learns what is in the trash.
+    async fn look(&mut self, said: &mut Trouble) {
+        // Even if all that are known are listed, so many others are.
+        let found = self.storage.trashed(self.known.len() + LEARNED_MAX).await;
+        said.say(&found);
+        for name in found.map(|found| found.names).unwrap_or_default() {
+            if !self.known.contains_key(&name) {
+                self.known.insert(name.clone(), None);
+                self.queue.push(name);
+            }
+        }
+        self.count();
+    }
+
+    /// Says what came of an entry, and when it is to be tried again.
+    fn finish(&mut self, (name, took, result): Outcome) {
+        let milliseconds = milliseconds(took);
+        let progress = result.as_ref().and_then(|result| result.as_ref().ok()).map_or(0, |reaped| reaped.entries);
+        self.backlog.update(|counts| counts.removed += progress);
+        match result {
+            Some(Ok(Reaped { entries, left: Left::Nothing })) => {
+                info!(volume = name.volume(), entry = %name, entries, milliseconds, "removed from the trash");
+                self.queue.finish(&name, Next::Done);
+                self.known.remove(&name);
+            }
+            // It goes on at once, behind the others: what cannot be removed is known once nothing else is left.
+            Some(Ok(Reaped { entries, .. })) if entries > 0 => {
+                debug!(entry = %name, entries, milliseconds, "removed in part from the trash");
+                self.queue.finish(&name, Next::Done);
+                self.queue.push(name);
+            }
+            Some(Ok(Reaped { left: Left::Blocked { entries, first }, .. })) => self.block(name, entries, first),
+            Some(Ok(Reaped { left: Left::More, .. })) => {
+                debug!(entry = %name, milliseconds, "nothing could be removed in the time there was");
+                self.queue.finish(&name, Next::Retry(RetryReason::Export));
+            }
+            Some(Err(error)) => self.block(name, 1, error),
+            None => {
+                error!(entry = %name, "a defect in this program was met; it will be tried again");
+                self.queue.finish(&name, Next::Retry(RetryReason::Export));
+            }
+        }
+        self.count();
+    }
+
+    /// Says once that an entry cannot be removed, and tries it again later.
+    fn block(&mut self, name: TrashName, entries: u64, problem: StorageError) {
+        self.queue.finish(&name, Next::Retry(RetryReason::Export));
+        let (volume, entry) = (name.volume().to_owned(), name.to_string());
+        if self.known.get(&name).is_some_and(|said| said.as_ref() == Some(&problem)) {
+            debug!(volume, entry, entries, %problem, "still cannot be removed from the trash");
+        } else if problem.problem == Problem::StillOpen {
+            info!(volume, entry, entries, %problem, "cannot be removed from the trash yet, will be tried again");
+        } else {
+            warn!(volume, entry, entries, %problem, "cannot be removed from the trash, will be tried again");
+        }
+        self.known.insert(name, Some(problem));
+    }
+
+    fn count(&self) {
+        let (waiting, blocked) = (self.known.len(), self.known.values().flatten().count());
+        self.backlog.update(|counts| (counts.waiting, counts.blocked) = (waiting, blocked));
+    }
+}
+
+async fn reap(storage: &Storage, name: TrashName) -> Outcome {
+    let begun = Instant::now();
+    // A defect of ours must not stop the others.
+    let result = AssertUnwindSafe(storage.reap(&name, TURN)).catch_unwind().await.ok();
+    (name, begun.elapsed(), result)
+}
+
+/// What is wrong with the trash as a whole, as it was last said.
+#[derive(Default)]
+struct Trouble {
+    error: Option<StorageError>,
+    foreign: Option<(usize, String)>,
+}
+
+impl Trouble {
+    /// Says what has not been said.
+    fn say(&mut self, found: &Result<Trashed, StorageError>) {
+        match found {
+            Ok(found) => {
+                self.error = None;
+                if let Some((count, name)) = found.foreign.as_ref().filter(|_| found.foreign != self.foreign) {
+                    warn!(
+                        count,
+                        ?name,
+                        "left in the trash what is not named as ours: see what it is and remove it"
+                    );
+                }
+                self.foreign.clone_from(&found.foreign);
+            }
+            Err(error) => {
+                if self.error.as_ref() != Some(error) {
+                    warn!(%error, "the trash cannot be looked at, will be tried again");
+                }
+                self.error = Some(error.clone());
+            }
+        }
+    }
+}

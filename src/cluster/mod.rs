@@ -1,0 +1,11 @@
+//! The API server: calls, events, permissions, the leader lock, and the watches.
+
+pub mod slim;
+pub mod api;
+pub mod connect;
+pub mod permissions;
+pub mod election;
+pub mod grants;
+pub mod events;
+pub mod state;
+pub mod watches;

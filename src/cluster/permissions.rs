@@ -1,0 +1,170 @@
+//! What the API server lets us do, asked before we rely on it.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
+use kube::Client;
+use kube::api::{Api, PostParams};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::cluster::api::{ApiError, answered};
+
+/// Something we may want to do: a verb on a resource, in one namespace or in all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Permission {
+    /// The verb.
+    pub verb: &'static str,
+    /// The resource's API group; empty is the core group.
+    pub group: &'static str,
+    /// The resource, or a part of it, as `persistentvolumeclaims/status`.
+    pub resource: &'static str,
+}
+
+impl std::fmt::Display for Permission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.verb, self.resource)?;
+        if !self.group.is_empty() {
+            write!(f, ".{}", self.group)?;
+        }
+        Ok(())
+    }
+}
+
+const fn permission(verb: &'static str, group: &'static str, resource: &'static str) -> Permission {
+    Permission { verb, group, resource }
+}
+
+/// Without these nothing works; users of the peer have granted all of them (behaviour 4.9).
+pub const NEEDED: &[Permission] = &[
+    permission("list", "", "persistentvolumeclaims"),
+    permission("watch", "", "persistentvolumeclaims"),
+    permission("get", "", "persistentvolumes"),
+    permission("list", "", "persistentvolumes"),
+    permission("watch", "", "persistentvolumes"),
+    permission("create", "", "persistentvolumes"),
+    permission("delete", "", "persistentvolumes"),
+    permission("get", "storage.k8s.io", "storageclasses"),
+    permission("list", "storage.k8s.io", "storageclasses"),
+    permission("watch", "storage.k8s.io", "storageclasses"),
+    permission("create", "", "events"),
+    permission("patch", "", "events"),
+];
+
+/// For finalizers on volumes.
+pub const PROTECT: &[Permission] = &[permission("patch", "", "persistentvolumes")];
+
+/// For volumes to grow.
+pub const EXPAND: &[Permission] =
+    &[permission("patch", "", "persistentvolumes"), permission("patch", "", "persistentvolumeclaims/status")];
+
+/// For leader election by a Lease, in our own namespace.
+pub const LEASE: &[Permission] = &[
+    permission("get", "coordination.k8s.io", "leases"),
+    permission("create", "coordination.k8s.io", "leases"),
+    permission("update", "coordination.k8s.io", "leases"),
+];
+
+/// To learn at once that the leader has given its Lease back.
+pub const LEASE_WATCH: &[Permission] = &[permission("watch", "coordination.k8s.io", "leases")];
+
+/// To see whether the peer leads by its lock, where we use a Lease.
+pub const ENDPOINTS_READ: &[Permission] = &[permission("get", "", "endpoints")];
+
+/// To see whether another one leads by a Lease, where we use the peer's lock.
+pub const LEASE_READ: &[Permission] = &[permission("get", "coordination.k8s.io", "leases")];
+
+/// For leader election as the peer does it, in our own namespace.
+pub const ENDPOINTS: &[Permission] = &[
+    permission("get", "", "endpoints"),
+    permission("create", "", "endpoints"),
+    permission("update", "", "endpoints"),
+];
+
+/// Several of them, in words.
+#[must_use]
+pub fn listed(permissions: &[Permission]) -> String {
+    permissions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Which of `permissions` we do not have, in `namespace` or, without one, in all.
+///
+/// # Errors
+/// Those of the API server.
+pub async fn missing(
+    client: &Client,
+    permissions: &[Permission],
+    namespace: Option<&str>,
+) -> Result<Vec<Permission>, ApiError> {
+    let asked = permissions.iter().map(|permission| async move {
+        allowed(client, *permission, namespace).await.map(|allowed| (!allowed).then_some(*permission))
+    });
+    join_all(asked).await.into_iter().filter_map(Result::transpose).collect()
+}
+
+async fn allowed(client: &Client, permission: Permission, namespace: Option<&str>) -> Result<bool, ApiError> {
+    let (resource, part) = permission.resource.split_once('/').unwrap_or((permission.resource, ""));
+    let review = SelfSubjectAccessReview {
+        spec: SelfSubjectAccessReviewSpec {
+            resource_attributes: Some(ResourceAttributes {
+                verb: Some(permission.verb.to_owned()),
+                group: Some(permission.group.to_owned()),
+                resource: Some(resource.to_owned()),
+                subresource: Some(part.to_owned()),
+                namespace: namespace.map(ToOwned::to_owned),
+                ..ResourceAttributes::default()
+            }),
+            ..SelfSubjectAccessReviewSpec::default()
+        },
+        ..SelfSubjectAccessReview::default()
+    };
+    let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+    let answer = answered(reviews.create(&PostParams::default(), &review)).await?;
+    Ok(answer.status.is_some_and(|status| status.allowed))
+}
+
+/// How long what we may not do is taken for what we still may not.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Permissions, of which those that we lack may be granted while we run.
+pub struct Awaited {
+    client: Client,
+    permissions: &'static [Permission],
+    known: Mutex<Known>,
+}
+
+impl std::fmt::Debug for Awaited {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Awaited").field("permissions", &self.permissions).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Known {
+    missing: Vec<Permission>,
+    since: Instant,
+}
+
+impl Awaited {
+    /// `permissions`, of which those `missing` were not granted just now.
+    #[must_use]
+    pub fn new(client: Client, permissions: &'static [Permission], missing: Vec<Permission>) -> Self {
+        Self { client, permissions, known: Mutex::new(Known { missing, since: Instant::now() }) }
+    }
+
+    /// Which of them we do not have. The API server is asked as long as there are any, and not each time.
+    pub async fn missing(&self) -> Vec<Permission> {
+        let mut known = self.known.lock().await;
+        if !known.missing.is_empty() && known.since.elapsed() >= ASK_AGAIN {
+            // Without an answer it is as before.
+            if let Ok(missing) = missing(&self.client, self.permissions, None).await {
+                known.missing = missing;
+            }
+            known.since = Instant::now();
+        }
+        known.missing.clone()
+    }
+}

@@ -1,0 +1,659 @@
+//! What it means that was found, and what to do about it. No I/O.
+
+use std::collections::BTreeMap;
+
+use nix::errno::Errno;
+
+use super::facts::{ClusterFacts, ExportFacts, Missing, Skew, Try};
+use super::report::{Finding, Report};
+use crate::cluster::election::{LockChoice, LockKind};
+use crate::cluster::permissions::{Permission, listed};
+use crate::config::Config;
+use crate::layout::new_directory;
+use crate::model::class::Class;
+use crate::model::exports::Exports;
+use crate::model::parameters::parameter;
+use crate::storage::{ExportSpec, MustBeNfs, Problem, StorageError, advice};
+use crate::values::headroom::FsUsage;
+use crate::values::pattern::Facts;
+
+/// By how many seconds clocks may differ before anybody notices.
+const SKEW_MAX: u64 = 30;
+
+/// Of an export that is almost full, at most one part in so many is free, as in the alerts of `deploy/monitoring`.
+const ALMOST_FULL: u64 = 20;
+
+/// Judges all that was found.
+pub(super) fn judge(config: &Config, cluster: &Result<ClusterFacts, String>, exports: &[ExportFacts]) -> Report {
+    let served = |place: &ExportSpec| format!("{}, mounted at {}", place.source, place.mount.display());
+    let served: Vec<String> = config.specs.values().map(served).collect();
+    let settings = format!("{:?} serves {}", config.provisioner, served.join("; "));
+    let mut findings = vec![Finding::ok("settings", settings)];
+    match cluster {
+        Ok(cluster) => judge_cluster(config, cluster, &mut findings),
+        Err(error) => findings.push(Finding::failure(
+            "api-server",
+            error,
+            "See that the API server is up and can be reached from here, and that KUBECONFIG, if it is set, is right.",
+        )),
+    }
+    for (place, export) in config.specs.values().zip(exports) {
+        let cluster = findings.len();
+        judge_export(place, export, &mut findings);
+        let of_it = findings.iter_mut().skip(cluster);
+        of_it.for_each(|finding| finding.export = Some(place.name.clone()));
+    }
+    Report { findings }
+}
+
+fn judge_cluster(config: &Config, cluster: &ClusterFacts, findings: &mut Vec<Finding>) {
+    let user = cluster.user.as_ref().map(|user| format!(", and takes us for {user}")).unwrap_or_default();
+    findings.push(Finding::ok("api-server", format!("version {} answers{user}", cluster.version)));
+    findings.extend(cluster.clock.map(|skew| {
+        clock("api-server-clock", skew, "Set both by NTP: tokens and certificates are refused by wrong clocks.")
+    }));
+    match &cluster.missing {
+        Ok(missing) => {
+            findings.push(rights(missing));
+            findings.push(finalizers(missing));
+            findings.push(expansion(missing));
+            findings.push(lock(config.lock, &cluster.namespace, missing));
+        }
+        Err(error) => findings.push(Finding::warning(
+            "rights",
+            format!("failed to ask the API server what is allowed: {error}"),
+            "Let all who are authenticated create SelfSubjectAccessReviews, as Kubernetes does by itself.",
+        )),
+    }
+    match &cluster.classes {
+        Ok(classes) => judge_classes(config, classes, findings),
+        Err(error) => findings.push(Finding::failure(
+            "classes",
+            format!("failed to list the StorageClasses: {error}"),
+            "Grant what \"rights\" says, or see to the API server.",
+        )),
+    }
+}
+
+fn clock(check: &'static str, Skew(seconds): Skew, fix: &str) -> Finding {
+    let difference = seconds.unsigned_abs();
+    if difference <= SKEW_MAX {
+        return Finding::ok(check, "agrees with ours");
+    }
+    let side = if seconds > 0 { "ahead of" } else { "behind" };
+    Finding::warning(check, format!("is {difference} s {side} ours"), fix)
+}
+
+fn rights(missing: &Missing) -> Finding {
+    if missing.needed.is_empty() {
+        return Finding::ok("rights", "all that are needed are granted");
+    }
+    Finding::failure(
+        "rights",
+        format!("not allowed to {}", listed(&missing.needed)),
+        "Grant it, as in rbac/: claims and volumes wait without it.",
+    )
+}
+
+fn finalizers(missing: &Missing) -> Finding {
+    if missing.protect.is_empty() {
+        return Finding::ok("finalizers", "may be put on volumes");
+    }
+    Finding::warning(
+        "finalizers",
+        format!("not allowed to {}, so volumes get none", listed(&missing.protect)),
+        "Grant it, as in rbac/: a volume that is deleted while it has a claim is reclaimed only while the provisioner \
+         lives.",
+    )
+}
+
+fn expansion(missing: &Missing) -> Finding {
+    if missing.expand.is_empty() {
+        return Finding::ok("expansion", "volumes may grow when their claims ask for more");
+    }
+    Finding::warning(
+        "expansion",
+        format!("not allowed to {}, so volumes do not grow", listed(&missing.expand)),
+        "Grant it, as in rbac/, if claims are to grow.",
+    )
+}
+
+fn lock(choice: LockChoice, namespace: &str, missing: &Missing) -> Finding {
+    let check = "leader-lock";
+    let may_not = |permissions: &[Permission]| format!("not allowed to {} in {namespace:?}", listed(permissions));
+    match choice {
+        LockChoice::None => Finding::warning(
+            check,
+            "leader election is off",
+            "Run one replica only, and nothing else of this name: two would work side by side.",
+        ),
+        LockChoice::Auto | LockChoice::Only(LockKind::Lease) if missing.lease.is_empty() => {
+            let lacking = [&*missing.lease_watch, &*missing.endpoints_read].concat();
+            if lacking.is_empty() {
+                return Finding::ok(check, format!("a Lease in {namespace:?}"));
+            }
+            Finding::warning(
+                check,
+                format!("a Lease in {namespace:?}, but {}", may_not(&lacking)),
+                "Grant it, as in rbac/: then a standby takes over at once, and nobody starts while \
+                 nfs-subdir-external-provisioner still leads.",
+            )
+        }
+        LockChoice::Auto if missing.endpoints.is_empty() => Finding::warning(
+            check,
+            format!("an Endpoints object in {namespace:?}, because {}", may_not(&missing.lease)),
+            "Grant it, as in rbac/, once nfs-subdir-external-provisioner does not run any more.",
+        ),
+        LockChoice::Only(LockKind::Endpoints) if missing.endpoints.is_empty() => {
+            Finding::ok(check, format!("an Endpoints object in {namespace:?}"))
+        }
+        LockChoice::Auto | LockChoice::Only(_) => {
+            let lacking = match choice {
+                LockChoice::Only(LockKind::Endpoints) => &missing.endpoints,
+                LockChoice::None | LockChoice::Auto | LockChoice::Only(LockKind::Lease) => &missing.lease,
+            };
+            Finding::failure(
+                check,
+                may_not(lacking),
+                "Grant it, as in rbac/, or set ENABLE_LEADER_ELECTION to false and run one replica only.",
+            )
+        }
+    }
+}
+
+fn judge_classes(config: &Config, classes: &[Class], findings: &mut Vec<Finding>) {
+    let provisioner = &*config.provisioner;
+    let ours: Vec<&Class> = classes.iter().filter(|class| *class.provisioner == *provisioner).collect();
+    if ours.is_empty() {
+        let mut others: Vec<&str> = classes.iter().map(|class| &*class.provisioner).collect();
+        others.sort_unstable();
+        others.dedup();
+        findings.push(Finding::warning(
+            "classes",
+            format!("no StorageClass names the provisioner {provisioner:?}; those that there are name {others:?}"),
+            "Create one, as deploy/class.yaml, or set PROVISIONER_NAME to the name that your class has.",
+        ));
+    }
+    for class in ours {
+        let before = findings.len();
+        judge_class(class, &config.exports, findings);
+        if findings.len() == before {
+            findings.push(Finding::ok("class", format!("{:?} has good parameters", class.name)));
+        }
+    }
+}
+
+fn judge_class(class: &Class, exports: &Exports, findings: &mut Vec<Finding>) {
+    for bad in &class.parameters.wrong {
+        findings.push(Finding::failure(
+            "class",
+            format!("{:?}: {bad}", class.name),
+            "Delete the class and create it again with a right value: its claims wait until then.",
+        ));
+    }
+    if let Err(what) = exports.meant_by(&class.parameters.export) {
+        findings.push(Finding::failure(
+            "class",
+            format!("{:?} names {what}", class.name),
+            "Have it served (EXPORTS_FILE), or delete the class and create it again: its claims wait until then.",
+        ));
+    }
+    if !class.parameters.unknown.is_empty() {
+        findings.push(Finding::warning(
+            "class",
+            format!("{:?} has parameters that mean nothing: {:?}", class.name, class.parameters.unknown),
+            format!("See whether one of {:?} was meant.", parameter::ALL),
+        ));
+    }
+    if let Some(pattern) = &class.parameters.pattern {
+        let none = BTreeMap::new();
+        let facts = Facts {
+            name: "claim",
+            namespace: "namespace",
+            labels: &none,
+            annotations: &none,
+            volume: "pvc-uid",
+            class: &class.name,
+        };
+        let path = pattern.render(&facts);
+        if !path.is_empty()
+            && let Err(error) = new_directory(&path)
+        {
+            let whose = "a claim \"claim\" in \"namespace\" without labels and annotations";
+            findings.push(Finding::warning(
+                "class",
+                format!("{:?}: its pathPattern makes {path:?} of {whose}, which {error}", class.name),
+                "Such claims are refused. If that is not meant, delete the class and create it again.",
+            ));
+        }
+    }
+}
+
+fn judge_export(place: &ExportSpec, export: &ExportFacts, findings: &mut Vec<Finding>) {
+    findings.extend(
+        export.tried.iter().find(|(what, _)| *what == Try::Open).map(|(what, result)| tried(*what, result)),
+    );
+    judge_mount(place, export, findings);
+    findings.extend(export.usage.map(space));
+    let others = export.tried.iter().filter(|(what, result)| match what {
+        Try::Open => false,
+        // What they have found tells more.
+        Try::Statfs | Try::List => result.is_err(),
+        Try::Mkdir | Try::Write | Try::Chmod | Try::Rename | Try::Remove => true,
+    });
+    findings.extend(others.map(|(what, result)| tried(*what, result)));
+    findings.extend(export.owner.map(|owner| squash(export.user, owner)));
+    findings.extend(export.clock.map(|skew| {
+        clock("nfs-server-clock", skew, "Set both by NTP: Pods see files with times of the future or long past.")
+    }));
+    judge_rest(export, findings);
+}
+
+fn judge_mount(expected: &ExportSpec, export: &ExportFacts, findings: &mut Vec<Finding>) {
+    let place = expected.mount.display();
+    let Some(mount) = &export.mount else {
+        if export.tried.iter().any(|(what, result)| *what == Try::Open && result.is_ok()) {
+            let fix = "Run it where /proc can be read.";
+            findings.push(Finding::warning("mount", "the kernel does not tell what is mounted", fix));
+        }
+        return;
+    };
+    let mut sound = true;
+    let mut unsound = |finding| {
+        sound = false;
+        findings.push(finding);
+    };
+    let not_nfs = advice(Problem::NotNfs).unwrap_or_default();
+    match (mount.difference(&expected.source), expected.must_be_nfs) {
+        (Some(difference), MustBeNfs::Always) if !mount.is_nfs() => {
+            unsound(Finding::failure("mount", format!("{place}: {difference}"), not_nfs));
+        }
+        (Some(difference), _) if !mount.is_nfs() => {
+            let fix = "If the export should be mounted there, mount it, and set NFS_MOUNT_CHECK to on.";
+            unsound(Finding::warning("mount", format!("{place}: {difference}"), fix));
+        }
+        (Some(difference), _) => {
+            let fix = "Make NFS_SERVER and NFS_PATH (or EXPORTS_FILE) what is mounted, or mount what they say.";
+            unsound(Finding::warning("mount", format!("{place}: {difference}"), fix));
+        }
+        (None, _) => {}
+    }
+    if mount.has("ro") {
+        let fix = advice(Problem::Os(Errno::EROFS)).unwrap_or_default();
+        unsound(Finding::failure("mount", format!("{place} is mounted read-only: {mount}"), fix));
+    }
+    if mount.has("soft") || mount.has("softerr") {
+        let fix = "Mount with hard: what the server has not answered in time may be done all the same, and Pods that \
+                   use such a mount lose data.";
+        unsound(Finding::warning("mount", format!("{place} is mounted soft: {mount}"), fix));
+    }
+    if sound {
+        findings.push(Finding::ok("mount", format!("{place} is {mount}")));
+    }
+}
+
+fn space(FsUsage { bytes, bytes_free, inodes, inodes_free }: FsUsage) -> Finding {
+    let mebibytes = |bytes: u64| bytes >> 20;
+    let mut message = format!("{} of {} MiB are free", mebibytes(bytes_free), mebibytes(bytes));
+    if inodes > 0 {
+        message = format!("{message}, and {inodes_free} of {inodes} inodes");
+    }
+    let almost_out = |free: u64, all: u64| all > 0 && free < all / ALMOST_FULL;
+    let fix = "Free some on the server, or enlarge its file system. Archives (archived-…) are never removed by the \
+               provisioner.";
+    if (bytes > 0 && bytes_free == 0) || (inodes > 0 && inodes_free == 0) {
+        return Finding::failure("space", message, fix);
+    }
+    if almost_out(bytes_free, bytes) || almost_out(inodes_free, inodes) {
+        return Finding::warning("space", message, fix);
+    }
+    Finding::ok("space", message)
+}
+
+/// What a try is called, and what it has shown if it went well.
+fn words(what: Try) -> (&'static str, &'static str) {
+    match what {
+        Try::Open => ("open", "the mount path is a directory that can be opened"),
+        Try::Statfs => ("statfs", "it was told how full the export is"),
+        Try::Mkdir => ("mkdir", "a directory was made"),
+        Try::Write => ("write", "a file was written"),
+        Try::Chmod => ("chmod", "a directory was opened to all users"),
+        Try::Rename => ("rename", "a directory was moved into another"),
+        Try::Remove => ("remove", "all of it was removed again"),
+        Try::List => ("list", "the export's root was listed"),
+    }
+}
+
+fn tried(what: Try, result: &Result<(), StorageError>) -> Finding {
+    let (check, done) = words(what);
+    match result {
+        Ok(()) => Finding::ok(check, done),
+        Err(error) => {
+            let fix = advice(error.problem).unwrap_or("See the server's kernel log.");
+            Finding::failure(check, error.to_string(), fix)
+        }
+    }
+}
+
+fn squash(user: u32, owner: u32) -> Finding {
+    let check = "squash";
+    let limits = "Directories of Pods that keep others out cannot be removed then, and stay in the trash. Export with \
+                  no_root_squash, or see docs/nfs.md.";
+    match (user, owner) {
+        (0, 0) => Finding::ok(check, "the server lets root be root"),
+        (0, owner) => Finding::warning(
+            check,
+            format!("the server takes root for user {owner} (root_squash or all_squash)"),
+            limits,
+        ),
+        (user, owner) => Finding::warning(
+            check,
+            format!("it runs as user {user}, whom the server takes for {owner}"),
+            "Run it as root: as another user it cannot remove what Pods of others have written.",
+        ),
+    }
+}
+
+/// What was not answered, and what is left on the export.
+fn judge_rest(export: &ExportFacts, findings: &mut Vec<Finding>) {
+    if let Some(what) = export.unanswered {
+        let left = export.trial.as_ref().filter(|_| what != Try::List);
+        let left = left
+            .map(|name| format!(" {name:?} may be left there, and goes with a later run."))
+            .unwrap_or_default();
+        findings.push(Finding::failure(
+            "answer",
+            format!("the export has not answered in time when it was asked to {}", words(what).0),
+            format!(
+                "See whether the NFS server is up and can be reached from this node. The provisioner waits for it, and \
+                 goes on by itself.{left}"
+            ),
+        ));
+    }
+    if export.leftovers.removed > 0 {
+        let message = format!("{} of earlier runs that were cut have been removed", export.leftovers.removed);
+        findings.push(Finding::ok("leftovers", message));
+    }
+    if !export.leftovers.kept.is_empty() {
+        findings.push(Finding::warning(
+            "leftovers",
+            format!("at the export's root: {:?}", export.leftovers.kept),
+            "They look like what a run that was cut leaves, but may be somebody's. Look, and remove them by hand.",
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use serde_json::json;
+
+    use super::*;
+    use crate::cluster::permissions;
+    use crate::commands::doctor::report::Level;
+    use crate::config::Args;
+    use crate::storage::{Leftovers, Mount};
+
+    fn config(more: &[&str]) -> Config {
+        let given = ["x", "--provisioner-name", "e.com/nfs", "--nfs-server", "nas", "--nfs-path", "/export"];
+        Args::try_parse_from(given.iter().chain(more)).unwrap().try_into().unwrap()
+    }
+
+    fn mount(kind: &str, source: &str, options: &str) -> Option<Mount> {
+        Mount::find(&format!("1 0 0:1 / /pv rw - {kind} {source} {options}"), 1)
+    }
+
+    fn class(name: &str, provisioner: &str, parameters: &serde_json::Value) -> Class {
+        let class = json!({"metadata": {"name": name}, "provisioner": provisioner, "parameters": parameters});
+        Class::read(&serde_json::from_value(class).unwrap())
+    }
+
+    /// A cluster and an export with which all is well.
+    fn good() -> (ClusterFacts, ExportFacts) {
+        let cluster = ClusterFacts {
+            version: "v1.36.3".to_owned(),
+            user: Some("system:serviceaccount:a:b".to_owned()),
+            clock: Some(Skew(1)),
+            namespace: "a".to_owned(),
+            missing: Ok(Missing::default()),
+            classes: Ok(vec![class(
+                "nfs",
+                "e.com/nfs",
+                &json!({"pathPattern": "${.PVC.namespace}/${.PVC.name}"}),
+            )]),
+        };
+        let tried =
+            [Try::Open, Try::Statfs, Try::Mkdir, Try::Write, Try::Chmod, Try::Rename, Try::Remove, Try::List];
+        let export = ExportFacts {
+            user: 0,
+            mount: mount("nfs4", "nas:/export", "rw,vers=4.2,hard"),
+            tried: tried.map(|what| (what, Ok(()))).to_vec(),
+            usage: Some(FsUsage { bytes: 100 << 20, bytes_free: 50 << 20, inodes: 10, inodes_free: 5 }),
+            owner: Some(0),
+            clock: Some(Skew(0)),
+            ..ExportFacts::default()
+        };
+        (cluster, export)
+    }
+
+    #[test]
+    fn where_all_is_well_nothing_else_is_said() {
+        let (cluster, export) = good();
+        let report = judge(&config(&[]), &Ok(cluster), &[export]);
+        let found: Vec<_> = report.findings.iter().map(|finding| (finding.level, finding.check)).collect();
+        let checks = [
+            "settings",
+            "api-server",
+            "api-server-clock",
+            "rights",
+            "finalizers",
+            "expansion",
+            "leader-lock",
+            "class",
+            "open",
+            "mount",
+            "space",
+            "mkdir",
+            "write",
+            "chmod",
+            "rename",
+            "remove",
+            "squash",
+            "nfs-server-clock",
+        ];
+        assert_eq!(found, checks.map(|check| (Level::Ok, check)));
+    }
+
+    /// What is changed of what is well, which check says so, how bad it is, and words that it and the remedy have.
+    type Row = (fn(&mut ClusterFacts, &mut ExportFacts), &'static str, Level, &'static str, &'static str);
+
+    #[test]
+    #[expect(clippy::too_many_lines, reason = "it is one table")]
+    fn whatever_is_wrong_is_said_with_its_remedy() {
+        use Level::{Failure, Warning};
+        let rows: &[Row] = &[
+            (|c, _| c.clock = Some(Skew(-3600)), "api-server-clock", Warning, "3600 s behind", "NTP"),
+            (|_, e| e.clock = Some(Skew(31)), "nfs-server-clock", Warning, "31 s ahead", "NTP"),
+            (
+                |c, _| c.missing.as_mut().unwrap().needed = permissions::NEEDED[5..7].to_vec(),
+                "rights",
+                Failure,
+                "create persistentvolumes, delete persistentvolumes",
+                "rbac/",
+            ),
+            (
+                |c, _| c.missing = Err("refused".to_owned()),
+                "rights",
+                Warning,
+                "refused",
+                "SelfSubjectAccessReview",
+            ),
+            (
+                |c, _| c.missing.as_mut().unwrap().protect = permissions::PROTECT.to_vec(),
+                "finalizers",
+                Warning,
+                "patch persistentvolumes",
+                "rbac/",
+            ),
+            (
+                |c, _| c.missing.as_mut().unwrap().expand = permissions::EXPAND.to_vec(),
+                "expansion",
+                Warning,
+                "patch persistentvolumeclaims/status",
+                "rbac/",
+            ),
+            (
+                |c, _| c.missing.as_mut().unwrap().lease_watch = permissions::LEASE_WATCH.to_vec(),
+                "leader-lock",
+                Warning,
+                "watch leases",
+                "rbac/",
+            ),
+            (
+                |c, _| c.missing.as_mut().unwrap().lease = permissions::LEASE.to_vec(),
+                "leader-lock",
+                Warning,
+                "Endpoints object in \"a\"",
+                "nfs-subdir-external-provisioner",
+            ),
+            (
+                |c, _| {
+                    let missing = c.missing.as_mut().unwrap();
+                    (missing.lease, missing.endpoints) =
+                        (permissions::LEASE.to_vec(), permissions::ENDPOINTS.to_vec());
+                },
+                "leader-lock",
+                Failure,
+                "update leases.coordination.k8s.io in \"a\"",
+                "ENABLE_LEADER_ELECTION",
+            ),
+            (|c, _| c.classes = Err("forbidden".to_owned()), "classes", Failure, "forbidden", "Grant"),
+            (
+                |c, _| c.classes = Ok(vec![class("nfs", "e.com/nsf", &json!({}))]),
+                "classes",
+                Warning,
+                "[\"e.com/nsf\"]",
+                "PROVISIONER_NAME",
+            ),
+            (
+                |c, _| c.classes = Ok(vec![class("nfs", "e.com/nfs", &json!({"onDelete": "Delete"}))]),
+                "class",
+                Failure,
+                "\"nfs\": parameter onDelete is \"Delete\"",
+                "create it again",
+            ),
+            (
+                |c, _| c.classes = Ok(vec![class("nfs", "e.com/nfs", &json!({"ondelete": "delete"}))]),
+                "class",
+                Warning,
+                "[\"ondelete\"]",
+                "\"onDelete\"",
+            ),
+            (
+                |c, _| c.classes = Ok(vec![class("nfs", "e.com/nfs", &json!({"pathPattern": "../${.PVC.name}"}))]),
+                "class",
+                Warning,
+                "\"../claim\"",
+                "refused",
+            ),
+            (
+                |c, _| c.classes = Ok(vec![class("nfs", "e.com/nfs", &json!({"export": "fast"}))]),
+                "class",
+                Failure,
+                "\"nfs\" names the export \"fast\"",
+                "EXPORTS_FILE",
+            ),
+            (|_, e| e.mount = mount("ext4", "/dev/vda", "rw"), "mount", Warning, "\"ext4\"", "NFS_MOUNT_CHECK"),
+            (|_, e| e.mount = mount("nfs4", "nas:/other", "rw"), "mount", Warning, "nas:/other", "NFS_PATH"),
+            (|_, e| e.mount = mount("nfs4", "nas:/export", "ro"), "mount", Failure, "read-only", "with rw"),
+            (|_, e| e.mount = mount("nfs4", "nas:/export", "rw,soft"), "mount", Warning, "soft", "with hard"),
+            (|_, e| e.mount = None, "mount", Warning, "does not tell", "/proc"),
+            (|_, e| e.usage.as_mut().unwrap().bytes_free = 4 << 20, "space", Warning, "4 of 100 MiB", "Free some"),
+            (|_, e| e.usage.as_mut().unwrap().inodes_free = 0, "space", Failure, "0 of 10 inodes", "Free some"),
+            (|_, e| e.owner = Some(65534), "squash", Warning, "root for user 65534", "no_root_squash"),
+            (|_, e| (e.user, e.owner) = (1000, Some(1000)), "squash", Warning, "as user 1000", "as root"),
+            (
+                |_, e| {
+                    let error =
+                        StorageError { doing: "mkdir", path: "x".into(), problem: Problem::Os(Errno::EACCES) };
+                    e.tried[2] = (Try::Mkdir, Err(error));
+                },
+                "mkdir",
+                Failure,
+                "permission denied",
+                "no_root_squash",
+            ),
+            (
+                |_, e| (e.unanswered, e.trial) = (Some(Try::Rename), Some(".nfs-x".to_owned())),
+                "answer",
+                Failure,
+                "asked to rename",
+                "\".nfs-x\" may be left",
+            ),
+            (
+                |_, e| e.leftovers = Leftovers { removed: 0, kept: vec![".nfs-x".to_owned()] },
+                "leftovers",
+                Warning,
+                ".nfs-x",
+                "by hand",
+            ),
+        ];
+        for (number, (change, check, level, message, fix)) in rows.iter().enumerate() {
+            let (mut cluster, mut export) = good();
+            change(&mut cluster, &mut export);
+            let report = judge(&config(&[]), &Ok(cluster), &[export]);
+            let wrong: Vec<_> = report.findings.iter().filter(|finding| finding.level != Level::Ok).collect();
+            let [found] = &*wrong else { panic!("{number} {check}: {wrong:?}") };
+            assert_eq!((found.check, found.level), (*check, *level), "{found:?}");
+            let remedy = found.fix.as_deref().unwrap();
+            assert!(found.message.contains(message) && remedy.contains(fix), "{found:?}");
+            assert!(remedy.ends_with('.'), "{remedy}");
+        }
+    }
+
+    #[test]
+    fn an_api_server_that_cannot_be_reached_leaves_the_export_to_be_judged() {
+        let (_, export) = good();
+        let report = judge(&config(&[]), &Err("connection refused".to_owned()), &[export]);
+        assert!(report.has_failure());
+        let checks: Vec<_> = report.findings.iter().map(|finding| finding.check).collect();
+        assert!(checks.contains(&"api-server") && checks.contains(&"mount") && !checks.contains(&"rights"));
+    }
+
+    #[test]
+    fn of_several_exports_each_is_judged_by_itself() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let more = "exports: [{name: fast, server: nas, path: /fast, mount: /exports/fast}]";
+        std::fs::write(&file, more).unwrap();
+        let (cluster, good) = good();
+        let fast = ExportFacts { mount: mount("nfs4", "nas:/fast", "rw"), owner: Some(1), ..good.clone() };
+        let config = config(&["--exports-file", file.path().to_str().unwrap()]);
+        let report = judge(&config, &Ok(cluster), &[good, fast]);
+        let wrong: Vec<_> = report.findings.iter().filter(|finding| finding.level != Level::Ok).collect();
+        let [found] = &*wrong else { panic!("{wrong:?}") };
+        assert_eq!((found.check, found.export.as_deref()), ("squash", Some("fast")));
+        let settings = &report.findings[0].message;
+        assert!(
+            settings.contains("nas:/export, mounted at /persistentvolumes; nas:/fast, mounted at /exports/fast")
+        );
+    }
+
+    #[test]
+    fn settings_say_how_bad_it_is() {
+        let (mut cluster, mut export) = good();
+        export.mount = mount("tmpfs", "none", "rw");
+        cluster.missing.as_mut().unwrap().lease = permissions::LEASE.to_vec();
+        let rows = [
+            (&["--nfs-mount-check", "on"][..], "mount", Level::Failure),
+            (&["--nfs-mount-check", "off"], "mount", Level::Warning),
+            (&["--leader-election-lock", "endpoints"], "leader-lock", Level::Ok),
+            (&["--leader-election-lock", "leases"], "leader-lock", Level::Failure),
+            (&["--enable-leader-election", "false"], "leader-lock", Level::Warning),
+        ];
+        for (settings, check, level) in rows {
+            let report = judge(&config(settings), &Ok(cluster.clone()), &[export.clone()]);
+            let found = report.findings.iter().find(|finding| finding.check == check).unwrap();
+            assert_eq!(found.level, level, "{settings:?}: {found:?}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Looks at the cluster and tries the export. Nobody is waited for without an end.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use hyper::Request;
+use hyper::header::DATE;
+use jiff::fmt::rfc2822::DateTimeParser;
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::Client;
+use kube::api::{Api, ListParams, PostParams};
+use kube::client::Body;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::facts::{ClusterFacts, ExportFacts, Missing, Skew, Try};
+use crate::cluster::api::{ApiError, answered};
+use crate::cluster::connect::{kube_config, own_namespace};
+use crate::cluster::permissions::{self, Permission};
+use crate::config::Config;
+use crate::model::class::Class;
+use crate::storage::{MustBeNfs, Root, STUCK_AFTER, StorageError, mount_of};
+
+/// How long the API server may take for one answer.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// How long all that is tried on the export may take, as long as the server answers.
+const EXPORT_MAX: Duration = Duration::from_mins(1);
+
+/// Looks at the cluster; an error says why it cannot be reached.
+pub(super) async fn cluster(config: &Config) -> Result<ClusterFacts, String> {
+    let kube_config = kube_config(config.kubeconfig.as_deref()).await.map_err(|error| format!("{error:#}"))?;
+    let client = Client::try_from(kube_config).map_err(|error| error.to_string())?;
+    let version = soon(answered(client.apiserver_version())).await?.git_version;
+    let namespace = config.namespace.clone().unwrap_or_else(own_namespace);
+    let (user, clock, missing, classes) =
+        futures::join!(user(&client), clock(&client), missing(&client, &namespace), classes(&client));
+    Ok(ClusterFacts { version, user, clock, namespace, missing, classes })
+}
+
+async fn soon<T>(call: impl Future<Output = Result<T, ApiError>>) -> Result<T, String> {
+    match timeout(ANSWER_MAX, call).await {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("the API server did not answer within {} s", ANSWER_MAX.as_secs())),
+    }
+}
+
+async fn user(client: &Client) -> Option<String> {
+    let reviews: Api<SelfSubjectReview> = Api::all(client.clone());
+    let (params, review) = (PostParams::default(), SelfSubjectReview::default());
+    let review = soon(answered(reviews.create(&params, &review))).await.ok()?;
+    review.status?.user_info?.username
+}
+
+/// The API server's clock, by the date of an answer, whatever that is.
+async fn clock(client: &Client) -> Option<Skew> {
+    let request = Request::get("/version").body(Body::empty()).ok()?;
+    let before = SystemTime::now();
+    let response = timeout(ANSWER_MAX, client.send(request)).await.ok()?.ok()?;
+    let after = SystemTime::now();
+    let date = response.headers().get(DATE)?.to_str().ok()?;
+    let date = DateTimeParser::new().parse_timestamp(date).ok()?;
+    Some(Skew::new((before, after), date.into(), Duration::from_secs(1)))
+}
+
+async fn missing(client: &Client, namespace: &str) -> Result<Missing, String> {
+    let ask =
+        |permissions: &'static [Permission], namespace| soon(permissions::missing(client, permissions, namespace));
+    let own = Some(namespace);
+    let (needed, protect, expand, lease, lease_watch, endpoints, endpoints_read) = futures::join!(
+        ask(permissions::NEEDED, None),
+        ask(permissions::PROTECT, None),
+        ask(permissions::EXPAND, None),
+        ask(permissions::LEASE, own),
+        ask(permissions::LEASE_WATCH, own),
+        ask(permissions::ENDPOINTS, own),
+        ask(permissions::ENDPOINTS_READ, own),
+    );
+    Ok(Missing {
+        needed: needed?,
+        protect: protect?,
+        expand: expand?,
+        lease: lease?,
+        lease_watch: lease_watch?,
+        endpoints: endpoints?,
+        endpoints_read: endpoints_read?,
+    })
+}
+
+async fn classes(client: &Client) -> Result<Vec<Class>, String> {
+    let classes: Api<StorageClass> = Api::all(client.clone());
+    let list = soon(answered(classes.list(&ListParams::default()))).await?;
+    Ok(list.items.iter().map(Class::read).collect())
+}
+
+/// Tries the export, as far as its server answers.
+pub(super) async fn export(mount: PathBuf, must_be_nfs: MustBeNfs) -> ExportFacts {
+    let user = nix::unistd::geteuid().as_raw();
+    let (tell, mut told) = watch::channel(ExportFacts { user, ..ExportFacts::default() });
+    // If the server does not answer, its thread ends with the process.
+    let trying = tokio::task::spawn_blocking(move || try_out(&mount, must_be_nfs, &Tell(tell)));
+    let ended = timeout(EXPORT_MAX, async {
+        loop {
+            match timeout(STUCK_AFTER, told.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return true,
+                Err(_) => return false,
+            }
+        }
+    });
+    if ended.await.unwrap_or(false)
+        && let Err(error) = trying.await
+    {
+        // A defect of ours, which goes on where it can be seen.
+        std::panic::resume_unwind(error.into_panic());
+    }
+    told.borrow().clone()
+}
+
+/// Where it is told what is being tried, and what came of it.
+struct Tell(watch::Sender<ExportFacts>);
+
+impl Tell {
+    fn tries<T>(&self, what: Try, call: impl FnOnce() -> Result<T, StorageError>) -> Option<T> {
+        self.note(|facts| facts.unanswered = Some(what));
+        let (value, result) = match call() {
+            Ok(value) => (Some(value), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        self.note(|facts| {
+            facts.unanswered = None;
+            facts.tried.push((what, result));
+        });
+        value
+    }
+
+    fn note(&self, note: impl FnOnce(&mut ExportFacts)) {
+        self.0.send_modify(note);
+    }
+}
+
+/// Blocks, for as long as the server pleases.
+fn try_out(path: &Path, must_be_nfs: MustBeNfs, tell: &Tell) {
+    let Some(export) = tell.tries(Try::Open, || Root::open(path)) else { return };
+    let mount = mount_of(&export);
+    tell.note(|facts| facts.mount.clone_from(&mount));
+    let usage = tell.tries(Try::Statfs, || export.usage());
+    tell.note(|facts| facts.usage = usage);
+    if must_be_nfs == MustBeNfs::Always && mount.is_some_and(|mount| !mount.is_nfs()) {
+        // The provisioner writes nothing there either.
+        return;
+    }
+    let Some(trial) = tell.tries(Try::Mkdir, || export.begin_write_test()) else { return };
+    let made = trial.made();
+    tell.note(|facts| {
+        facts.trial = Some(trial.name().to_owned());
+        facts.owner = Some(made.owner);
+        facts.clock = Some(Skew::new(made.between, made.at, Duration::ZERO));
+    });
+    let _ = tell
+        .tries(Try::Write, || trial.write())
+        .and_then(|()| tell.tries(Try::Chmod, || trial.set_mode()))
+        .and_then(|()| tell.tries(Try::Rename, || trial.rename()));
+    if tell.tries(Try::Remove, || trial.remove()).is_some() {
+        tell.note(|facts| facts.trial = None);
+    }
+    if let Some(leftovers) = tell.tries(Try::List, || trial.remove_leftovers(&|| tell.note(|_| {}))) {
+        tell.note(|facts| facts.leftovers = leftovers);
+    }
+}

@@ -1,0 +1,4 @@
+//! Commands for people.
+
+pub mod remove_finalizers;
+pub mod doctor;

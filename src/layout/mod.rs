@@ -1,0 +1,31 @@
+//! Everything that we put on an export beside volumes, or recognise there: names, prefixes and notes.
+//!
+//! ```text
+//! <export>/<namespace>-<claim>-<volume>        a volume, by default          default_directory
+//!          archived-<leaf>                     an archive                    archive_name
+//!          .nfs-provisioner-trash/             what is to be removed         TrashName
+//!          .nfs-provisioner-archives/<archive> whose an archive was          Note
+//!          .nfs-provisioner-clones/<volume>/   a copy that is being made     staging
+//!          .nfs-provisioner-doctor-<hex>/      a write test of the doctor    write_test
+//! ```
+//!
+//! Pure: no I/O, no clock. Nothing else in the program spells one of these names. They are on disk, so none of them
+//! may change: an older or a newer version, or another cluster that shares the export, has to know them too.
+
+mod names;
+mod archive;
+mod trash;
+pub mod staging;
+mod note;
+
+pub use archive::archive_name;
+pub use names::{
+    ARCHIVE_PREFIX, NOTES, RESERVED_PREFIX, RootEntry, STAGING, TRASH, WRITE_TEST_FILE, WRITE_TEST_PREFIX,
+    WRITE_TEST_TRASH, WRITE_TEST_VOLUME, classify, default_directory, is_reserved, is_write_test, moved_up,
+    new_directory, write_test,
+};
+pub use note::{NOTE_MAX, Note, NoteError};
+pub use trash::{NotATrashName, TrashName};
+
+#[cfg(test)]
+mod tests;

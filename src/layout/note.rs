@@ -1,0 +1,222 @@
+//! Notes: whose something on the export was, for those who find it.
+
+use std::fmt::{Display, Write as _};
+
+use jiff::Timestamp;
+use serde::de::{Deserializer, Error as _};
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::values::path::RelPath;
+
+/// The version that is written. A note without one is from before there were versions, and is read too.
+const VERSION: u64 = 1;
+
+/// How many bytes of a note are read at the most. What the API server's names make is far shorter.
+pub const NOTE_MAX: usize = 64 * 1024;
+
+/// How many characters of what is wrong with a note are told: they may quote it.
+const WORDS_MAX: usize = 200;
+
+/// Whose something on the export was, as one line of JSON.
+///
+/// A note informs and never authorises: whoever can write on the export can write one, so nothing is removed, moved
+/// or handed to anybody because a note says so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Note {
+    /// Where the volume's directory was beneath the export.
+    #[serde(serialize_with = "as_text", deserialize_with = "directory")]
+    pub directory: RelPath,
+    /// The volume's name.
+    pub volume: Box<str>,
+    /// Its class's name; empty if it named none.
+    pub class: Box<str>,
+    /// The namespace of the claim that the volume was made for, if it was made for one.
+    pub namespace: Option<Box<str>>,
+    /// That claim's name.
+    pub claim: Option<Box<str>>,
+    /// That claim's uid, which tells it from a later one of the same name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claim_uid: Option<Box<str>>,
+    /// When the directory was put where it is.
+    #[serde(serialize_with = "as_text", deserialize_with = "time")]
+    pub archived: Timestamp,
+    /// The volume's capacity, as the API server spells it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Box<str>>,
+    /// The volume's access modes; empty if they are not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub access_modes: Vec<Box<str>>,
+    /// The group that the volume's Pods had besides their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
+    /// The name of the provisioner that made the volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provisioner: Option<Box<str>>,
+}
+
+/// Why a text is not a note that we can read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoteError {
+    /// A later version wrote it.
+    #[error("has version {0}, and this provisioner reads notes up to version {VERSION}")]
+    Newer(u64),
+    /// It is torn, or was never a note.
+    #[error("is not a note: {0}")]
+    Unreadable(Box<str>),
+}
+
+impl Note {
+    /// Writes the note as one line, line feed included. It has no other control character in it, whatever tenants
+    /// have put into their names: a terminal that shows it obeys none of them.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        #[derive(Serialize)]
+        struct Versioned<'a> {
+            version: u64,
+            #[serde(flatten)]
+            note: &'a Note,
+        }
+        // Text, numbers and lists of text can always be written.
+        let json = serde_json::to_string(&Versioned { version: VERSION, note: self }).unwrap_or_default();
+        let mut line = String::with_capacity(json.len() + 1);
+        for character in json.chars() {
+            // JSON lets these stand in a string as they are, from U+007F on.
+            if character.is_control() {
+                // Writing to a String does not fail.
+                let _ = write!(line, "\\u{:04x}", u32::from(character));
+            } else {
+                line.push(character);
+            }
+        }
+        line + "\n"
+    }
+
+    /// Reads a note. Fields that are not known are ignored.
+    ///
+    /// # Errors
+    /// If a later version wrote it, or it is no note: torn, foreign, or longer than [`NOTE_MAX`].
+    pub fn parse(text: &str) -> Result<Self, NoteError> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            #[serde(default)]
+            version: u64,
+        }
+        if text.len() > NOTE_MAX {
+            return Err(NoteError::Unreadable(format!("has more than {NOTE_MAX} bytes").into()));
+        }
+        // The version comes first: a later one may have given other fields another shape.
+        let Versioned { version } = read(text)?;
+        if version > VERSION { Err(NoteError::Newer(version)) } else { read(text) }
+    }
+}
+
+fn read<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, NoteError> {
+    let words = |error: serde_json::Error| error.to_string().chars().take(WORDS_MAX).collect::<String>();
+    serde_json::from_str(text).map_err(|error| NoteError::Unreadable(words(error).into()))
+}
+
+fn as_text<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+fn directory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RelPath, D::Error> {
+    let text = Box::<str>::deserialize(deserializer)?;
+    RelPath::parse(&text).map_err(|error| D::Error::custom(format_args!("the directory {error}")))
+}
+
+fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+    let text = Box::<str>::deserialize(deserializer)?;
+    // The error would quote the text, control characters and all.
+    text.parse().map_err(|_| D::Error::custom("when it was archived is not a time as in RFC 3339"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the program wrote before notes had a version.
+    const OLD: &str = r#"{"archived":"2025-06-01T12:00:00.5Z","claim":"data","class":"nfs","directory":"shop/data","namespace":"shop","volume":"pvc-1"}"#;
+
+    fn old() -> Note {
+        Note {
+            directory: RelPath::parse("shop/data").unwrap(),
+            volume: "pvc-1".into(),
+            class: "nfs".into(),
+            namespace: Some("shop".into()),
+            claim: Some("data".into()),
+            claim_uid: None,
+            archived: "2025-06-01T12:00:00.5Z".parse().unwrap(),
+            capacity: None,
+            access_modes: Vec::new(),
+            gid: None,
+            provisioner: None,
+        }
+    }
+
+    #[test]
+    fn notes_are_one_line_that_never_changes() {
+        let bare = Note { namespace: None, claim: None, class: "".into(), ..old() };
+        let full = Note {
+            claim_uid: Some("1-2".into()),
+            capacity: Some("1Gi".into()),
+            access_modes: vec!["ReadWriteMany".into()],
+            gid: Some(2000),
+            provisioner: Some("example.com/nfs".into()),
+            ..old()
+        };
+        let rows = [
+            (
+                bare,
+                r#"{"version":1,"directory":"shop/data","volume":"pvc-1","class":"","namespace":null,"claim":null,"archived":"2025-06-01T12:00:00.5Z"}"#,
+            ),
+            (
+                full,
+                r#"{"version":1,"directory":"shop/data","volume":"pvc-1","class":"nfs","namespace":"shop","claim":"data","claimUid":"1-2","archived":"2025-06-01T12:00:00.5Z","capacity":"1Gi","accessModes":["ReadWriteMany"],"gid":2000,"provisioner":"example.com/nfs"}"#,
+            ),
+        ];
+        for (note, expected) in rows {
+            assert_eq!(note.to_json(), format!("{expected}\n"));
+            assert_eq!(Note::parse(&note.to_json()), Ok(note));
+        }
+        let odd = RelPath::parse("a\n\u{1b}[2J\u{7f}\u{9b}é\u{2028}\"\\").unwrap();
+        let odd = Note { directory: odd, ..old() };
+        assert!(odd.to_json().contains("a\\n\\u001b[2J\\u007f\\u009bé\u{2028}\\\"\\\\\""), "{}", odd.to_json());
+        assert_eq!(Note::parse(&odd.to_json()), Ok(odd));
+    }
+
+    #[test]
+    fn notes_of_other_versions_are_read_if_they_are_older() {
+        let with = |fields: &str| OLD.replacen('{', &format!("{{{fields},"), 1);
+        for text in [OLD.to_owned(), format!("\n {OLD}\n"), with("\"version\":0"), with("\"later\":[{}]")] {
+            assert_eq!(Note::parse(&text), Ok(old()), "{text}");
+        }
+        assert_eq!(Note::parse(&with("\"version\":2")), Err(NoteError::Newer(2)));
+        assert_eq!(Note::parse(r#"{"version":7,"directory":{"export":1}}"#), Err(NoteError::Newer(7)));
+    }
+
+    #[test]
+    fn what_is_torn_or_foreign_is_no_note() {
+        let long = format!("{OLD}{}", " ".repeat(NOTE_MAX));
+        let deep = "[".repeat(NOTE_MAX);
+        let quoted = OLD.replace("2025-06-01T12:00:00.5Z", &"\u{9b}".repeat(500));
+        let texts =
+            ["", "\n", "{}", "[]", "null", "note", "{\"version\":1}", "{\"version\":-1}", &long, &deep, &quoted];
+        let edited = [
+            ("shop/data", "shop/../data"),
+            ("shop/data", "/"),
+            ("\"shop/data\"", "1"),
+            ("\"pvc-1\"", "null"),
+            ("{", "{\"version\":\"1\","),
+            ("{", "{\"volume\":\"pvc-2\","),
+            ("{", "{\"gid\":-1,"),
+            ("2025-06", "2025-13"),
+        ];
+        let edited = edited.map(|(from, to)| OLD.replacen(from, to, 1));
+        let torn = (0..OLD.len()).map(|end| &OLD[..end]);
+        for text in texts.into_iter().chain(edited.iter().map(String::as_str)).chain(torn) {
+            let Err(NoteError::Unreadable(words)) = Note::parse(text) else { panic!("{text}") };
+            assert!(!words.is_empty() && words.len() < 1000 && !words.contains(char::is_control), "{words:?}");
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The names of what lies in the trash: each says all that is to be known of its entry.
+//!
+//! The trash is the directory [`super::TRASH`] at the export's root. A volume's directory is renamed into it when it
+//! is to be deleted, and removed from there by whoever comes by: this process after a restart, another replica, or
+//! another cluster that shares the export. There is no other record: the directory is the queue.
+
+use std::fmt::{self, Write as _};
+use std::str::FromStr;
+
+use crate::values::path::{NAME_MAX, RelPath};
+use crate::values::text::fnv1a;
+
+/// What stands between a name's parts. Inside of them it is escaped.
+const SEPARATOR: char = '~';
+
+/// How long the volume's part may be, escaped: beside it there is room for the largest number and two separators.
+const VOLUME_MAX: usize = NAME_MAX - 22;
+
+/// The name of an entry in the trash: `<seconds>~<volume>~<directory>`.
+///
+/// The parts are when it was put there, in seconds since 1970, the volume's name, and where the volume's directory
+/// was beneath the export. `%`, `~`, `/` and control characters in the last two are written `%XX`.
+///
+/// Guarantees: a name fits into a directory entry, and what [`fmt::Display`] writes, [`FromStr`] reads to an equal
+/// value. What does not fit is made to: a volume's name of more than 233 bytes is cut and `-` and a hash of all of
+/// it, 16 hexadecimal digits, put behind; a directory for which there is no room then is left out.
+///
+/// Names of any other shape are not ours to touch. So a later version that keeps entries for some time must give
+/// those another shape, such as `<seconds>+<seconds to keep>~…`: this one then leaves them alone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TrashName {
+    at: u64,
+    volume: Box<str>,
+    directory: Option<RelPath>,
+}
+
+/// A text is not the name of something in the trash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is not a name that the provisioner gives in its trash")]
+pub struct NotATrashName;
+
+impl TrashName {
+    /// The name for the `directory` of `volume`, put into the trash at `at`.
+    #[must_use]
+    pub fn new(at: u64, volume: &str, directory: &RelPath) -> Self {
+        let volume = shortened(volume);
+        let mut name = Self { at, volume: volume.into(), directory: Some(directory.clone()) };
+        if name.to_string().len() > NAME_MAX {
+            name.directory = None;
+        }
+        name
+    }
+
+    /// When it was put there, in seconds since 1970.
+    #[must_use]
+    pub fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// The volume's name, cut if it is very long.
+    #[must_use]
+    pub fn volume(&self) -> &str {
+        &self.volume
+    }
+
+    /// Where the directory was, if there was room to say so.
+    #[must_use]
+    pub fn directory(&self) -> Option<&RelPath> {
+        self.directory.as_ref()
+    }
+}
+
+impl fmt::Display for TrashName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let directory = self.directory.as_ref().map_or("", RelPath::as_str);
+        write!(f, "{}{SEPARATOR}{}{SEPARATOR}{}", self.at, escaped(&self.volume), escaped(directory))
+    }
+}
+
+impl FromStr for TrashName {
+    type Err = NotATrashName;
+
+    fn from_str(text: &str) -> Result<Self, NotATrashName> {
+        let read = || {
+            let mut parts = text.split(SEPARATOR);
+            let (at, volume, directory) = (parts.next()?, parts.next()?, parts.next()?);
+            let directory = match directory {
+                "" => None,
+                directory => Some(RelPath::parse(&unescaped(directory)?).ok()?),
+            };
+            let volume = Some(unescaped(volume)?).filter(|volume| !volume.is_empty())?;
+            Some(Self { at: at.parse().ok()?, volume: volume.into(), directory })
+        };
+        // Only what we would have written ourselves: one entry has one name.
+        let is_ours = |name: &Self| text.len() <= NAME_MAX && name.to_string() == text;
+        read().filter(is_ours).ok_or(NotATrashName)
+    }
+}
+
+/// The volume's name where it fits, else its beginning, and a hash of all of it that is the same everywhere.
+fn shortened(volume: &str) -> String {
+    if escaped(volume).len() <= VOLUME_MAX {
+        return volume.to_owned();
+    }
+    let hash = format!("-{:016x}", fnv1a(volume.as_bytes()));
+    let mut kept = String::new();
+    let mut room = VOLUME_MAX - hash.len();
+    for character in volume.chars() {
+        let needed = escaped(character.encode_utf8(&mut [0; 4])).len();
+        let Some(left) = room.checked_sub(needed) else { break };
+        room = left;
+        kept.push(character);
+    }
+    kept + &hash
+}
+
+fn escaped(text: &str) -> String {
+    let mut written = String::with_capacity(text.len());
+    for character in text.chars() {
+        if !matches!(character, '%' | '/' | SEPARATOR) && !character.is_control() {
+            written.push(character);
+            continue;
+        }
+        for byte in character.encode_utf8(&mut [0; 4]).bytes() {
+            // Writing to a String does not fail.
+            let _ = write!(written, "%{byte:02X}");
+        }
+    }
+    written
+}
+
+/// What [`escaped`] was given; `None` for what it cannot have written.
+fn unescaped(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+                digit(rest.next()?)? << 4 | digit(rest.next()?)?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(at: u64, volume: &str, directory: &str) -> TrashName {
+        TrashName::new(at, volume, &RelPath::parse(directory).unwrap())
+    }
+
+    #[test]
+    fn names_say_when_whose_and_where() {
+        let rows = [
+            (name(0, "v", "a"), "0~v~a"),
+            (name(1_700_000_000, "pvc-1", "ns/claim"), "1700000000~pvc-1~ns%2Fclaim"),
+            (name(1, "a.b", "100%/x~y/ü"), "1~a.b~100%25%2Fx%7Ey%2Fü"),
+            (name(1, "v", "new\nline\u{85}"), "1~v~new%0Aline%C2%85"),
+            (name(u64::MAX, "v", "%2F"), "18446744073709551615~v~%252F"),
+        ];
+        for (name, text) in rows {
+            assert_eq!(name.to_string(), text);
+            assert_eq!(text.parse(), Ok(name), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_we_would_not_have_written_is_no_name() {
+        let long = format!("1~v~{}", "x".repeat(252));
+        for text in [
+            "",
+            "1",
+            "1~v",
+            "~v~a",
+            "1~~a",
+            "1~v~a~b",
+            "01~v~a",
+            "+1~v~a",
+            "-1~v~a",
+            "1 ~v~a",
+            "x~v~a",
+            "1~v~a/b",
+            "1~v~..",
+            "1~v~a%2F..",
+            "1~v~%2Fa",
+            "1~v~a%2F",
+            "1~v~a%2f",
+            "1~v~%41",
+            "1~v~%",
+            "1~v~%2",
+            "1~v~%zz",
+            "1~v~%FF",
+            "1~v~%00",
+            "1~v~a\n",
+            "1~v%~a",
+            "18446744073709551616~v~a",
+            "1+60~v~a",
+            "1~v~%+2",
+            &long,
+        ] {
+            assert_eq!(text.parse::<TrashName>(), Err(NotATrashName), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn names_that_do_not_fit_lose_the_directory_and_then_the_end_of_the_volume() {
+        let fits = name(1, "v", &"x".repeat(NAME_MAX - 4));
+        assert_eq!(fits.to_string().len(), NAME_MAX);
+        assert_eq!(name(1, "v", &format!("x/{}", "x".repeat(NAME_MAX - 5))).to_string(), "1~v~");
+        let longest = ["a".repeat(252) + "b", "a".repeat(252) + "c"].map(|volume| name(1, &volume, "d"));
+        assert_ne!(longest[0], longest[1]);
+        for name in longest {
+            assert_eq!(name.volume().len(), VOLUME_MAX, "{name}");
+            assert_eq!(name.to_string().parse(), Ok(name));
+        }
+        // Names on disk: this one must never change.
+        assert_eq!(shortened(&"é".repeat(200)), format!("{}-bd62f1ecfb466f85", "é".repeat(108)));
+        assert!(name(u64::MAX, &"~".repeat(253), "d").to_string().len() <= NAME_MAX);
+    }
+
+    #[test]
+    fn any_name_is_read_as_it_was_written() {
+        let characters: Vec<char> = "az09.-~%/\n\u{0}\u{7f}é€𝄞+ 2F".chars().collect();
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut met = [0; 2];
+        for _ in 0..20_000 {
+            let length = random.usize(1..300);
+            let text: String = (0..length).map(|_| characters[random.usize(..characters.len())]).collect();
+            let Ok(directory) = RelPath::parse(&text.replace('\0', "")) else { continue };
+            let name = TrashName::new(random.u64(..), &text, &directory);
+            let written = name.to_string();
+            assert!(written.len() <= NAME_MAX && !written.contains(['/', '\0', '\n']), "{written:?}");
+            assert_eq!(written.parse().as_ref(), Ok(&name), "{written:?}");
+            assert!(name.directory().is_none_or(|kept| *kept == directory));
+            met[usize::from(name.directory().is_some())] += 1;
+        }
+        assert!(met.iter().all(|times| *times > 100), "{met:?}");
+    }
+}

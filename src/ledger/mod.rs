@@ -1,0 +1,4 @@
+//! Who has what: directories and groups.
+
+pub mod placements;
+pub mod gids;

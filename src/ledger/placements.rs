@@ -1,0 +1,615 @@
+//! Who lies where on the exports: which directories are in use, by which volumes, so that nothing living is moved
+//! and nobody gets a directory in another namespace's.
+//!
+//! Pure bookkeeping. All questions are answered, and what follows from the answer noted, in one step: of two
+//! volumes that leave a directory at the same time exactly one is the last.
+
+use std::borrow::Borrow;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::ops::{Bound, Range};
+use std::sync::Arc;
+
+use crate::model::exports::{ExportId, Location};
+
+/// How another volume's directory lies to the one in question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relation {
+    /// It is the same.
+    Same,
+    /// It is one of those above.
+    Above,
+    /// It is somewhere in it.
+    Beneath,
+}
+
+impl fmt::Display for Relation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Same => "the same directory",
+            Self::Above => "a directory above it",
+            Self::Beneath => "a directory in it",
+        })
+    }
+}
+
+/// Why a new volume cannot have its directory, now or at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Conflict {
+    /// A volume of another namespace is there.
+    OtherNamespace(Relation),
+    /// What is there is just being moved away.
+    Moving,
+}
+
+/// Another volume whose directory is the same, above, or beneath.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its name.
+    pub volume: Arc<str>,
+    /// How its directory lies to ours.
+    pub relation: Relation,
+    /// Whether the volume is known to exist. If not, a claim is just being given it.
+    pub exists: bool,
+}
+
+/// A location as one text. The export stands in it like a directory above all others, so that nothing on one export has
+/// to do with anything on another.
+fn text(location: &Location) -> String {
+    text_of(location.export, location.path.as_str())
+}
+
+fn text_of(export: ExportId, path: &str) -> String {
+    format!("{export}/{path}")
+}
+
+/// The part of such a text that stands for the export.
+fn export_of(text: &str) -> &str {
+    text.split_once('/').map_or(text, |(export, _)| export)
+}
+
+/// Where a volume lies, and whose it is: the text of its location, its name, and the namespace of its claim if it names one,
+/// with a NUL between them. It is found by the volume's name.
+///
+/// One piece of text, shared by both ways to find it, because there may be a hundred thousand of them. Neither a
+/// directory nor a volume's name has a NUL in it, and all that has one sorts before all that goes on: those of one
+/// directory stand side by side, and those of directories in it together.
+#[derive(Debug, Clone)]
+struct Placed(Arc<str>);
+
+impl Placed {
+    fn new(path: &str, volume: &str, namespace: Option<&str>) -> Self {
+        let (separator, namespace) = namespace.map_or(("", ""), |namespace| ("\0", namespace));
+        Self([path, "\0", volume, separator, namespace].concat().into())
+    }
+
+    fn path(&self) -> &str {
+        self.part(0).unwrap_or_default()
+    }
+
+    fn volume(&self) -> &str {
+        self.part(1).unwrap_or_default()
+    }
+
+    fn namespace(&self) -> Option<&str> {
+        self.part(2)
+    }
+
+    fn part(&self, number: usize) -> Option<&str> {
+        self.0.splitn(3, '\0').nth(number)
+    }
+}
+
+impl Borrow<str> for Placed {
+    fn borrow(&self) -> &str {
+        self.volume()
+    }
+}
+
+impl Hash for Placed {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.volume().hash(state);
+    }
+}
+
+impl PartialEq for Placed {
+    fn eq(&self, other: &Self) -> bool {
+        self.volume() == other.volume()
+    }
+}
+
+impl Eq for Placed {}
+
+/// Who lies where.
+#[derive(Debug, Default)]
+pub struct Placements {
+    /// By volume.
+    places: HashMap<Placed, Known>,
+    /// The same, by directory.
+    by_path: BTreeSet<Arc<str>>,
+    /// Those that are on their way out: they have no say any more.
+    leaving: HashSet<Arc<str>>,
+    /// The directories that are being moved, by the volumes they are moved for. Those may have gone meanwhile.
+    moving: Vec<(Arc<str>, Box<str>)>,
+    /// The directories that are being copied.
+    read: Vec<String>,
+    /// What the volumes on each export have been promised together, in bytes.
+    promised: HashMap<Box<str>, u128>,
+    list: u32,
+}
+
+/// What is known of a volume.
+#[derive(Debug, Clone, Copy, Default)]
+struct Known {
+    /// The number of the list that has last shown it; `None` while a claim is just being given it.
+    listed: Option<u32>,
+    /// What it has been promised, in bytes.
+    bytes: u64,
+}
+
+impl Placements {
+    /// Notes a volume that exists.
+    pub fn settle(&mut self, volume: &Arc<str>, location: &Location, namespace: Option<&str>) {
+        self.place(volume, &text(location), namespace, Some(self.list));
+    }
+
+    /// Notes that a volume does not exist, or on none of our exports.
+    pub fn leave(&mut self, volume: &str) {
+        self.leaving.remove(volume);
+        self.displace(volume);
+    }
+
+    /// Says that a list of all volumes begins.
+    pub fn begin_list(&mut self) {
+        self.list = self.list.wrapping_add(1);
+    }
+
+    /// Says that the list is complete: volumes that it has not shown do not exist. What is just being given to a
+    /// claim stays noted. Returns those that have gone.
+    pub fn end_list(&mut self) -> Vec<Arc<str>> {
+        let is_gone = |placed: &Known| placed.listed.is_some_and(|listed| listed != self.list);
+        let gone = self.places.iter().filter(|(_, placed)| is_gone(placed));
+        let gone: Vec<Arc<str>> = gone.map(|(place, _)| place.volume().into()).collect();
+        for volume in &gone {
+            self.leave(volume);
+        }
+        gone
+    }
+
+    /// Whether a volume is known to exist.
+    #[must_use]
+    pub fn exists(&self, volume: &str) -> bool {
+        self.places.get(volume).is_some_and(|placed| placed.listed.is_some())
+    }
+
+    /// Gives a directory to a volume that is about to be made for a claim in `namespace`. It counts from now on.
+    ///
+    /// # Errors
+    /// If that would put it into, above, or at a directory of another namespace, unless `across` says that this
+    /// is wanted; or if something there is being moved away.
+    pub fn reserve(
+        &mut self,
+        volume: &Arc<str>,
+        location: &Location,
+        namespace: &str,
+        across: bool,
+    ) -> Result<(), Conflict> {
+        let path = &text(location);
+        if self.moving.iter().any(|(other, moved)| other != volume && related(moved, path)) {
+            return Err(Conflict::Moving);
+        }
+        let foreign = |other: &Placed| other.namespace() != Some(namespace);
+        let found = self.around(volume, path).find(|(other, _)| !across && foreign(other));
+        if let Some((_, relation)) = found {
+            return Err(Conflict::OtherNamespace(relation));
+        }
+        if !self.exists(volume) {
+            self.place(volume, path, Some(namespace), None);
+        }
+        Ok(())
+    }
+
+    /// Says that the volume of a [`Placements::reserve`] has been made. If it is known to have gone since, nothing
+    /// is noted.
+    pub fn made(&mut self, volume: &str) {
+        if let Some(placed) = self.places.get_mut(volume) {
+            placed.listed = Some(self.list);
+        }
+    }
+
+    /// Notes what a volume on one of our exports has been promised, instead of what was noted before. Says no, and notes
+    /// nothing, if all on its export would then have been promised more than `most`, and this one more than before.
+    pub fn promise(&mut self, volume: &str, bytes: u64, most: Option<u128>) -> bool {
+        let Some((place, placed)) = self.places.get_key_value(volume) else { return true };
+        let (export, before) = (export_of(place.path()), placed.bytes);
+        let all = self.promised.get(export).copied().unwrap_or_default();
+        let all = all.saturating_sub(before.into()).saturating_add(bytes.into());
+        if bytes > before && most.is_some_and(|most| all > most) {
+            return false;
+        }
+        self.promised.insert(export.into(), all);
+        if let Some(placed) = self.places.get_mut(volume) {
+            placed.bytes = bytes;
+        }
+        true
+    }
+
+    /// What the volumes on an export have been promised together, but for one, in bytes.
+    #[must_use]
+    pub fn promised(&self, export: ExportId, but: &str) -> u128 {
+        let export = text_of(export, "");
+        let all = self.promised.get(export_of(&export)).copied().unwrap_or_default();
+        let own = self.places.get_key_value(but).filter(|(place, _)| place.path().starts_with(&export));
+        all.saturating_sub(own.map_or(0, |(_, placed)| placed.bytes.into()))
+    }
+
+    /// Takes back a [`Placements::reserve`] whose volume did not come to be.
+    pub fn give_up(&mut self, volume: &str) {
+        if !self.exists(volume) {
+            self.leave(volume);
+        }
+    }
+
+    /// Asks whether a volume that goes may take its directory with it: it may if the answer is empty, and the
+    /// directory then counts as being moved. Otherwise it is told who is left, and has no say in it any more.
+    pub fn depart(&mut self, volume: &Arc<str>, location: &Location) -> Vec<Neighbour> {
+        let path = &text(location);
+        let left: Vec<Neighbour> = self
+            .around(volume, path)
+            .filter(|(other, _)| !self.leaving.contains(other.volume()))
+            .map(|(other, relation)| {
+                let volume = other.volume();
+                Neighbour { exists: self.exists(volume), volume: volume.into(), relation }
+            })
+            .collect();
+        self.leaving.insert(Arc::clone(volume));
+        if left.is_empty() {
+            self.moving.push((Arc::clone(volume), path.as_str().into()));
+        }
+        left
+    }
+
+    /// Whether no other volume has the same directory, one above or one in it.
+    #[must_use]
+    pub fn is_alone(&self, volume: &str, location: &Location) -> bool {
+        self.around(volume, &text(location)).next().is_none()
+    }
+
+    /// Says that a directory is being copied, unless it is just being moved away: then it says no.
+    pub fn begin_reading(&mut self, location: &Location) -> bool {
+        let path = text(location);
+        let is_free = !self.moving.iter().any(|(_, moved)| related(moved, &path));
+        if is_free {
+            self.read.push(path);
+        }
+        is_free
+    }
+
+    /// Ends a [`Placements::begin_reading`].
+    pub fn end_reading(&mut self, location: &Location) {
+        let path = text(location);
+        if let Some(index) = self.read.iter().position(|read| *read == path) {
+            self.read.swap_remove(index);
+        }
+    }
+
+    /// Whether a directory, or one above or in it, is being copied.
+    #[must_use]
+    pub fn is_read(&self, location: &Location) -> bool {
+        let path = text(location);
+        self.read.iter().any(|read| related(read, &path))
+    }
+
+    /// Says that the directory of a volume that goes has been dealt with.
+    pub fn moved(&mut self, volume: &str) {
+        self.moving.retain(|(moving, _)| **moving != *volume);
+    }
+
+    /// Says that a volume does not go after all, or not now.
+    pub fn stay(&mut self, volume: &str) {
+        self.moving.retain(|(moving, _)| **moving != *volume);
+        self.leaving.remove(volume);
+    }
+
+    /// The other volumes that have this very directory.
+    #[must_use]
+    pub fn sharers(&self, volume: &str, location: &Location) -> Vec<Arc<str>> {
+        let path = text(location);
+        let others = self.around(volume, &path).take_while(|(_, relation)| *relation == Relation::Same);
+        others.map(|(other, _)| other.volume().into()).collect()
+    }
+
+    /// Whether `path` on an export is a volume's directory, or, if it is not, whether one lies in it.
+    #[must_use]
+    pub fn at_or_beneath(&self, export: ExportId, path: &str) -> Option<Relation> {
+        let path = text_of(export, path);
+        let mut around = self.around("", &path).map(|(_, relation)| relation);
+        around.find(|relation| *relation != Relation::Above)
+    }
+
+    /// The volume on an export that comes next after `position` in the order of directories, and its own position.
+    #[must_use]
+    pub fn next(&self, export: ExportId, position: Option<&str>) -> Option<(Arc<str>, Arc<str>)> {
+        let all = text_of(export, "");
+        let from = position.map_or(Bound::Included(all.as_str()), Bound::Excluded);
+        let next = self.by_path.range::<str, _>((from, Bound::Unbounded)).next()?;
+        next.starts_with(&all).then(|| (Placed(Arc::clone(next)).volume().into(), Arc::clone(next)))
+    }
+
+    /// A position to begin at, other each time.
+    #[must_use]
+    pub fn somewhere(&self, export: ExportId) -> Option<Arc<str>> {
+        let all = text_of(export, "");
+        let number = fastrand::usize(0..self.by_path.len().max(1));
+        self.by_path.iter().filter(|text| text.starts_with(&all)).nth(number).cloned()
+    }
+
+    fn place(&mut self, volume: &str, path: &str, namespace: Option<&str>, listed: Option<u32>) {
+        if let Some((there, _)) = self.places.get_key_value(volume) {
+            if there.path() != path {
+                // A volume's path never changes; one of the same name, deleted and made again, may have another.
+                self.leave(volume);
+            } else if there.namespace() != namespace {
+                self.displace(volume);
+            } else if let Some(there) = self.places.get_mut(volume) {
+                there.listed = listed;
+                return;
+            }
+        }
+        let place = Placed::new(path, volume, namespace);
+        self.by_path.insert(Arc::clone(&place.0));
+        self.places.insert(place, Known { listed, bytes: 0 });
+    }
+
+    fn displace(&mut self, volume: &str) {
+        self.promise(volume, 0, None);
+        if let Some((Placed(text), _)) = self.places.remove_entry(volume) {
+            self.by_path.remove(&text);
+        }
+    }
+
+    /// The volumes other than `volume` whose directories are `path`, above it, or in it.
+    fn around<'a>(&'a self, volume: &'a str, path: &'a str) -> impl Iterator<Item = (Placed, Relation)> + 'a {
+        let at = |path: &str| self.following(path, '\0'..'\x01');
+        let same = at(path).map(|other| (other, Relation::Same));
+        let above = path.match_indices('/').filter_map(|(end, _)| path.get(..end));
+        let above = above.flat_map(at).map(|other| (other, Relation::Above));
+        // '0' is what comes after the slash.
+        let beneath = self.following(path, '/'..'0').map(|other| (other, Relation::Beneath));
+        let others = same.chain(above).chain(beneath);
+        others.filter(move |(other, _)| other.volume() != volume)
+    }
+
+    /// Those whose text is `path` followed by one of these characters.
+    fn following(&self, path: &str, next: Range<char>) -> impl Iterator<Item = Placed> + use<'_> {
+        let (from, to) = (format!("{path}{}", next.start), format!("{path}{}", next.end));
+        let bounds = (Bound::Included(from.as_str()), Bound::Excluded(to.as_str()));
+        self.by_path.range::<str, _>(bounds).map(|text| Placed(Arc::clone(text)))
+    }
+}
+
+/// Whether two directories are the same, or one lies in the other.
+fn related(one: &str, other: &str) -> bool {
+    let beneath = |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'));
+    one == other || beneath(one, other) || beneath(other, one)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::exports::{Exports, NamedExport};
+    use crate::values::address::ExportAddress;
+
+    fn key(name: &str) -> Arc<str> {
+        name.into()
+    }
+
+    fn exports() -> Exports {
+        let named = |name: &str| NamedExport {
+            name: name.into(),
+            source: ExportAddress::new("nas".into(), format!("/{name}").into()),
+        };
+        Exports::new(vec![(named("one"), ()), (named("other"), ())]).unwrap().0
+    }
+
+    fn on(export: &str, path: &str) -> Location {
+        exports().locate("nas", &format!("/{export}/{path}")).unwrap()
+    }
+
+    fn rel(path: &str) -> Location {
+        on("one", path)
+    }
+
+    fn placed(rows: &[(&str, &str, &str)]) -> Placements {
+        let mut placements = Placements::default();
+        for (volume, path, namespace) in rows {
+            placements.settle(&key(volume), &rel(path), Some(namespace));
+        }
+        placements
+    }
+
+    fn depart(placements: &mut Placements, volume: &str, path: &str) -> Vec<String> {
+        let left = placements.depart(&key(volume), &rel(path));
+        left.into_iter().map(|neighbour| neighbour.volume.to_string()).collect()
+    }
+
+    #[test]
+    fn neighbours_are_those_at_above_and_beneath_and_no_others() {
+        let rows: &[(&str, Option<Relation>)] = &[
+            ("a/b", Some(Relation::Same)),
+            ("a", Some(Relation::Above)),
+            ("a/b/c", Some(Relation::Beneath)),
+            ("a/b/c/d", Some(Relation::Beneath)),
+            ("a/bc", None),
+            ("a/b.c", None),
+            ("a/b0", None),
+            ("a/b-c/d", None),
+            ("ab", None),
+            ("b", None),
+            ("x/a/b", None),
+        ];
+        for (other, expected) in rows {
+            let mut placements = placed(&[("v", "a/b", "ns"), ("other", other, "ns")]);
+            let left = placements.depart(&key("v"), &rel("a/b"));
+            assert_eq!(left.first().map(|neighbour| neighbour.relation), *expected, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_lies_on_another_export_is_no_neighbour() {
+        for path in ["a", "a/b", "a/b/c"] {
+            let mut placements = placed(&[("other", path, "them")]);
+            let location = on("other", "a/b");
+            assert_eq!(placements.reserve(&key("v"), &location, "us", false), Ok(()), "{path}");
+            assert!(placements.depart(&key("v"), &location).is_empty(), "{path}");
+            assert_eq!(placements.reserve(&key("new"), &rel(path), "them", false), Ok(()), "{path}");
+            assert_eq!(placed(&[("other", path, "them")]).at_or_beneath(location.export, path), None);
+        }
+    }
+
+    #[test]
+    fn of_those_that_share_a_directory_exactly_the_last_takes_it() {
+        let mut placements = placed(&[("a", "x", "ns"), ("b", "x", "ns"), ("c", "x/y", "ns")]);
+        assert_eq!(depart(&mut placements, "a", "x").len(), 2);
+        assert_eq!(depart(&mut placements, "c", "x/y"), ["b"]);
+        assert!(depart(&mut placements, "b", "x").is_empty());
+    }
+
+    #[test]
+    fn who_stays_after_all_has_a_say_again() {
+        let mut placements = placed(&[("a", "x", "ns"), ("b", "x", "ns")]);
+        assert_eq!(depart(&mut placements, "a", "x"), ["b"]);
+        placements.stay("a");
+        assert_eq!(depart(&mut placements, "b", "x"), ["a"]);
+    }
+
+    #[test]
+    fn a_directory_in_another_namespaces_is_given_only_where_that_is_wanted() {
+        let rows = [("x", true), ("x/y", true), ("x/y/z", true), ("x/yy", false), ("w", false)];
+        for (path, conflicts) in rows {
+            let mut placements = placed(&[("theirs", "x/y", "them")]);
+            let refused = placements.reserve(&key("ours"), &rel(path), "us", false).is_err();
+            assert_eq!(refused, conflicts, "{path}");
+            assert_eq!(placements.reserve(&key("ours"), &rel(path), "us", true), Ok(()), "{path}");
+            let mut placements = placed(&[("theirs", "x/y", "us")]);
+            assert_eq!(placements.reserve(&key("ours"), &rel(path), "us", false), Ok(()), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_given_to_a_claim_counts_at_once_and_can_be_taken_back() {
+        let mut placements = placed(&[("v", "x", "ns")]);
+        placements.reserve(&key("new"), &rel("x"), "ns", false).unwrap();
+        let left = placements.depart(&key("v"), &rel("x"));
+        assert_eq!(left.iter().map(|neighbour| neighbour.exists).collect::<Vec<_>>(), [false]);
+        placements.stay("v");
+        placements.give_up("new");
+        assert!(depart(&mut placements, "v", "x").is_empty());
+    }
+
+    #[test]
+    fn a_volume_that_was_made_exists_until_it_goes_however_late_that_is_said() {
+        let mut placements = Placements::default();
+        for gone_before in [false, true] {
+            placements.reserve(&key("new"), &rel("x"), "ns", false).unwrap();
+            if gone_before {
+                placements.leave("new");
+            }
+            placements.made("new");
+            assert_eq!(placements.exists("new"), !gone_before);
+            placements.leave("new");
+        }
+    }
+
+    #[test]
+    fn one_that_comes_again_elsewhere_or_for_another_namespace_is_there_once() {
+        let mut placements = placed(&[("v", "x", "us"), ("v", "x", "them"), ("w", "y", "them")]);
+        assert!(placements.reserve(&key("new"), &rel("x"), "us", false).is_err());
+        assert_eq!(placements.reserve(&key("new"), &rel("x"), "them", false), Ok(()));
+        placements.give_up("new");
+        placements.settle(&key("v"), &rel("y"), None);
+        assert!(depart(&mut placements, "u", "x").is_empty());
+        let mut left = depart(&mut placements, "u", "y");
+        left.sort();
+        assert_eq!(left, ["v", "w"]);
+        assert!(placements.reserve(&key("new"), &rel("y"), "them", false).is_err(), "v names no namespace");
+    }
+
+    #[test]
+    fn what_is_promised_is_counted_by_export_until_the_volume_goes() {
+        let (one, other) = (rel("x").export, on("other", "x").export);
+        let mut placements = placed(&[("a", "a", "ns"), ("b", "b", "ns")]);
+        placements.settle(&key("c"), &on("other", "c"), Some("ns"));
+        for (volume, bytes) in [("a", 10), ("b", 20), ("c", 40), ("nobody", 80)] {
+            assert!(placements.promise(volume, bytes, None));
+        }
+        assert_eq!((placements.promised(one, ""), placements.promised(other, "a")), (30, 40));
+        assert_eq!(placements.promised(one, "a"), 20);
+        assert!(!placements.promise("a", 21, Some(40)), "more than all may have");
+        assert!(placements.promise("a", 9, Some(1)), "what has too much already may have less");
+        assert!(placements.promise("a", 20, Some(40)));
+        assert_eq!(placements.promised(one, ""), 40);
+        placements.settle(&key("a"), &rel("a"), Some("ns"));
+        assert_eq!(placements.promised(one, ""), 40, "it is shown again");
+        placements.settle(&key("a"), &rel("a"), Some("another"));
+        assert_eq!(placements.promised(one, ""), 20, "it is another");
+        placements.leave("b");
+        assert_eq!((placements.promised(one, ""), placements.promised(other, "")), (0, 40));
+    }
+
+    #[test]
+    fn volumes_come_one_after_the_other_whatever_comes_or_goes() {
+        let mut placements = placed(&[("a", "x", "ns"), ("b", "x", "ns"), ("c", "y", "ns")]);
+        placements.settle(&key("other"), &on("other", "x"), Some("ns"));
+        let one = rel("x").export;
+        let mut met = Vec::new();
+        let mut position: Option<Arc<str>> = None;
+        while let Some((volume, next)) = placements.next(one, position.as_deref()) {
+            placements.leave(&volume);
+            met.push(volume);
+            position = Some(next);
+        }
+        assert_eq!(met, ["a", "b", "c"].map(key));
+        assert_eq!(placements.somewhere(one), None);
+        assert!((0..99).any(|_| placements.somewhere(on("other", "x").export).is_some()));
+    }
+
+    #[test]
+    fn what_is_being_copied_is_known_until_the_last_copy_is_done() {
+        let mut placements = placed(&[("v", "x/y", "ns")]);
+        assert!(placements.begin_reading(&rel("x/y")) && placements.begin_reading(&rel("x/y")));
+        assert!(["x", "x/y", "x/y/z"].iter().all(|path| placements.is_read(&rel(path))));
+        assert!(!placements.is_read(&rel("x/yy")) && !placements.is_read(&on("other", "x/y")));
+        placements.end_reading(&rel("x/y"));
+        assert!(placements.is_read(&rel("x/y")));
+        placements.end_reading(&rel("x/y"));
+        assert!(!placements.is_read(&rel("x/y")));
+        assert!(depart(&mut placements, "v", "x/y").is_empty());
+        assert!(!placements.begin_reading(&rel("x/y/z")), "it is being moved");
+    }
+
+    #[test]
+    fn nothing_is_given_that_is_being_moved() {
+        let mut placements = placed(&[("v", "x", "ns")]);
+        assert!(depart(&mut placements, "v", "x").is_empty());
+        for path in ["x", "x/y"] {
+            assert_eq!(placements.reserve(&key("new"), &rel(path), "ns", true), Err(Conflict::Moving));
+        }
+        placements.moved("v");
+        assert_eq!(placements.reserve(&key("new"), &rel("x"), "ns", false), Ok(()));
+    }
+
+    #[test]
+    fn a_list_forgets_what_it_does_not_show_but_not_what_is_being_given() {
+        let mut placements = placed(&[("a", "a", "ns"), ("b", "b", "ns")]);
+        placements.reserve(&key("new"), &rel("new"), "ns", false).unwrap();
+        placements.begin_list();
+        placements.settle(&key("a"), &rel("a"), Some("ns"));
+        assert_eq!(placements.end_list(), [key("b")]);
+        assert!(placements.exists("a") && !placements.exists("b"));
+        assert_eq!(placements.at_or_beneath(rel("new").export, "new"), Some(Relation::Same));
+        assert_eq!(placements.at_or_beneath(rel("b").export, "b"), None);
+        assert_eq!(placements.by_path.len(), 2);
+    }
+}

@@ -1,0 +1,285 @@
+//! What we keep of a PersistentVolumeClaim that waits for us.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use crate::values::quantity::STORAGE;
+
+/// The annotations of a claim that we read, by who writes them.
+mod annotation {
+    /// The controller manager: which provisioner the claim is for.
+    pub(super) const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
+    /// The same, older; still written by 1.36.
+    pub(super) const PROVISIONER_BETA: &str = "volume.beta.kubernetes.io/storage-provisioner";
+    /// The scheduler: where the first consumer will run.
+    pub(super) const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+    /// Users, before `storageClassName` was there.
+    pub(super) const CLASS_BETA: &str = "volume.beta.kubernetes.io/storage-class";
+}
+
+/// A claim that has no volume yet and is for us to serve.
+#[expect(clippy::struct_excessive_bools, reason = "each is a field of the claim that is there or not")]
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claim {
+    /// Its uid: the volume's name is made of it.
+    pub uid: Box<str>,
+    /// Its namespace.
+    pub namespace: Box<str>,
+    /// Its name.
+    pub name: Box<str>,
+    /// The version that was read, for the volume's `claimRef`.
+    pub resource_version: Box<str>,
+    /// Its class's name; empty if it names none.
+    pub class: Box<str>,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// Whether the scheduler has picked a node for it.
+    pub node_selected: bool,
+    /// `volumeMode: Block`.
+    pub block: bool,
+    /// Whether it has a selector, even an empty one.
+    pub selector: bool,
+    /// Its `VolumeAttributesClass`, if it names one.
+    pub attributes_class: Option<Box<str>>,
+    /// What its volume is to be filled with.
+    pub source: Option<DataSource>,
+    /// Its access modes, verbatim.
+    pub access_modes: Vec<String>,
+    /// The storage it asks for, verbatim.
+    pub request: Option<Quantity>,
+    /// Its labels, for patterns.
+    pub labels: BTreeMap<String, String>,
+    /// Its annotations, for patterns.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A claim's `dataSource` or `dataSourceRef`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DataSource {
+    /// Another claim: a clone is asked for.
+    Claim(Box<str>),
+    /// A `VolumeSnapshot`.
+    Snapshot(Box<str>),
+    /// Something that a populator of its own takes care of.
+    Other,
+}
+
+impl Claim {
+    /// Reads a claim; `None` if it has a volume already or `provisioner` is not the one it waits for.
+    #[must_use]
+    pub fn read(claim: &PersistentVolumeClaim, provisioner: &str) -> Option<Self> {
+        let spec = claim.spec.as_ref()?;
+        let metadata = &claim.metadata;
+        let annotation = |key| metadata.annotations.as_ref().and_then(|all| all.get(key)).map(String::as_str);
+        let bound = spec.volume_name.as_deref().is_some_and(|volume| !volume.is_empty());
+        // The older one counts where the other is missing (behaviour 1.3).
+        let wanted = annotation(annotation::PROVISIONER).or_else(|| annotation(annotation::PROVISIONER_BETA));
+        if bound || wanted != Some(provisioner) {
+            return None;
+        }
+        Some(Self {
+            uid: metadata.uid.as_deref()?.into(),
+            namespace: metadata.namespace.as_deref()?.into(),
+            name: metadata.name.as_deref()?.into(),
+            resource_version: metadata.resource_version.as_deref().unwrap_or_default().into(),
+            class: class_of(claim).into(),
+            deleting: metadata.deletion_timestamp.is_some(),
+            node_selected: annotation(annotation::SELECTED_NODE).is_some_and(|node| !node.is_empty()),
+            block: spec.volume_mode.as_deref() == Some("Block"),
+            selector: spec.selector.is_some(),
+            attributes_class: spec
+                .volume_attributes_class_name
+                .as_deref()
+                .filter(|name| !name.is_empty())
+                .map(Into::into),
+            source: DataSource::read(spec),
+            access_modes: spec.access_modes.clone().unwrap_or_default(),
+            request: spec.resources.as_ref().and_then(|r| r.requests.as_ref()?.get(STORAGE).cloned()),
+            labels: metadata.labels.clone().unwrap_or_default(),
+            annotations: metadata.annotations.clone().unwrap_or_default(),
+        })
+    }
+
+    /// Whether `ReadOnlyMany` is all that it asks for. One that may also be written is mounted so.
+    #[must_use]
+    pub fn only_reads(&self) -> bool {
+        !self.access_modes.is_empty() && self.access_modes.iter().all(|mode| mode == "ReadOnlyMany")
+    }
+
+    /// The name of the claim's volume, which it shares with no other claim, ever.
+    #[must_use]
+    pub fn volume_name(&self) -> String {
+        volume_name(&self.uid)
+    }
+}
+
+/// The name of a claim's class; empty if it names none (behaviour 1.5).
+#[must_use]
+pub fn class_of(claim: &PersistentVolumeClaim) -> &str {
+    let annotation = claim.metadata.annotations.as_ref().and_then(|all| all.get(annotation::CLASS_BETA));
+    let field = || claim.spec.as_ref()?.storage_class_name.as_deref();
+    annotation.map(String::as_str).or_else(field).unwrap_or_default()
+}
+
+/// The name of the volume of the claim with this uid (behaviour 1.8).
+#[must_use]
+pub fn volume_name(uid: &str) -> String {
+    format!("pvc-{uid}")
+}
+
+/// The uid of the claim whose volume has this name, if it is one that we would give it.
+#[must_use]
+pub fn claim_uid(volume_name: &str) -> Option<&str> {
+    volume_name.strip_prefix("pvc-")
+}
+
+/// A claim that another one is to be a copy of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceClaim {
+    /// Its uid.
+    pub uid: Box<str>,
+    /// The volume that it is bound to.
+    pub volume: Option<Box<str>>,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+}
+
+impl SourceClaim {
+    /// Reads a claim.
+    #[must_use]
+    pub fn read(claim: &PersistentVolumeClaim) -> Self {
+        let is_bound = claim.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Bound"));
+        let volume = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
+        Self {
+            uid: claim.metadata.uid.as_deref().unwrap_or_default().into(),
+            volume: volume.filter(|_| is_bound).map(Into::into),
+            deleting: claim.metadata.deletion_timestamp.is_some(),
+        }
+    }
+}
+
+impl DataSource {
+    /// The API server mirrors `dataSource` and `dataSourceRef` into each other (behaviour 7.7).
+    fn read(spec: &PersistentVolumeClaimSpec) -> Option<Self> {
+        let (group, kind, name) = match (&spec.data_source_ref, &spec.data_source) {
+            (Some(source), _) => (source.api_group.as_deref(), &source.kind, &source.name),
+            (None, Some(source)) => (source.api_group.as_deref(), &source.kind, &source.name),
+            (None, None) => return None,
+        };
+        Some(match (group.unwrap_or_default(), kind.as_str()) {
+            ("", "PersistentVolumeClaim") => Self::Claim(name.as_str().into()),
+            ("snapshot.storage.k8s.io", "VolumeSnapshot") => Self::Snapshot(name.as_str().into()),
+            _ => Self::Other,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    const OURS: &str = "example.com/nfs";
+
+    fn claim(patch: Value) -> PersistentVolumeClaim {
+        let mut object = json!({
+            "metadata": {
+                "name": "data", "namespace": "shop", "uid": "1-2", "resourceVersion": "7",
+                "annotations": { annotation::PROVISIONER: OURS },
+            },
+            "spec": {
+                "accessModes": ["ReadWriteMany"], "storageClassName": "nfs",
+                "resources": { "requests": { "storage": "100Mi" } },
+            },
+        });
+        merge(&mut object, patch);
+        serde_json::from_value(object).unwrap()
+    }
+
+    /// A JSON merge patch: null removes.
+    fn merge(into: &mut Value, patch: Value) {
+        match (into, patch) {
+            (Value::Object(into), Value::Object(patch)) => {
+                for (key, value) in patch {
+                    if value.is_null() {
+                        into.remove(&key);
+                    } else {
+                        merge(into.entry(key).or_insert(Value::Null), value);
+                    }
+                }
+            }
+            (into, patch) => *into = patch,
+        }
+    }
+
+    #[test]
+    fn only_claims_that_wait_for_us_are_read() {
+        let beta = annotation::PROVISIONER_BETA;
+        let rows = [
+            ("plain", json!({}), true),
+            ("both annotations", json!({"metadata": {"annotations": {beta: OURS}}}), true),
+            (
+                "only the older",
+                json!({"metadata": {"annotations": {annotation::PROVISIONER: null, beta: OURS}}}),
+                true,
+            ),
+            (
+                "the newer wins",
+                json!({"metadata": {"annotations": {annotation::PROVISIONER: "other", beta: OURS}}}),
+                false,
+            ),
+            ("another's", json!({"metadata": {"annotations": {annotation::PROVISIONER: "other"}}}), false),
+            (
+                "another case",
+                json!({"metadata": {"annotations": {annotation::PROVISIONER: "Example.com/nfs"}}}),
+                false,
+            ),
+            ("nobody's", json!({"metadata": {"annotations": null}}), false),
+            ("bound", json!({"spec": {"volumeName": "pv"}}), false),
+            ("empty volume name", json!({"spec": {"volumeName": ""}}), true),
+        ];
+        for (name, patch, expected) in rows {
+            assert_eq!(Claim::read(&claim(patch), OURS).is_some(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_class_annotation_beats_the_field_even_when_empty() {
+        let key = annotation::CLASS_BETA;
+        let rows = [
+            (json!({}), "nfs"),
+            (json!({"metadata": {"annotations": {key: "old"}}}), "old"),
+            (json!({"metadata": {"annotations": {key: ""}}}), ""),
+        ];
+        for (patch, expected) in rows {
+            assert_eq!(&*Claim::read(&claim(patch), OURS).unwrap().class, expected);
+        }
+    }
+
+    #[test]
+    fn data_sources_are_told_apart() {
+        let source = |group: &str, kind: &str| json!({"apiGroup": group, "kind": kind, "name": "x"});
+        let rows = [
+            (json!({}), None),
+            (
+                json!({"spec": {"dataSource": {"kind": "PersistentVolumeClaim", "name": "x"}}}),
+                Some(DataSource::Claim("x".into())),
+            ),
+            (
+                json!({"spec": {"dataSourceRef": source("", "PersistentVolumeClaim")}}),
+                Some(DataSource::Claim("x".into())),
+            ),
+            (
+                json!({"spec": {"dataSourceRef": source("snapshot.storage.k8s.io", "VolumeSnapshot")}}),
+                Some(DataSource::Snapshot("x".into())),
+            ),
+            (json!({"spec": {"dataSourceRef": source("example.com", "VolumeSnapshot")}}), Some(DataSource::Other)),
+            (json!({"spec": {"dataSourceRef": source("example.com", "Backup")}}), Some(DataSource::Other)),
+        ];
+        for (patch, expected) in rows {
+            assert_eq!(Claim::read(&claim(patch), OURS).unwrap().source, expected);
+        }
+    }
+}

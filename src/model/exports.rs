@@ -1,0 +1,445 @@
+//! The exports that are served, and which of them a class or a volume means.
+
+use std::fmt;
+
+use crate::layout::is_reserved;
+use crate::values::address::ExportAddress;
+use crate::values::headroom::{Headroom, Requirements, Shortage};
+use crate::values::path::{PathError, RelPath};
+
+/// How many exports one process can serve: each may lose some 30 threads to a server that does not answer.
+pub const EXPORTS_MAX: usize = 32;
+
+/// What the export is called that is not named, but set by `NFS_SERVER` and `NFS_PATH`.
+pub const DEFAULT_NAME: &str = "default";
+
+/// One of the exports of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExportId(usize);
+
+impl fmt::Display for ExportId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Something of each of the exports of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PerExport<T>(Vec<T>);
+
+impl<T> PerExport<T> {
+    /// That of one export.
+    #[must_use]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "an id is given out by Exports only, and no other is made of another"
+    )]
+    pub fn get(&self, id: ExportId) -> &T {
+        &self.0[id.0]
+    }
+
+    /// Those of all.
+    pub fn iter(&self) -> impl Iterator<Item = (ExportId, &T)> {
+        self.0.iter().enumerate().map(|(number, each)| (ExportId(number), each))
+    }
+
+    /// Those of all, without saying of which.
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        self.0.iter()
+    }
+
+    /// Makes something of each.
+    #[must_use]
+    pub fn map<U>(&self, make: impl FnMut((ExportId, &T)) -> U) -> PerExport<U> {
+        PerExport(self.iter().map(make).collect())
+    }
+
+    /// Makes something of each, of all at the same time.
+    ///
+    /// # Errors
+    /// The first that any of them has.
+    pub async fn try_map<'a, U, E, F: Future<Output = Result<U, E>>>(
+        &'a self,
+        make: impl FnMut((ExportId, &'a T)) -> F,
+    ) -> Result<PerExport<U>, E> {
+        futures::future::try_join_all(self.iter().map(make)).await.map(PerExport)
+    }
+}
+
+/// An export, and what it is called in classes, metrics and logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedExport {
+    /// Its name.
+    pub name: Box<str>,
+    /// Where it is.
+    pub source: ExportAddress,
+}
+
+/// The one that serves classes that name none.
+const FIRST: ExportId = ExportId(0);
+
+/// The exports that are served: at least one, the first of which serves classes that name none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exports(PerExport<NamedExport>);
+
+/// A directory on one of the exports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    /// Which export.
+    pub export: ExportId,
+    /// Where on it.
+    pub path: RelPath,
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path.fmt(f)
+    }
+}
+
+/// Where a class has its volumes made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// It does not say.
+    #[default]
+    First,
+    /// On the one of these that has most room.
+    Named(Vec<Box<str>>),
+    /// On the one that is there.
+    At {
+        /// The server.
+        server: Box<str>,
+        /// The export's path there.
+        path: Box<str>,
+    },
+}
+
+/// Why no export is taken for a new volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotChosen {
+    /// The class means one that is not served, in words.
+    NotServed(Box<str>),
+    /// Those that it means have no room, in words.
+    NoRoom(Box<str>),
+}
+
+/// Why a volume is on none of the exports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// It is on another server.
+    OtherServer,
+    /// Its path is not that of a directory beneath the exports on its server, which are these.
+    Path(PathError, Box<str>),
+}
+
+impl Exports {
+    /// One export, called [`DEFAULT_NAME`].
+    #[must_use]
+    pub fn single(source: ExportAddress) -> Self {
+        Self(PerExport(vec![NamedExport { name: DEFAULT_NAME.into(), source }]))
+    }
+
+    /// Several of them, each with something that is kept beside it. None may be called as another, or lie at or in
+    /// another: their volumes could not be told apart, and one's trash would be another's directory.
+    ///
+    /// # Errors
+    /// What is wrong, in words for whoever wrote the settings.
+    pub fn new<T>(exports: Vec<(NamedExport, T)>) -> Result<(Self, PerExport<T>), String> {
+        if exports.is_empty() {
+            return Err("names no export".to_owned());
+        }
+        if exports.len() > EXPORTS_MAX {
+            return Err(format!("names {} exports, but one process can serve {EXPORTS_MAX}", exports.len()));
+        }
+        for (number, (one, _)) in exports.iter().enumerate() {
+            for (other, _) in exports.iter().skip(number + 1) {
+                if one.name == other.name {
+                    return Err(format!("names two exports {:?}", one.name));
+                }
+                if one.source.overlaps(&other.source) {
+                    return Err(format!(
+                        "has the export {:?} ({}) at, in or above the export {:?} ({})",
+                        one.name, one.source, other.name, other.source
+                    ));
+                }
+            }
+        }
+        let (exports, beside) = exports.into_iter().unzip();
+        Ok((Self(PerExport(exports)), PerExport(beside)))
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn get(&self, id: ExportId) -> &NamedExport {
+        self.0.get(id)
+    }
+
+    /// Makes something of each.
+    #[must_use]
+    pub fn map<U>(&self, make: impl FnMut((ExportId, &NamedExport)) -> U) -> PerExport<U> {
+        self.0.map(make)
+    }
+
+    /// The one on which a class's next volume of `request` bytes is made: of several that it means, and that have what it
+    /// needs, the one with most free space, and one that cannot be used now only if none can be.
+    ///
+    /// # Errors
+    /// If it means one that is not served, or none has what it needs.
+    pub fn choose(
+        &self,
+        choice: &Choice,
+        needs: &Requirements,
+        request: u64,
+        headrooms: &PerExport<Headroom>,
+    ) -> Result<ExportId, NotChosen> {
+        let mut meant = self.meant_by(choice).map_err(|words| NotChosen::NotServed(words.into()))?;
+        if meant.iter().any(|id| headrooms.get(*id).usable) {
+            meant.retain(|id| headrooms.get(*id).usable || headrooms.get(*id).begun);
+        }
+        let lack = |id: &ExportId| needs.shortage(headrooms.get(*id), request);
+        let rank = |id: &&ExportId| {
+            let Headroom { usable, begun, usage, .. } = *headrooms.get(**id);
+            (begun, usable, usage.map(|usage| usage.bytes_free))
+        };
+        // Of several with the same room the first.
+        match meant.iter().rev().filter(|id| lack(id).is_none()).max_by_key(rank) {
+            Some(id) => Ok(*id),
+            None => Err(NotChosen::NoRoom(self.in_words(meant.iter().filter_map(|id| Some((*id, lack(id)?)))))),
+        }
+    }
+
+    /// As [`Exports::choose`], but `near` if that is one of them, can be used and has what is needed.
+    ///
+    /// # Errors
+    /// Those of [`Exports::choose`].
+    pub fn choose_near(
+        &self,
+        near: Option<ExportId>,
+        choice: &Choice,
+        needs: &Requirements,
+        request: u64,
+        headrooms: &PerExport<Headroom>,
+    ) -> Result<ExportId, NotChosen> {
+        let chosen = self.choose(choice, needs, request, headrooms)?;
+        let is_meant = |id: &ExportId| self.meant_by(choice).is_ok_and(|meant| meant.contains(id));
+        let fits =
+            |id: &ExportId| headrooms.get(*id).usable && needs.shortage(headrooms.get(*id), request).is_none();
+        // What has been begun goes on.
+        let near = near.filter(|id| !headrooms.get(chosen).begun && is_meant(id) && fits(id));
+        Ok(near.unwrap_or(chosen))
+    }
+
+    /// Says of exports what they lack.
+    pub fn in_words(&self, lacks: impl Iterator<Item = (ExportId, Shortage)>) -> Box<str> {
+        let words: Vec<String> = lacks.map(|(id, lack)| format!("{} {lack}", self.get(id).source)).collect();
+        words.join(", and ").into()
+    }
+
+    /// Which of them a class means: one at least.
+    ///
+    /// # Errors
+    /// What it means that is not served.
+    pub fn meant_by(&self, choice: &Choice) -> Result<Vec<ExportId>, String> {
+        match choice {
+            Choice::First => Ok(vec![FIRST]),
+            Choice::Named(names) => names.iter().map(|name| self.named(name)).collect(),
+            Choice::At { server, path } => {
+                let is_it = |export: &NamedExport| export.source.is_on(server) && export.source.is_at(path);
+                let found = self.0.iter().find(|(_, export)| is_it(export));
+                let unknown = || format!("the export {server}:{path}, but this provisioner serves {self}");
+                found.map(|(id, _)| vec![id]).ok_or_else(unknown)
+            }
+        }
+    }
+
+    fn named(&self, name: &str) -> Result<ExportId, String> {
+        let found = self.0.iter().find(|(_, export)| &*export.name == name);
+        found.map(|(id, _)| id).ok_or_else(|| format!("the export {name:?}, but this provisioner serves {self}"))
+    }
+
+    /// Where a volume's directory is.
+    ///
+    /// # Errors
+    /// Why it is on none of them.
+    pub fn locate(&self, server: &str, path: &str) -> Result<Location, Elsewhere> {
+        let mut wrong: Option<(PathError, Vec<String>)> = None;
+        for (export, NamedExport { source, .. }) in self.0.iter().filter(|(_, export)| export.source.is_on(server))
+        {
+            let error = match source.relative(path) {
+                Ok(path) if is_reserved(&path) => PathError::Reserved,
+                Ok(path) => return Ok(Location { export, path }),
+                Err(error) => error,
+            };
+            match &mut wrong {
+                None => wrong = Some((error, vec![source.to_string()])),
+                Some((before, sources)) => {
+                    sources.push(source.to_string());
+                    // Of several reasons that says least that holds for all the others.
+                    if *before == PathError::Outside {
+                        *before = error;
+                    }
+                }
+            }
+        }
+        let Some((error, sources)) = wrong else { return Err(Elsewhere::OtherServer) };
+        Err(Elsewhere::Path(error, sources.join(", ").into()))
+    }
+}
+
+impl fmt::Display for Exports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let [NamedExport { source, .. }] = &*self.0.0 {
+            return source.fmt(f);
+        }
+        for (number, NamedExport { name, source }) in self.0.values().enumerate() {
+            let separator = if number == 0 { "" } else { ", " };
+            write!(f, "{separator}{source} ({name:?})")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::values::headroom::FsUsage;
+
+    /// A name, a server and a path.
+    type Row<'a> = (&'a str, &'a str, &'a str);
+
+    fn exports(rows: &[Row<'_>]) -> Result<Exports, String> {
+        let named = |(name, server, path): &Row<'_>| NamedExport {
+            name: (*name).into(),
+            source: ExportAddress::new(ExportAddress::server(server).unwrap(), ExportAddress::path(path).unwrap()),
+        };
+        Exports::new(rows.iter().map(|row| (named(row), ())).collect()).map(|(exports, _)| exports)
+    }
+
+    fn three() -> Exports {
+        exports(&[("default", "nas", "/export"), ("fast", "nas", "/fast"), ("far", "nas2", "/export")]).unwrap()
+    }
+
+    #[test]
+    fn exports_that_cannot_be_told_apart_are_refused() {
+        let rows: &[(&[Row<'_>], Option<&str>)] = &[
+            (&[], Some("no export")),
+            (&[("a", "nas", "/a"), ("a", "nas", "/b")], Some("two exports \"a\"")),
+            (&[("a", "nas", "/a"), ("b", "nas", "/a/")], Some("at, in or above")),
+            (&[("a", "nas", "/a"), ("b", "nas", "/a/b")], Some("at, in or above")),
+            (&[("a", "nas", "/a/b"), ("b", "nas", "/a")], Some("at, in or above")),
+            (&[("a", "nas", "/"), ("b", "nas", "/b")], Some("at, in or above")),
+            (&[("a", "[::1]", "/a"), ("b", "::1", "/a")], Some("at, in or above")),
+            (&[("a", "nas", "/a"), ("b", "nas", "/ab")], None),
+            (&[("a", "nas", "/a"), ("b", "nas2", "/a")], None),
+        ];
+        for (rows, expected) in rows {
+            match (exports(rows), expected) {
+                (Ok(_), None) => {}
+                (Err(words), Some(expected)) => assert!(words.contains(expected), "{words}"),
+                (found, _) => panic!("{rows:?}: {found:?}"),
+            }
+        }
+        let many: Vec<String> = (0..=EXPORTS_MAX).map(|number| format!("/{number}")).collect();
+        let many: Vec<_> = many.iter().map(|path| (&**path, "nas", &**path)).collect();
+        assert!(exports(&many).unwrap_err().contains("33 exports"));
+    }
+
+    #[test]
+    fn a_class_means_exports_by_name_or_by_place() {
+        let at = |server: &str, path: &str| Choice::At { server: server.into(), path: path.into() };
+        let named = |names: &[&str]| Choice::Named(names.iter().map(|name| (*name).into()).collect());
+        let rows = [
+            (Choice::First, Ok(vec![0])),
+            (named(&["fast"]), Ok(vec![1])),
+            (named(&["far", "default"]), Ok(vec![2, 0])),
+            (at("nas2", "/export"), Ok(vec![2])),
+            (
+                named(&["far", "slow"]),
+                Err("\"slow\", but this provisioner serves nas:/export (\"default\"), nas:/fast"),
+            ),
+            (at("nas2", "/fast"), Err("nas2:/fast, but")),
+        ];
+        for (choice, expected) in rows {
+            match (three().meant_by(&choice), expected) {
+                (Ok(found), Ok(expected)) => {
+                    assert_eq!(found, expected.into_iter().map(ExportId).collect::<Vec<_>>(), "{choice:?}");
+                }
+                (Err(found), Err(expected)) => assert!(found.contains(expected), "{found}"),
+                (found, _) => panic!("{choice:?}: {found:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_volume_is_on_the_export_that_it_names_or_on_none() {
+        let path = |error, sources: &str| Err(Elsewhere::Path(error, sources.into()));
+        let both = "nas:/export, nas:/fast";
+        let rows = [
+            ("nas", "/export/a/b", Ok((0, "a/b"))),
+            ("nas", "/fast/a", Ok((1, "a"))),
+            ("nas2", "/export/a", Ok((2, "a"))),
+            ("nas3", "/export/a", Err(Elsewhere::OtherServer)),
+            ("nas", "/slow/a", path(PathError::Outside, both)),
+            ("nas", "/fast", path(PathError::Export, both)),
+            ("nas", "/export", path(PathError::Export, both)),
+            ("nas", "/fast/../export/a", path(PathError::Climbs, both)),
+            ("nas", "/fast/.nfs-provisioner-trash/a", path(PathError::Reserved, both)),
+            ("nas2", "/fast/a", path(PathError::Outside, "nas2:/export")),
+        ];
+        for (server, path, expected) in rows {
+            let found = three().locate(server, path);
+            let found = found.map(|found| (found.export.0, found.path.to_string()));
+            assert_eq!(found, expected.map(|(id, path)| (id, path.to_owned())), "{server}:{path}");
+        }
+    }
+
+    fn room(usable: bool, bytes_free: u64) -> Headroom {
+        let usage = FsUsage { bytes: 100, bytes_free, ..FsUsage::default() };
+        Headroom { usable, usage: Some(usage), ..Headroom::default() }
+    }
+
+    #[test]
+    fn the_roomiest_is_one_that_can_be_used() {
+        let rows = [
+            ([room(true, 1), room(true, 3), room(true, 2)], 1),
+            ([room(true, 1), room(false, 3), room(true, 2)], 2),
+            ([room(true, 1), room(true, 1), room(true, 1)], 0),
+            ([room(false, 0), room(false, 0), room(true, 0)], 2),
+            ([room(false, 0), room(false, 0), room(false, 0)], 0),
+        ];
+        let all = Choice::Named(["default", "fast", "far"].map(Into::into).to_vec());
+        for (headrooms, expected) in rows {
+            let headrooms = PerExport(headrooms.to_vec());
+            let choose = |choice| three().choose(choice, &Requirements::default(), 1, &headrooms);
+            assert_eq!(choose(&all), Ok(ExportId(expected)), "{headrooms:?}");
+            assert_eq!(choose(&Choice::First), Ok(FIRST), "{headrooms:?}");
+        }
+    }
+
+    #[test]
+    fn one_without_room_is_passed_over_and_what_was_begun_goes_on() {
+        let begun = |room| Headroom { begun: true, ..room };
+        let promised = |room| Headroom { promised: 90, ..room };
+        let rows = [
+            ([room(true, 30), room(true, 40), room(true, 20)], Ok(1)),
+            ([room(true, 30), promised(room(true, 40)), room(true, 20)], Ok(0)),
+            ([room(true, 30), room(true, 40), begun(room(true, 20))], Ok(2)),
+            ([room(true, 30), room(true, 40), begun(room(false, 0))], Ok(2)),
+            ([room(true, 9), room(true, 8), room(true, 10)], Ok(2)),
+            ([room(true, 9), room(true, 8), room(false, 50)], Err("nas:/export has less free space")),
+            ([room(true, 9), promised(room(true, 50)), room(false, 50)], Err(", and nas:/fast would have")),
+            ([room(false, 9), room(false, 10), room(false, 8)], Ok(1)),
+            ([Headroom { usable: true, ..Headroom::default() }; 3], Err("nas2:/export has not said yet")),
+        ];
+        let all = Choice::Named(["default", "fast", "far"].map(Into::into).to_vec());
+        let needs = Requirements { space: "10%".parse().ok(), inodes: None, ratio: "1".parse().ok() };
+        for (headrooms, expected) in rows {
+            let headrooms = PerExport(headrooms.to_vec());
+            match (three().choose(&all, &needs, 11, &headrooms), expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, ExportId(expected), "{headrooms:?}"),
+                (Err(NotChosen::NoRoom(words)), Err(expected)) => assert!(words.contains(expected), "{words}"),
+                (found, _) => panic!("{headrooms:?}: {found:?}"),
+            }
+        }
+    }
+}

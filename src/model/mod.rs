@@ -1,0 +1,8 @@
+//! What is kept of Kubernetes' objects, and how ours are spelled.
+
+pub mod exports;
+pub mod parameters;
+pub mod class;
+pub mod claim;
+pub mod expansion;
+pub mod volume;

@@ -1,0 +1,485 @@
+//! Removal of whole trees that belong to somebody else: of any depth and width, with any names in them, and
+//! with their owner still busy inside.
+//!
+//! Several threads work on one tree, each in another directory; one directory is worked on by one thread, because
+//! the kernel takes no two removals in the same directory at a time. What is to be done is on a stack that they
+//! share, so that they stay together deep in the tree and few directories are open, few names in memory.
+//!
+//! What cannot be removed is passed by. A directory is gone through again as long as something new shows up in it,
+//! unless something in it has to stay anyway: whoever comes later will try that again.
+
+use std::ffi::{CStr, CString};
+use std::mem;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Scope};
+
+use nix::errno::Errno;
+
+use crate::storage::mounted::dirfd::{Access, DirFd, FileKind, Listing, Problem};
+
+/// How many entries are taken from a listing at a time, and so how many names an open directory can have waiting.
+const BATCH: usize = 128;
+
+/// How many directories of a tree may be open before one more is moved up to the top instead, and gone into when
+/// others are done. Each takes one descriptor, or two while it is listed.
+const OPEN_MAX: usize = 96;
+
+/// How many times a directory is gone through that has new entries whenever it has been emptied.
+const ROUNDS_MAX: u32 = 1000;
+
+/// How much of a path is reported, in bytes, from its end.
+const REPORTED_MAX: usize = 1024;
+
+/// What [`remove`] did.
+#[derive(Debug, Default)]
+pub(in crate::storage) struct Removed {
+    /// How many entries it removed.
+    pub(in crate::storage) entries: u64,
+    /// What it left.
+    pub(in crate::storage) rest: Rest,
+}
+
+/// What is left of a directory.
+#[derive(Debug, Default)]
+pub(in crate::storage) struct Rest {
+    /// How many entries could not be removed. What they lie in does not count.
+    pub(in crate::storage) blocked: u64,
+    /// The first of them, its path beneath the top, and what was wrong with it. One that is only still open gives
+    /// way to any other.
+    pub(in crate::storage) first: Option<(String, Problem)>,
+    /// Whether there may be more because the work was cut, or could not keep up with the owner's.
+    pub(in crate::storage) more: bool,
+}
+
+impl Rest {
+    fn is_nothing(&self) -> bool {
+        self.blocked == 0 && !self.more
+    }
+
+    fn add(&mut self, problem: Problem, path: impl FnOnce() -> String) {
+        self.blocked += 1;
+        if self.takes(problem) {
+            self.first = Some((path(), problem));
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.blocked += other.blocked;
+        self.more |= other.more;
+        if other.first.as_ref().is_some_and(|(_, problem)| self.takes(*problem)) {
+            self.first = other.first;
+        }
+    }
+
+    fn takes(&self, problem: Problem) -> bool {
+        match self.first {
+            None => true,
+            Some((_, first)) => first == Problem::StillOpen && problem != Problem::StillOpen,
+        }
+    }
+}
+
+/// Removes the directory `name` in `parent` and all that is in it, with up to `workers` threads, as long as
+/// `goes_on`, which is asked before each removal. Nothing there is success.
+///
+/// Links are removed, not followed; mount points are not crossed. It may be cut at any point and run again, and run
+/// more than once at the same time. An owner who does not stop adding entries can make it last as long as `goes_on`,
+/// not longer.
+///
+/// # Errors
+/// If there is something else than a directory of that name, or it cannot be opened. Nothing is removed then.
+pub(in crate::storage) fn remove(
+    parent: &DirFd,
+    name: &CStr,
+    workers: usize,
+    goes_on: &(dyn Fn() -> bool + Sync),
+) -> Result<Removed, Problem> {
+    let top = match parent.open(name, Access::Pass) {
+        Err(Problem::Os(Errno::ENOENT)) => return Ok(Removed::default()),
+        opened => Arc::new(Directory::new(None, name.to_owned(), opened?)),
+    };
+    let walk = Walk {
+        parent,
+        top,
+        workers,
+        goes_on,
+        crew: Mutex::new(Crew { tasks: Vec::new(), workers: 1, left: None, is_over: false }),
+        changed: Condvar::new(),
+        open: AtomicUsize::new(1),
+        moved_up: AtomicU64::new(0),
+        entries: AtomicU64::new(0),
+    };
+    walk.begin_pass(&walk.top);
+    thread::scope(|scope| {
+        // On a thread that does nothing else, because it gives way.
+        if thread::Builder::new().spawn_scoped(scope, || walk.give_way_and_work(scope)).is_err() {
+            walk.work(scope);
+        }
+    });
+    let cut = || Rest { more: true, ..Rest::default() };
+    Ok(Removed {
+        entries: walk.entries.load(Ordering::Relaxed),
+        rest: walk.crew().left.take().unwrap_or_else(cut),
+    })
+}
+
+/// Lets all others have the processor first, for as long as this thread lives: where files are near, their removal takes
+/// all that it can get, and claims wait.
+pub(in crate::storage) fn give_way() {
+    /// The least, as `nice` counts.
+    const LEAST: i32 = 19;
+    // Linux takes the process "none" for the calling thread. Anybody may lower a priority; should it fail nevertheless,
+    // files are removed all the same.
+    let _ = rustix::process::setpriority_process(None, LEAST);
+}
+
+/// One removal of a tree.
+struct Walk<'a> {
+    parent: &'a DirFd,
+    top: Arc<Directory>,
+    workers: usize,
+    goes_on: &'a (dyn Fn() -> bool + Sync),
+    crew: Mutex<Crew>,
+    /// That there are new tasks, or it is over.
+    changed: Condvar,
+    /// How many directories are open.
+    open: AtomicUsize,
+    /// The number of the last directory that was moved up.
+    moved_up: AtomicU64,
+    entries: AtomicU64,
+}
+
+/// What the threads share.
+struct Crew {
+    /// What is to be done, the next at the end.
+    tasks: Vec<Task>,
+    /// How many threads there are.
+    workers: usize,
+    /// What is left of the top, once all is done.
+    left: Option<Rest>,
+    is_over: bool,
+}
+
+enum Task {
+    /// To open a directory and begin with it, or to move it up.
+    Enter { above: Arc<Directory>, name: CString },
+    /// To go on with a listing, or to begin one.
+    Scan { directory: Arc<Directory>, listing: Option<Listing> },
+}
+
+/// A directory that is open: on the way from the top to where a thread has got.
+struct Directory {
+    above: Option<Arc<Directory>>,
+    name: CString,
+    dir: DirFd,
+    pass: Mutex<Pass>,
+}
+
+/// How far going through a directory has got.
+#[derive(Default)]
+struct Pass {
+    /// How many times that has been begun.
+    round: u32,
+    /// How many of its parts are not at their end: the listing, and each directory that was found.
+    unfinished: usize,
+    /// What is left of those that are.
+    rest: Rest,
+    /// The number of the last directory that was moved up before it.
+    moved_up: u64,
+}
+
+impl Directory {
+    fn new(above: Option<Arc<Self>>, name: CString, dir: DirFd) -> Self {
+        Self { above, name, dir, pass: Mutex::default() }
+    }
+
+    fn pass(&self) -> MutexGuard<'_, Pass> {
+        self.pass.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a call on this directory, again with all rights for its owner if they are what was missing: root is
+    /// nobody special on many servers.
+    fn with_rights<T>(&self, call: impl Fn(&DirFd) -> Result<T, Problem>) -> Result<T, Problem> {
+        match call(&self.dir) {
+            Err(Problem::Os(Errno::EACCES)) if self.dir.unlock().is_ok() => call(&self.dir),
+            result => result,
+        }
+    }
+
+    /// The path of the entry `name` in it beneath the top, or its end if it is long; "" is the directory itself.
+    fn path(&self, name: &CStr) -> String {
+        let mut path = name.to_string_lossy().into_owned();
+        let mut directory = self;
+        while let Some(above) = &directory.above {
+            if path.len() > REPORTED_MAX {
+                return format!("…/{path}");
+            }
+            let separator = if path.is_empty() { "" } else { "/" };
+            path = format!("{}{separator}{path}", directory.name.to_string_lossy());
+            directory = above;
+        }
+        path
+    }
+}
+
+impl Walk<'_> {
+    fn crew(&self) -> MutexGuard<'_, Crew> {
+        // No code that holds it panics in between two changes that belong together.
+        self.crew.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn give_way_and_work<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
+        give_way();
+        self.work(scope);
+    }
+
+    /// Does what is to be done until it is over.
+    fn work<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
+        let _released = Released(self);
+        while let Some(task) = self.take(scope) {
+            match task {
+                Task::Enter { above, name } => self.enter(above, name),
+                Task::Scan { directory, listing } => self.scan(directory, listing),
+            }
+        }
+    }
+
+    /// The next task, once there is one. If there are more, another thread is started for them.
+    fn take<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> Option<Task> {
+        let mut crew = self.crew();
+        loop {
+            if crew.is_over || !(self.goes_on)() {
+                return None;
+            }
+            if let Some(task) = crew.tasks.pop() {
+                if !crew.tasks.is_empty() && crew.workers < self.workers {
+                    // If there can be no more threads, those that there are do it.
+                    let started = thread::Builder::new().spawn_scoped(scope, || self.give_way_and_work(scope));
+                    crew.workers += usize::from(started.is_ok());
+                }
+                return Some(task);
+            }
+            crew = self.changed.wait(crew).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn push(&self, tasks: impl IntoIterator<Item = Task>) {
+        let mut crew = self.crew();
+        crew.tasks.extend(tasks);
+        // Whoever pushes is going to take one.
+        if crew.tasks.len() > 1 {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Goes into a directory that was found.
+    fn enter(&self, above: Arc<Directory>, name: CString) {
+        let is_deep = !Arc::ptr_eq(&above, &self.top);
+        if is_deep && self.open.load(Ordering::Relaxed) >= OPEN_MAX {
+            let moved = self.move_up(&above, &name);
+            return self.settle(above, moved, &name);
+        }
+        match above.with_rights(|above| above.open(&*name, Access::Pass)) {
+            Ok(dir) => {
+                self.open.fetch_add(1, Ordering::Relaxed);
+                self.begin_pass(&Arc::new(Directory::new(Some(above), name, dir)));
+            }
+            Err(problem) => self.settle(above, Err(problem), &name),
+        }
+    }
+
+    /// Moves a directory to the top, under a name that is free there. It will be found there.
+    fn move_up(&self, above: &Directory, name: &CStr) -> Result<(), Problem> {
+        loop {
+            let number = self.moved_up.fetch_add(1, Ordering::Relaxed) + 1;
+            let free = CString::new(format!(".nfs-provisioner-deep-{number}")).unwrap_or_default();
+            let rename = || above.with_rights(|above| above.rename(name, &self.top.dir, &*free));
+            let renamed = match rename() {
+                // The top is written to, and so is a directory that changes its parent.
+                Err(Problem::Os(Errno::EACCES)) => {
+                    let moved = above.dir.open(name, Access::Pass);
+                    moved.and_then(|dir| dir.unlock()).and_then(|()| self.top.dir.unlock()).and_then(|()| rename())
+                }
+                renamed => renamed,
+            };
+            match renamed {
+                // An earlier run has left it, or the owner has made it.
+                Err(Problem::Os(Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOTDIR)) if (self.goes_on)() => {}
+                renamed => return renamed,
+            }
+        }
+    }
+
+    /// Begins to go through a directory.
+    fn begin_pass(&self, directory: &Arc<Directory>) {
+        {
+            let mut pass = directory.pass();
+            let (round, moved_up) = (pass.round + 1, self.moved_up.load(Ordering::Relaxed));
+            *pass = Pass { round, unfinished: 1, rest: Rest::default(), moved_up };
+        }
+        self.push([Task::Scan { directory: Arc::clone(directory), listing: None }]);
+    }
+
+    /// Removes what a listing shows until it shows directories, which become tasks of their own.
+    fn scan(&self, directory: Arc<Directory>, listing: Option<Listing>) {
+        let mut listing = match listing.map_or_else(|| directory.with_rights(DirFd::listing), Ok) {
+            Ok(listing) => listing,
+            Err(problem) => return self.settle(directory, Err(problem), c""),
+        };
+        loop {
+            let entries = match listing.next(BATCH) {
+                Ok(entries) => entries,
+                Err(problem) => return self.settle(directory, Err(problem), c""),
+            };
+            if entries.is_empty() {
+                return self.settle(directory, Ok(()), c"");
+            }
+            let mut found = Vec::new();
+            for (name, kind) in entries {
+                if !(self.goes_on)() {
+                    return self.end();
+                }
+                match self.remove_file(&directory, &name, kind) {
+                    Ok(Found::Directory) => found.push(name),
+                    Ok(Found::Gone) => {}
+                    Err(problem) => directory.pass().rest.add(problem, || directory.path(&name)),
+                }
+            }
+            if !found.is_empty() {
+                directory.pass().unfinished += found.len();
+                let enter = |name| Task::Enter { above: Arc::clone(&directory), name };
+                let tasks: Vec<_> = found.into_iter().rev().map(enter).collect();
+                let go_on = Task::Scan { directory, listing: Some(listing) };
+                return self.push([go_on].into_iter().chain(tasks));
+            }
+        }
+    }
+
+    /// Removes an entry unless it is a directory.
+    fn remove_file(&self, directory: &Directory, name: &CStr, kind: Option<FileKind>) -> Result<Found, Problem> {
+        let kind = kind.map_or_else(|| directory.with_rights(|dir| dir.kind(name)), Ok);
+        let removed = match kind {
+            Ok(FileKind::Directory) => return Ok(Found::Directory),
+            Ok(FileKind::File | FileKind::Link) => directory.with_rights(|dir| dir.unlink(name)),
+            Err(problem) => Err(problem),
+        };
+        match removed {
+            Ok(()) => {
+                self.entries.fetch_add(1, Ordering::Relaxed);
+                Ok(Found::Gone)
+            }
+            Err(problem) if is_other(problem) => Ok(Found::Gone),
+            Err(Problem::Os(Errno::EBUSY)) if name.to_bytes().starts_with(b".nfs") => Err(Problem::StillOpen),
+            Err(problem) => Err(problem),
+        }
+    }
+
+    /// Notes that one part of a directory is at its end, which is the directory's own end if it was the last, and
+    /// so on upwards. The problem, if any, is that of the entry `name` in it, or of itself.
+    fn settle(&self, mut directory: Arc<Directory>, result: Result<(), Problem>, name: &CStr) {
+        let mut rest = Rest::default();
+        if let Err(problem) = result
+            && !is_other(problem)
+        {
+            rest.add(problem, || directory.path(name));
+        }
+        loop {
+            let left = {
+                let mut pass = directory.pass();
+                pass.rest.merge(rest);
+                pass.unfinished -= 1;
+                if pass.unfinished > 0 {
+                    return;
+                }
+                mem::take(&mut pass.rest)
+            };
+            let Some(left) = self.end_pass(&directory, left) else {
+                return self.begin_pass(&directory);
+            };
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            let Some(above) = directory.above.clone() else {
+                self.crew().left = Some(left);
+                return self.end();
+            };
+            (directory, rest) = (above, left);
+        }
+    }
+
+    /// Removes a directory of which nothing is left as far as is known. What is left then; `None` if it is to be
+    /// gone through again.
+    fn end_pass(&self, directory: &Directory, mut left: Rest) -> Option<Rest> {
+        let removed = if left.is_nothing() { self.remove_empty(directory) } else { Ok(()) };
+        let Pass { round, moved_up, .. } = *directory.pass();
+        let is_top = directory.above.is_none();
+        let has_more = match removed {
+            // What was moved up may not have been listed any more.
+            Ok(()) => is_top && !left.is_nothing() && self.moved_up.load(Ordering::Relaxed) > moved_up,
+            // The file system has passed over it, or the owner has put it there meanwhile.
+            Err(Problem::Os(Errno::ENOTEMPTY | Errno::EEXIST)) => true,
+            Err(problem) => {
+                // One that is not there any more, or something else now, shows in the one above. The top has none.
+                if is_top || !is_other(problem) {
+                    left.add(problem, || directory.path(c""));
+                }
+                false
+            }
+        };
+        if has_more && round < ROUNDS_MAX && (self.goes_on)() {
+            return None;
+        }
+        left.more |= has_more;
+        Some(left)
+    }
+
+    /// Removes a directory that should be empty. None there is success.
+    fn remove_empty(&self, directory: &Directory) -> Result<(), Problem> {
+        let name = &*directory.name;
+        let removed = match &directory.above {
+            Some(above) => above.with_rights(|above| above.remove_empty(name)),
+            None => self.parent.remove_empty(name),
+        };
+        match removed {
+            Ok(()) => {
+                self.entries.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(Problem::Os(Errno::ENOENT)) => Ok(()),
+            Err(problem) => Err(problem),
+        }
+    }
+
+    fn end(&self) {
+        self.crew().is_over = true;
+        self.changed.notify_all();
+    }
+}
+
+/// Ends the others' waiting when one thread ends, be it by a defect of ours: there is always one that works until
+/// all is done.
+struct Released<'a>(&'a Walk<'a>);
+
+impl Drop for Released<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// What became of an entry.
+enum Found {
+    /// It is a directory.
+    Directory,
+    /// It is not there any more, or at least not what it was.
+    Gone,
+}
+
+/// Whether the problem is that an entry has gone, or is another than it was when it was listed. If one is there, a
+/// further listing shows it as what it is.
+fn is_other(problem: Problem) -> bool {
+    matches!(
+        problem,
+        Problem::Link
+            | Problem::NotDirectory
+            | Problem::Os(Errno::ENOENT | Errno::ELOOP | Errno::ENOTDIR | Errno::EISDIR)
+    )
+}

@@ -1,0 +1,10 @@
+//! Text that became something that cannot be wrong. No I/O and no Kubernetes objects.
+
+pub mod text;
+pub mod time;
+pub mod quantity;
+pub mod path;
+pub mod address;
+pub mod pattern;
+pub mod ownership;
+pub mod headroom;
