@@ -39,7 +39,7 @@ impl Export {
 
     /// How it stood at the last look; its volumes have been promised `promised` bytes.
     #[must_use]
-    pub fn room(&self, promised: u128) -> Headroom {
+    pub fn headroom(&self, promised: u128) -> Headroom {
         Headroom { usable: self.is_usable(), begun: false, usage: self.storage.usage(), promised }
     }
 }

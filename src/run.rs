@@ -15,25 +15,25 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
-use crate::background::orphans;
 use crate::background::reaper::reap_forever;
 use crate::background::usage;
+use crate::background::{orphans, staging};
 use crate::cluster::api::Cluster;
 use crate::cluster::connect::{ListMode, connect, kube_config, own_namespace};
 use crate::cluster::election::{Leadership, Lock, elect};
 use crate::cluster::events::Recorder;
 use crate::cluster::grants::{Granted, Locks, check_access};
 use crate::cluster::permissions::Awaited;
-use crate::cluster::state::{Catalog, Key};
+use crate::cluster::state::ClusterState;
 use crate::cluster::watches::follow;
 use crate::commands::remove_finalizers;
 use crate::config::Config;
 use crate::controllers::context::{Context, Slot};
-use crate::controllers::copies::Cloner;
+use crate::controllers::copies::Copies;
 use crate::controllers::expander::Expander;
 use crate::controllers::provisioner::Provisioner;
 use crate::controllers::reclaimer::Reclaimer;
-use crate::decide::Scope;
+use crate::decide::scope::Scope;
 use crate::export::Export;
 use crate::model::exports::{Exports, PerExport};
 use crate::observe::health::{ClusterHealth, Health};
@@ -41,6 +41,7 @@ use crate::observe::http;
 use crate::observe::metrics::Metrics;
 use crate::queue::{Next, Queue, RetryReason};
 use crate::storage::{Durations, ExportSpec, Storage, durations};
+use crate::values::names::{ClaimUid, VolumeName};
 
 /// How many claims, how many volumes, and how many claims that grow are worked on at a time.
 const WORKERS: usize = 16;
@@ -122,7 +123,7 @@ pub async fn remove_finalizers(provisioner: &str, kubeconfig: Option<&Path>) -> 
     let client = Client::try_from(kube_config(kubeconfig).await?)?;
     let released = remove_finalizers::remove_finalizers(&Cluster::new(client, provisioner), provisioner).await?;
     for volume in &released {
-        info!(volume = &**volume, "took the finalizer off");
+        info!(volume = volume.as_str(), "took the finalizer off");
     }
     info!("took the finalizer off {} volumes", released.len());
     Ok(())
@@ -147,9 +148,9 @@ async fn serve(config: Config, parts: Parts, listing: ListMode, stop: watch::Rec
         share: config.share,
         may_patch,
     });
-    let catalog = Arc::new(Catalog::new(Arc::clone(&scope)));
+    let state = Arc::new(ClusterState::new(Arc::clone(&scope)));
     let (synced, is_synced) = watch::channel(false);
-    let following = follow(client.clone(), Arc::clone(&catalog), listing, synced, Arc::clone(&health));
+    let following = follow(client.clone(), Arc::clone(&state), listing, synced, Arc::clone(&health));
     let following = tokio::spawn(following);
     let own_identity = own_identity();
     let (recorder, events) = Recorder::new(client.clone(), format!("{}_{own_identity}", config.provisioner));
@@ -170,7 +171,7 @@ async fn serve(config: Config, parts: Parts, listing: ListMode, stop: watch::Rec
     tokio::select! {
         () = came_true(is_synced) => {
             let refreshed = Arc::default();
-            let context = Context { scope, catalog, exports, cluster, recorder, metrics, refreshed };
+            let context = Context { scope, state, exports, cluster, recorder, metrics, refreshed };
             work_until(context, (expand, config.usage_calls), leadership, stop).await;
         }
         () = came_true(stop.clone()) => {}
@@ -195,49 +196,76 @@ async fn work_until(
         let storage = export.storage.clone().fenced_by(move || leadership.is_held());
         Export { storage, ..export.clone() }
     });
-    let Context { catalog, exports, metrics, .. } = context.clone();
-    let (claims, volumes) = (Arc::clone(&catalog.changed_claims), Arc::clone(&catalog.changed_volumes));
-    let expansions = Arc::clone(&catalog.changed_expansions);
+    let Context { state, exports, metrics, .. } = context.clone();
+    let (claims, volumes) = (Arc::clone(&state.changed_claims), Arc::clone(&state.changed_volumes));
+    let expansions = Arc::clone(&state.changed_expansions);
     let mut background = JoinSet::new();
     for Export { storage, backlog, .. } in exports.values().cloned() {
         background.spawn(wake(storage.returned(), Arc::clone(&claims), Arc::clone(&volumes)));
         let leadership = leadership.clone();
         background.spawn(async move { reap_forever(storage, || leadership.is_held(), &backlog).await });
     }
-    background.spawn(orphans::count_forever(exports, catalog, metrics.clone(), leadership.clone()));
+    background.spawn(orphans::count_forever(
+        exports.clone(),
+        state.ledger().clone(),
+        metrics.clone(),
+        leadership.clone(),
+    ));
     if usage_calls > 0 {
         background.spawn(usage::watch_forever(context.clone(), leadership.clone(), usage_calls));
     }
-    let cloner = Cloner::new(context.clone(), leadership.clone());
-    background.spawn(cloner.clone().sweep_forever());
-    let provisioner = Arc::new(Provisioner::new(context.clone(), leadership.clone(), cloner));
+    let copies = Copies::new(exports.clone(), state.ledger().clone(), metrics.clone());
+    let provisioner = Provisioner::new(context.clone(), leadership.clone(), copies.clone());
+    let waited_for = provisioner.clone();
+    let is_needed = move |claim: &ClaimUid| waited_for.is_waited_for(claim);
+    background.spawn(staging::sweep_forever(exports.clone(), copies, leadership.clone(), is_needed));
     let expander = Arc::new(Expander::new(context.clone(), expand));
     let reclaimer = Arc::new(Reclaimer::new(context, leadership.clone()));
-    for (name, queue) in [(CLAIMS, &claims), (VOLUMES, &volumes), (EXPANSIONS, &expansions)] {
-        let queue = Arc::clone(queue);
-        metrics.show_queue(name, move || queue.depth_and_age());
-    }
-    let queue = |name, queue| Work { name, queue, metrics: metrics.clone(), leadership: leadership.clone() };
-    let claims = work(queue(CLAIMS, claims), stop.clone(), move |uid, failures, mut slot| {
-        let provisioner = Arc::clone(&provisioner);
-        async move { provisioner.reconcile(uid, failures, &mut slot).await }
-    });
-    let expansions = work(queue(EXPANSIONS, expansions), stop.clone(), move |uid, failures, slot| {
-        let expander = Arc::clone(&expander);
-        async move {
-            let after = expander.reconcile(uid, failures).await;
-            drop(slot);
-            after
-        }
-    });
-    let volumes = work(queue(VOLUMES, volumes), stop, move |name, failures, mut slot| {
-        let reclaimer = Arc::clone(&reclaimer);
-        async move { reclaimer.reconcile(name, failures, &mut slot).await }
-    });
+    show_queue(&metrics, CLAIMS, &claims);
+    show_queue(&metrics, VOLUMES, &volumes);
+    show_queue(&metrics, EXPANSIONS, &expansions);
+    let claims = work(
+        Work { name: CLAIMS, queue: claims, metrics: metrics.clone(), leadership: leadership.clone() },
+        stop.clone(),
+        move |uid, failures, mut slot| {
+            let provisioner = provisioner.clone();
+            async move { provisioner.reconcile(uid, failures, &mut slot).await }
+        },
+    );
+    let expansions = work(
+        Work { name: EXPANSIONS, queue: expansions, metrics: metrics.clone(), leadership: leadership.clone() },
+        stop.clone(),
+        move |uid, failures, slot| {
+            let expander = Arc::clone(&expander);
+            async move {
+                let after = expander.reconcile(uid, failures).await;
+                drop(slot);
+                after
+            }
+        },
+    );
+    let volumes = work(
+        Work { name: VOLUMES, queue: volumes, metrics: metrics.clone(), leadership: leadership.clone() },
+        stop,
+        move |name, failures, mut slot| {
+            let reclaimer = Arc::clone(&reclaimer);
+            async move { reclaimer.reconcile(name, failures, &mut slot).await }
+        },
+    );
     futures::join!(claims, volumes, expansions);
     fencing.abort();
     // What runs in the background is cut off when it is dropped.
     drop(background);
+}
+
+/// Has a queue's depth and age shown in metrics.
+fn show_queue<K: Clone + Eq + std::hash::Hash + Send + 'static>(
+    metrics: &Metrics,
+    name: &'static str,
+    queue: &Arc<Queue<K>>,
+) {
+    let queue = Arc::clone(queue);
+    metrics.show_queue(name, move || queue.depth_and_age());
 }
 
 /// Shows in health and metrics whether we lead, for ever.
@@ -274,7 +302,7 @@ async fn fence(exports: PerExport<Export>, mut leadership: Leadership) {
 }
 
 /// Has what has failed tried again whenever the export has come back, for ever.
-async fn wake(mut returned: watch::Receiver<u64>, claims: Arc<Queue<Key>>, volumes: Arc<Queue<Key>>) {
+async fn wake(mut returned: watch::Receiver<u64>, claims: Arc<Queue<ClaimUid>>, volumes: Arc<Queue<VolumeName>>) {
     while returned.changed().await.is_ok() {
         claims.wake();
         volumes.wake();
@@ -284,21 +312,22 @@ async fn wake(mut returned: watch::Receiver<u64>, claims: Arc<Queue<Key>>, volum
 }
 
 /// What [`work`] works on.
-struct Work {
+struct Work<K> {
     /// What the queue is called in metrics.
     name: &'static str,
-    queue: Arc<Queue<Key>>,
+    queue: Arc<Queue<K>>,
     metrics: Metrics,
     leadership: Leadership,
 }
 
 /// Takes what is in a queue while we lead, and has each thing worked on in a task of its own, until `stop`.
 /// Then waits for what is under way.
-async fn work<F>(
-    Work { name, queue, metrics, mut leadership }: Work,
+async fn work<K, F>(
+    Work { name, queue, metrics, mut leadership }: Work<K>,
     stop: watch::Receiver<bool>,
-    round: impl Fn(Key, u32, Slot) -> F,
+    round: impl Fn(K, u32, Slot) -> F,
 ) where
+    K: Clone + Eq + std::hash::Hash + std::fmt::Display + Send + Sync + 'static,
     F: Future<Output = Next> + Send + 'static,
 {
     let free = Arc::new(Semaphore::new(WORKERS));

@@ -21,13 +21,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use nfs_provisioner::cluster::state::{Catalog, Denied, Wants};
-use nfs_provisioner::decide::{
-    ClaimPlan, ExpansionPlan, Means, Origin, Scope, VolumePlan, for_claim, for_expansion, for_volume,
-};
+use nfs_provisioner::cluster::state::ClusterState;
+use nfs_provisioner::decide::claim::{ClaimFacts, ClaimPlan, for_claim};
+use nfs_provisioner::decide::copy::Origin;
+use nfs_provisioner::decide::expansion::{ExpansionFacts, ExpansionPlan, for_expansion};
+use nfs_provisioner::decide::scope::Scope;
+use nfs_provisioner::decide::volume::{VolumeFacts, VolumePlan, for_volume};
 use nfs_provisioner::layout::archive_name;
 use nfs_provisioner::layout::{ARCHIVE_PREFIX, RESERVED_PREFIX};
 use nfs_provisioner::ledger::placements::{Conflict, Placements, Relation};
+use nfs_provisioner::ledger::{Reservation, ReserveError};
 use nfs_provisioner::model::claim::Claim;
 use nfs_provisioner::model::class::Class;
 use nfs_provisioner::model::expansion::Expansion;
@@ -36,6 +39,7 @@ use nfs_provisioner::model::parameters::{Fate, Parameters, parameter};
 use nfs_provisioner::model::volume::Volume;
 use nfs_provisioner::values::address::ExportAddress;
 use nfs_provisioner::values::headroom::{Headroom, Requirements};
+use nfs_provisioner::values::names::VolumeName;
 use nfs_provisioner::values::path::{NAME_MAX, PATH_MAX, RelPath};
 use nfs_provisioner::values::pattern::{Facts, Pattern};
 use nfs_provisioner::values::quantity::exceeds;
@@ -139,6 +143,11 @@ fn scope(export: ExportAddress, may_patch: bool) -> Scope {
     Scope { provisioner: OURS.to_owned(), exports: Exports::single(export), share: false, may_patch }
 }
 
+fn planned(claim: &Claim, class: &Class, scope: &Scope) -> ClaimPlan {
+    let (headrooms, origin) = (scope.exports.map(|_| Headroom::default()), Origin::default());
+    for_claim(&ClaimFacts { claim, class: Some(class), headrooms: &headrooms, origin: &origin }, scope)
+}
+
 // === paths ===
 
 /// That a path is what [`RelPath`] promises: strictly beneath, of normal components that file systems can hold.
@@ -177,15 +186,9 @@ fn a_claim_gets_a_directory_strictly_beneath_the_export_or_none() {
         let claim = Claim::read(&serde_json::from_value(claim).unwrap(), OURS).unwrap();
         let class = Class::read(&serde_json::from_value(class).unwrap());
         let scope = scope(export.clone(), true);
-        match for_claim(
-            &claim,
-            Some(&class),
-            &scope,
-            &scope.exports.map(|_| Headroom::default()),
-            &Origin::default(),
-        ) {
-            ClaimPlan::Provision { directory, volume, .. } => {
-                let directory = directory.path;
+        match planned(&claim, &class, &scope) {
+            ClaimPlan::Provision(provision) => {
+                let (directory, volume) = (provision.at.path, provision.volume.object());
                 check_path(directory.as_str())?;
                 let written = volume.spec.unwrap().nfs.unwrap().path;
                 prop_assert_eq!(export.relative(&written), Ok(directory.clone()));
@@ -201,7 +204,7 @@ fn a_claim_gets_a_directory_strictly_beneath_the_export_or_none() {
                 }
             }
             ClaimPlan::Refuse(refusal) => {
-                let message = refusal.message("nfs", OURS);
+                let message = refusal.message(&"nfs".into(), OURS);
                 prop_assert!(!message.chars().any(char::is_control), "{message:?}");
             }
             ClaimPlan::Ignore(why) => prop_assert!(false, "{why:?}"),
@@ -264,17 +267,11 @@ fn a_strict_pattern_renders_the_same_or_nothing() {
             let class = json!({"provisioner": OURS, "parameters": parameters});
             let class = Class::read(&serde_json::from_value(class).unwrap());
             let scope = scope(export.clone(), true);
-            for_claim(
-                &claim,
-                Some(&class),
-                &scope,
-                &scope.exports.map(|_| Headroom::default()),
-                &Origin::default(),
-            )
+            planned(&claim, &class, &scope)
         };
         let strict = step("true");
         if let ClaimPlan::Refuse(refusal) = &strict {
-            prop_assert!(!refusal.message("nfs", OURS).chars().any(char::is_control));
+            prop_assert!(!refusal.message(&"nfs".into(), OURS).chars().any(char::is_control));
             return Ok(());
         }
         let parsed = Pattern::parse(&pattern);
@@ -515,18 +512,17 @@ impl Hostile {
 fn a_volume_is_reclaimed_only_if_everything_says_so() {
     holds(hostile(), |hostile| {
         let step = for_volume(
-            &hostile.volume(),
-            hostile.class().as_ref(),
+            &VolumeFacts { volume: &hostile.volume(), class: hostile.class().as_ref() },
             &scope(hostile.place.0.clone(), hostile.states[3]),
         );
-        let VolumePlan::Reclaim { directory, fate, .. } = step else { return Ok(()) };
+        let VolumePlan::Reclaim { at, fate, .. } = step else { return Ok(()) };
         let is = |text: &Option<String>, expected: &str| text.as_deref() == Some(expected);
         prop_assert!(
             hostile.made_by.is_some() && (is(&hostile.made_by, OURS) || is(&hostile.taken_over_by, OURS))
         );
         prop_assert!(is(&hostile.phase, "Released") && is(&hostile.policy, "Delete"));
         prop_assert!(is(&hostile.server, "nas") || is(&hostile.server, "[nas]"));
-        let directory = directory.path;
+        let directory = at.path;
         check_path(directory.as_str())?;
         prop_assert!(!directory.as_str().starts_with(RESERVED_PREFIX), "{directory}");
         prop_assert_eq!(hostile.place.0.relative(&hostile.place.1), Ok(directory));
@@ -549,7 +545,10 @@ fn volumes_for_which_everything_says_so_are_reclaimed() {
         hostile.made_by = Some(OURS.to_owned());
         [hostile.phase, hostile.policy, hostile.server] =
             ["Released", "Delete", "nas"].map(|text| Some(text.to_owned()));
-        let step = for_volume(&hostile.volume(), None, &scope(hostile.place.0.clone(), true));
+        let step = for_volume(
+            &VolumeFacts { volume: &hostile.volume(), class: None },
+            &scope(hostile.place.0.clone(), true),
+        );
         prop_assert!(matches!(step, VolumePlan::Reclaim { .. }), "{:?}", step);
         Ok(())
     });
@@ -709,8 +708,8 @@ impl Model {
     }
 }
 
-fn key(volume: usize) -> Arc<str> {
-    format!("v{volume}").into()
+fn key(volume: usize) -> VolumeName {
+    format!("v{volume}").as_str().into()
 }
 
 /// Has an event happen in both, and compares all that they answer.
@@ -881,7 +880,9 @@ fn a_directory_is_not_given_away_while_it_is_moved_though_its_volume_has_gone() 
 #[test]
 fn a_directory_is_not_given_away_while_it_is_moved_for_a_volume_that_was_deleted_while_bound() {
     let export = || ExportAddress::new("nas".into(), "/export".into());
-    let catalog = Catalog::new(Arc::new(scope(export(), false)));
+    let state = ClusterState::new(Arc::new(scope(export(), false)));
+    // As all of these are called.
+    let name = VolumeName::from("pvc-1");
     let volume = |phase: &str, deleting: bool| {
         let [phase, policy, made_by, server] = [phase, "Delete", OURS, "nas"].map(|text| Some(text.to_owned()));
         let place = (export(), "/export/team/data".to_owned());
@@ -903,17 +904,15 @@ fn a_directory_is_not_given_away_while_it_is_moved_for_a_volume_that_was_deleted
         .volume()
     };
     for seen in [("Bound", false), ("Bound", true), ("Released", true)] {
-        catalog.put_volume(&key(0), Some(volume(seen.0, seen.1)));
+        state.put_volume(&name, Some(volume(seen.0, seen.1)));
     }
-    catalog.put_volume(&key(0), None);
+    state.put_volume(&name, None);
     let path = rel("team/data");
-    assert!(catalog.volume("v0").is_some(), "it is still to be reclaimed");
-    assert!(
-        catalog.depart(&key(0), &path).is_some_and(|left| left.is_empty()),
-        "its directory is for it to take along"
-    );
-    let answer = catalog.reserve(&key(1), &path, "us", Wants::default());
-    assert_eq!(answer, Err(Denied::Directory(Conflict::Moving)), "given away");
+    assert!(state.volume(&name).is_some(), "it is still to be reclaimed");
+    let departure = state.ledger().depart(&name, &path).expect("nobody reads it");
+    assert!(departure.is_alone(), "its directory is for it to take along");
+    let answer = state.ledger().reserve(&key(1), &path, "us", Reservation::default());
+    assert_eq!(answer.unwrap_err(), ReserveError::Directory(Conflict::Moving), "given away");
 }
 
 /// An admin may give a volume to another namespace's claim.
@@ -1000,8 +999,14 @@ fn a_claim_that_grows_has_what_it_asks_for_and_its_volume_no_less_than_before() 
         let ours = maker == OURS && uid == "1-2";
         let scope = scope(export.clone(), true);
         let (needs, headrooms) = (Requirements::default(), scope.exports.map(|_| Headroom::default()));
-        let means = Means { lacking: "", needs: &needs, headrooms: &headrooms };
-        match for_expansion(&growth, &volume, &means, &scope) {
+        let facts = ExpansionFacts {
+            expansion: &growth,
+            volume: &volume,
+            lacking: "",
+            requirements: &needs,
+            headrooms: &headrooms,
+        };
+        match for_expansion(&facts, &scope) {
             ExpansionPlan::Grow { capacity, volume_too } => {
                 prop_assert!(ours && export.relative(&path).is_ok());
                 prop_assert_eq!(volume_too.is_some(), asked > volume_had);

@@ -2,4 +2,5 @@
 
 pub mod reaper;
 pub mod orphans;
+pub mod staging;
 pub mod usage;

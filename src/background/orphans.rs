@@ -2,16 +2,15 @@
 //! onDelete "retain" has left: they are counted and named, never touched.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::cluster::election::Leadership;
-use crate::cluster::state::Catalog;
 use crate::export::Export;
 use crate::layout::{ARCHIVE_PREFIX, RESERVED_PREFIX};
+use crate::ledger::Ledger;
 use crate::ledger::placements::Relation;
 use crate::model::exports::{ExportId, PerExport};
 use crate::observe::metrics::{self, Metrics};
@@ -30,30 +29,19 @@ const LOOKED_AT: usize = 100_000;
 /// Counts them from time to time while we lead, for ever.
 ///
 /// Those of all exports at the same time: one that does not answer keeps no other waiting.
-pub async fn count_forever(
-    exports: PerExport<Export>,
-    catalog: Arc<Catalog>,
-    metrics: Metrics,
-    leadership: Leadership,
-) {
+pub async fn count_forever(exports: PerExport<Export>, ledger: Ledger, metrics: Metrics, leadership: Leadership) {
     let counting = |(id, export): (ExportId, &Export)| {
-        count_on(id, export.clone(), Arc::clone(&catalog), metrics.clone(), leadership.clone())
+        count_on(id, export.clone(), ledger.clone(), metrics.clone(), leadership.clone())
     };
     futures::future::join_all(exports.iter().map(counting)).await;
 }
 
-async fn count_on(
-    id: ExportId,
-    export: Export,
-    catalog: Arc<Catalog>,
-    metrics: Metrics,
-    mut leadership: Leadership,
-) {
+async fn count_on(id: ExportId, export: Export, ledger: Ledger, metrics: Metrics, mut leadership: Leadership) {
     let name = &*export.name;
     sleep(PAUSES.0).await;
     loop {
         leadership.held().await;
-        match find(&export.storage, id, &catalog).await {
+        match find(&export.storage, id, &ledger).await {
             Ok(orphans) => {
                 let gauge = metrics.orphans.get_or_create(&metrics::export_label(name));
                 gauge.set(i64::try_from(orphans.len()).unwrap_or(i64::MAX));
@@ -72,7 +60,7 @@ async fn count_on(
 ///
 /// # Errors
 /// If a directory cannot be listed.
-pub async fn find(storage: &Storage, export: ExportId, catalog: &Catalog) -> Result<Vec<String>, StorageError> {
+pub async fn find(storage: &Storage, export: ExportId, ledger: &Ledger) -> Result<Vec<String>, StorageError> {
     let mut orphans = Vec::new();
     let mut to_list: VecDeque<Option<RelPath>> = VecDeque::from([None]);
     let mut looked_at = 0;
@@ -86,7 +74,7 @@ pub async fn find(storage: &Storage, export: ExportId, catalog: &Catalog) -> Res
                 continue;
             }
             let path = above.as_ref().map_or_else(|| name.clone(), |above| format!("{above}/{name}"));
-            match (RelPath::parse(&path), catalog.at_or_beneath(export, &path)) {
+            match (RelPath::parse(&path), ledger.at_or_beneath(export, &path)) {
                 (_, Some(Relation::Same)) => {}
                 (Ok(path), Some(_)) => to_list.push_back(Some(path)),
                 _ => orphans.push(path),
@@ -98,24 +86,11 @@ pub async fn find(storage: &Storage, export: ExportId, catalog: &Catalog) -> Res
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::PersistentVolume;
-    use serde_json::json;
-
     use super::*;
-    use crate::decide::Scope;
+    use crate::ledger::Entry;
     use crate::model::exports::Exports;
-    use crate::model::volume::Volume;
     use crate::storage::Root;
     use crate::values::address::ExportAddress;
-
-    fn volume(path: &str) -> Volume {
-        let object: PersistentVolume = serde_json::from_value(json!({
-            "metadata": {"name": format!("pv-{}", path.replace('/', "-"))},
-            "spec": {"nfs": {"server": "nas", "path": format!("/export/{path}")}},
-        }))
-        .unwrap();
-        Volume::read(&object)
-    }
 
     #[tokio::test]
     async fn what_belongs_to_no_volume_is_found_and_nothing_else() {
@@ -132,19 +107,16 @@ mod tests {
         }
         std::fs::write(dir.path().join("file"), "").unwrap();
         std::os::unix::fs::symlink("flat", dir.path().join("link")).unwrap();
-        let scope = Scope {
-            provisioner: "us".to_owned(),
-            exports: Exports::single(ExportAddress::new("nas".into(), "/export".into())),
-            share: false,
-            may_patch: false,
-        };
-        let only = scope.exports.locate("nas", "/export/flat").unwrap().export;
-        let catalog = Catalog::new(Arc::new(scope));
+        let exports = Exports::single(ExportAddress::new("nas".into(), "/export".into()));
+        let only = exports.locate("nas", "/export/flat").unwrap().export;
+        let ledger = Ledger::default();
         for path in ["flat", "team/data", "missing/data"] {
-            catalog.heard_of(&volume(path));
+            let at = exports.locate("nas", &format!("/export/{path}")).unwrap();
+            let entry = Entry { at: Some(&at), namespace: None, bytes: 0, gid: None };
+            ledger.settle(&path.into(), entry);
         }
         let storage = Storage::from(Root::open(dir.path()).unwrap());
-        let mut orphans = find(&storage, only, &catalog).await.unwrap();
+        let mut orphans = find(&storage, only, &ledger).await.unwrap();
         orphans.sort();
         assert_eq!(orphans, ["left", "team/left"]);
     }

@@ -6,7 +6,6 @@
 //! than this: it goes on where it was. A process that starts begins anywhere, so that none is always the last.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, interval, sleep};
@@ -14,14 +13,14 @@ use tracing::{debug, info};
 
 use crate::cluster::election::Leadership;
 use crate::cluster::events::Reason;
-use crate::cluster::state::Key;
 use crate::controllers::context::Context;
-use crate::decide::located;
+use crate::decide::volume::located;
 use crate::export::Export;
 use crate::model::exports::{ExportId, Location};
-use crate::model::volume::{ClaimRef, Phase, Volume};
+use crate::model::volume::{Phase, Volume};
 use crate::observe::metrics::{self, HeldByClaim};
 use crate::storage::{Begun, Found, StorageError};
+use crate::values::names::{ClaimRef, VolumeName};
 use crate::values::quantity;
 
 /// How many calls are made at a time.
@@ -79,7 +78,7 @@ async fn forget(context: &Context, leadership: Leadership) {
     loop {
         ticks.tick().await;
         let leads = leadership.is_held();
-        context.metrics.usages.known().retain(|volume, _| leads && context.catalog.exists(volume));
+        context.metrics.usages.known().retain(|volume, _| leads && context.state.ledger().exists(volume));
     }
 }
 
@@ -114,12 +113,12 @@ struct Walker<'a> {
 impl Walker<'_> {
     async fn walk(mut self) {
         let mut said = BTreeMap::new();
-        let mut position = self.context.catalog.somewhere(self.id);
+        let mut position = self.context.state.ledger().somewhere(self.id);
         let mut begun = Instant::now();
         loop {
             self.turn(0).await;
-            let Some((volume, next)) = self.context.catalog.next_volume(self.id, position.as_deref()) else {
-                said.retain(|volume: &Key, _| self.context.catalog.exists(volume));
+            let Some((volume, next)) = self.context.state.ledger().next(self.id, position.as_deref()) else {
+                said.retain(|volume: &VolumeName, _| self.context.state.ledger().exists(volume));
                 sleep((begun + ROUND).saturating_duration_since(Instant::now())).await;
                 (position, begun) = (None, Instant::now());
                 continue;
@@ -127,7 +126,7 @@ impl Walker<'_> {
             position = Some(next);
             if let Err(error) = self.visit(&volume, &mut said).await {
                 self.context.metrics.usages.known().remove(&volume);
-                debug!(volume = &*volume, %error, "failed to find out how much it holds");
+                debug!(volume = volume.as_str(), %error, "failed to find out how much it holds");
             }
         }
     }
@@ -136,20 +135,24 @@ impl Walker<'_> {
     async fn turn(&mut self, calls: u64) {
         self.pace.spend(calls).await;
         self.leadership.held().await;
-        while self.context.catalog.is_busy() {
+        while self.context.state.is_busy() {
             sleep(GIVE_WAY).await;
         }
         let label = metrics::export_label(&self.export.name);
         self.context.metrics.usage_calls.get_or_create(&label).inc_by(calls);
     }
 
-    async fn visit(&mut self, name: &Key, said: &mut BTreeMap<Key, (Said, Instant)>) -> Result<(), StorageError> {
+    async fn visit(
+        &mut self,
+        name: &VolumeName,
+        said: &mut BTreeMap<VolumeName, (Said, Instant)>,
+    ) -> Result<(), StorageError> {
         self.turn(QUESTION).await;
         // Of volumes that have a claim nothing is kept but where they are.
         let volume = match self.context.cluster.volume(name).await {
             Ok(volume) => volume,
             Err(error) => {
-                debug!(volume = &**name, %error, "failed to read the volume");
+                debug!(volume = name.as_str(), %error, "failed to read the volume");
                 return Ok(());
             }
         };
@@ -162,7 +165,7 @@ impl Walker<'_> {
                 &volume,
                 &claim,
                 found,
-                said.entry(Arc::clone(name)).or_insert_with(|| (Said::Within, Instant::now())),
+                said.entry(name.clone()).or_insert_with(|| (Said::Within, Instant::now())),
             )
             .await;
         }
@@ -202,7 +205,7 @@ impl Walker<'_> {
             bytes: found.bytes,
             inodes: found.inodes,
         };
-        self.context.metrics.usages.known().insert(Arc::from(&*volume.name), held);
+        self.context.metrics.usages.known().insert(volume.name.clone(), held);
         let Some(capacity) = &volume.capacity else { return };
         let request = quantity::bytes(capacity);
         let before = std::mem::replace(said, to_say(*said, found.bytes, request));
@@ -222,7 +225,7 @@ impl Walker<'_> {
     }
 
     async fn say(&self, claim: &ClaimRef, reason: Reason, message: String) {
-        info!(claim = %format!("{}/{}", claim.namespace, claim.name), message, "usage");
+        info!(%claim, message, "usage");
         self.context.recorder.record(claim, reason, message).await;
     }
 }

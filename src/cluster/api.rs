@@ -11,10 +11,11 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::cluster::slim::Slim;
-use crate::model::claim::{Claim, SourceClaim};
+use crate::model::claim::SourceClaim;
 use crate::model::class::Class;
 use crate::model::expansion::Expansion;
-use crate::model::volume::{FINALIZER, Volume};
+use crate::model::volume::{FINALIZER, NewVolume, Volume};
+use crate::values::names::{ClassName, VolumeName};
 use crate::values::quantity::STORAGE;
 
 /// How long the API server may take to answer one request.
@@ -31,7 +32,7 @@ pub enum ApiError {
     Timeout,
     /// An object of that name is there, and it is not the one we were to make.
     #[error("a PersistentVolume {0:?} exists already that was not made here for this claim")]
-    Taken(String),
+    Taken(VolumeName),
     /// The API server refused, or could not be reached.
     #[error("{}", in_words(.0))]
     Kube(KubeError),
@@ -125,27 +126,18 @@ impl Cluster {
         Self { client, volumes, classes, provisioner: provisioner.to_owned() }
     }
 
-    /// Creates a claim's volume. One that is there already, was made for this very claim, lies in the same place and
-    /// has the same group is success: had it another place, another of our name would have made it, and our directory
-    /// would be nobody's (defect D10).
+    /// Creates a volume. One that is there already is success if it is the same, see [`NewVolume::is`].
     ///
     /// # Errors
-    /// Those of the API server; [`ApiError::Taken`] if another volume has the name.
-    pub async fn create_volume(&self, volume: &PersistentVolume, claim: &Claim) -> Result<(), ApiError> {
-        match answered(self.volumes.create(&PostParams::default(), &Slim(volume.clone()))).await {
+    /// Returns any API error; [`ApiError::Taken`] if another volume has the name.
+    pub async fn create_volume(&self, volume: &NewVolume) -> Result<(), ApiError> {
+        match answered(self.volumes.create(&PostParams::default(), &Slim(volume.object()))).await {
             Ok(_) => Ok(()),
             Err(ApiError::Kube(KubeError::Api(status))) if status.is_already_exists() => {
-                let wanted = Volume::read(volume);
-                match self.volume(&claim.volume_name()).await? {
-                    Some(there)
-                        if there.was_made_for(&claim.uid, &self.provisioner)
-                            && (&there.source, there.gid) == (&wanted.source, wanted.gid) =>
-                    {
-                        Ok(())
-                    }
-                    // It may also have gone meanwhile: the next try will tell.
-                    _ => Err(ApiError::Taken(claim.volume_name())),
-                }
+                // It may also have gone meanwhile: the next try tells.
+                let there = self.volume(&volume.name()).await?;
+                let is_it = there.is_some_and(|there| volume.is(&there));
+                if is_it { Ok(()) } else { Err(ApiError::Taken(volume.name())) }
             }
             Err(error) => Err(error),
         }
@@ -154,15 +146,15 @@ impl Cluster {
     /// Reads a volume; `None` if there is none.
     ///
     /// # Errors
-    /// Those of the API server.
-    pub async fn volume(&self, name: &str) -> Result<Option<Volume>, ApiError> {
-        Ok(answered(self.volumes.get_opt(name)).await?.map(|volume| Volume::read(&volume.0)))
+    /// Returns any API error.
+    pub async fn volume(&self, name: &VolumeName) -> Result<Option<Volume>, ApiError> {
+        Ok(answered(self.volumes.get_opt(name.as_str())).await?.map(|volume| Volume::read(&volume.0)))
     }
 
     /// Reads what a copy of a claim takes to know of it; `None` if there is no such claim.
     ///
     /// # Errors
-    /// Those of the API server.
+    /// Returns any API error.
     pub async fn source_claim(&self, namespace: &str, name: &str) -> Result<Option<SourceClaim>, ApiError> {
         let claims: Api<Slim<PersistentVolumeClaim>> = Api::namespaced(self.client.clone(), namespace);
         // Under the RBAC of the peer's users claims may be listed; that they may be got is not said.
@@ -173,18 +165,18 @@ impl Cluster {
     /// Reads a class; `None` if there is none.
     ///
     /// # Errors
-    /// Those of the API server.
-    pub async fn class(&self, name: &str) -> Result<Option<Class>, ApiError> {
+    /// Returns any API error.
+    pub async fn class(&self, name: &ClassName) -> Result<Option<Class>, ApiError> {
         if name.is_empty() {
             return Ok(None);
         }
-        Ok(answered(self.classes.get_opt(name)).await?.as_ref().map(Class::read))
+        Ok(answered(self.classes.get_opt(name.as_str())).await?.as_ref().map(Class::read))
     }
 
     /// Reads all volumes, page by page.
     ///
     /// # Errors
-    /// Those of the API server. What was read until then has been given to `each`.
+    /// Returns any API error. What was read until then has been given to `each`.
     pub async fn volumes(&self, mut each: impl FnMut(Volume)) -> Result<(), ApiError> {
         let mut params = ListParams::default().limit(PAGE);
         loop {
@@ -200,7 +192,7 @@ impl Cluster {
     /// Puts our finalizer on a volume.
     ///
     /// # Errors
-    /// Those of the API server.
+    /// Returns any API error.
     pub async fn protect(&self, volume: &Volume) -> Result<(), ApiError> {
         self.patch(volume, json!({ "finalizers": [FINALIZER], "uid": volume.uid })).await
     }
@@ -208,7 +200,7 @@ impl Cluster {
     /// Takes our finalizer off a volume. One that has gone is success.
     ///
     /// # Errors
-    /// Those of the API server.
+    /// Returns any API error.
     pub async fn unprotect(&self, volume: &Volume) -> Result<(), ApiError> {
         let metadata = json!({ "$deleteFromPrimitiveList/finalizers": [FINALIZER], "uid": volume.uid });
         match self.patch(volume, metadata).await {
@@ -226,7 +218,7 @@ impl Cluster {
             "metadata": {"uid": volume.uid, "resourceVersion": volume.resource_version},
             "spec": {"capacity": {STORAGE: capacity}},
         }));
-        answered(self.volumes.patch(&volume.name, &PatchParams::default(), &patch)).await.map(drop)
+        answered(self.volumes.patch(volume.name.as_str(), &PatchParams::default(), &patch)).await.map(drop)
     }
 
     /// Says in a claim's status what capacity it has now, and that it is not being resized, if it is still as it was
@@ -246,28 +238,32 @@ impl Cluster {
         if let (false, Some(status)) = (conditions.is_empty(), status.as_object_mut()) {
             status.insert("conditions".to_owned(), conditions.into());
         }
-        let metadata = json!({"uid": claim.uid, "resourceVersion": claim.resource_version});
+        let metadata = json!({"uid": claim.claim.uid.as_str(), "resourceVersion": claim.resource_version});
         let patch = Patch::Strategic(json!({"metadata": metadata, "status": status}));
-        let claims: Api<Slim<PersistentVolumeClaim>> = Api::namespaced(self.client.clone(), &claim.namespace);
-        answered(claims.patch_status(&claim.name, &PatchParams::default(), &patch)).await.map(drop)
+        let claims: Api<Slim<PersistentVolumeClaim>> =
+            Api::namespaced(self.client.clone(), &claim.claim.namespace);
+        answered(claims.patch_status(&claim.claim.name, &PatchParams::default(), &patch)).await.map(drop)
     }
 
     /// Changes a volume's metadata. The uid in it makes sure that it is the same volume.
     async fn patch(&self, volume: &Volume, metadata: serde_json::Value) -> Result<(), ApiError> {
         let patch = Patch::Strategic(json!({ "metadata": metadata }));
-        answered(self.volumes.patch_metadata(&volume.name, &PatchParams::default(), &patch)).await.map(drop)
+        answered(self.volumes.patch_metadata(volume.name.as_str(), &PatchParams::default(), &patch))
+            .await
+            .map(drop)
     }
 
-    /// Deletes a volume, and never another one that has got its name since. One that has gone is success, and said.
+    /// Deletes this volume, by its uid, and never a later one of the same name. Returns [`Gone::Before`] if it was gone
+    /// already.
     ///
     /// # Errors
-    /// Those of the API server.
+    /// Returns any API error.
     pub async fn delete_volume(&self, volume: &Volume) -> Result<Gone, ApiError> {
         let params = DeleteParams {
             preconditions: Some(Preconditions { uid: Some(volume.uid.to_string()), resource_version: None }),
             ..DeleteParams::default()
         };
-        match answered(self.volumes.delete(&volume.name, &params)).await {
+        match answered(self.volumes.delete(volume.name.as_str(), &params)).await {
             Ok(_) => Ok(Gone::Now),
             // A conflict is another uid: ours has gone.
             Err(ApiError::Kube(KubeError::Api(status))) if status.is_not_found() || status.is_conflict() => {

@@ -18,9 +18,8 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::cluster::api::{ApiError, answered};
-use crate::model::claim::Claim;
-use crate::model::expansion::Expansion;
-use crate::model::volume::{ClaimRef, Volume};
+use crate::model::volume::Volume;
+use crate::values::names::ClaimRef;
 
 /// Why an event is written: its `reason`. The peer's where it has one (behaviour 1.23–1.26).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -100,31 +99,22 @@ pub struct Subject {
     uid: Box<str>,
 }
 
-impl From<&Claim> for Subject {
-    fn from(claim: &Claim) -> Self {
-        let (namespace, name, uid) = (Some(claim.namespace.clone()), claim.name.clone(), claim.uid.clone());
-        Self { kind: "PersistentVolumeClaim", namespace, name, uid }
-    }
-}
-
-impl From<&Expansion> for Subject {
-    fn from(expansion: &Expansion) -> Self {
-        let (namespace, name, uid) =
-            (Some(expansion.namespace.clone()), expansion.name.clone(), expansion.uid.clone());
-        Self { kind: "PersistentVolumeClaim", namespace, name, uid }
-    }
-}
-
 impl From<&ClaimRef> for Subject {
     fn from(claim: &ClaimRef) -> Self {
-        let (namespace, name, uid) = (Some(claim.namespace.clone()), claim.name.clone(), claim.uid.clone());
+        let (namespace, name, uid) =
+            (Some(claim.namespace.clone()), claim.name.clone(), claim.uid.as_str().into());
         Self { kind: "PersistentVolumeClaim", namespace, name, uid }
     }
 }
 
 impl From<&Volume> for Subject {
     fn from(volume: &Volume) -> Self {
-        Self { kind: "PersistentVolume", namespace: None, name: volume.name.clone(), uid: volume.uid.clone() }
+        Self {
+            kind: "PersistentVolume",
+            namespace: None,
+            name: volume.name.as_str().into(),
+            uid: volume.uid.clone(),
+        }
     }
 }
 

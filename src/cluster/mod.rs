@@ -7,5 +7,6 @@ pub mod permissions;
 pub mod election;
 pub mod grants;
 pub mod events;
+mod mirror;
 pub mod state;
 pub mod watches;

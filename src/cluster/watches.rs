@@ -1,4 +1,4 @@
-//! The watches that keep the [`Catalog`] up to date.
+//! The watches that keep the [`ClusterState`] up to date.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 use crate::cluster::api::answered;
 use crate::cluster::connect::ListMode;
 use crate::cluster::slim::Slim;
-use crate::cluster::state::{Catalog, Key, Watched};
+use crate::cluster::state::{ClusterState, Watched};
 use crate::model::claim::Claim;
 use crate::model::class::Class;
 use crate::model::expansion::Expansion;
@@ -33,7 +33,7 @@ const REWATCH: (Duration, Duration) = (Duration::from_millis(250), Duration::fro
 /// what we know is too old, after which there is one more.
 const RECONNECT: Duration = Duration::from_secs(2);
 
-/// An object that the catalog keeps a record of.
+/// An object that the state keeps a record of.
 trait Recorded: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static {
     const KIND: Watched;
 
@@ -41,7 +41,7 @@ trait Recorded: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + 
     fn key(&self) -> Option<&str>;
 
     /// Takes the object in, or forgets it.
-    fn put(catalog: &Catalog, key: &Key, object: Option<&Self>);
+    fn put(state: &ClusterState, key: &str, object: Option<&Self>);
 }
 
 impl Recorded for StorageClass {
@@ -51,8 +51,8 @@ impl Recorded for StorageClass {
         self.metadata.name.as_deref()
     }
 
-    fn put(catalog: &Catalog, key: &Key, object: Option<&Self>) {
-        catalog.put_class(key, object.map(Class::read));
+    fn put(state: &ClusterState, key: &str, object: Option<&Self>) {
+        state.put_class(&key.into(), object.map(Class::read));
     }
 }
 
@@ -63,9 +63,10 @@ impl Recorded for Slim<PersistentVolumeClaim> {
         self.0.metadata.uid.as_deref()
     }
 
-    fn put(catalog: &Catalog, key: &Key, object: Option<&Self>) {
-        catalog.put_claim(key, object.and_then(|claim| Claim::read(&claim.0, catalog.provisioner())));
-        catalog.put_expansion(key, object.and_then(|claim| Expansion::read(&claim.0)));
+    fn put(state: &ClusterState, key: &str, object: Option<&Self>) {
+        let uid = key.into();
+        state.put_claim(&uid, object.and_then(|claim| Claim::read(&claim.0, state.provisioner())));
+        state.put_expansion(&uid, object.and_then(|claim| Expansion::read(&claim.0)));
     }
 }
 
@@ -76,17 +77,17 @@ impl Recorded for Slim<PersistentVolume> {
         self.0.metadata.name.as_deref()
     }
 
-    fn put(catalog: &Catalog, key: &Key, object: Option<&Self>) {
-        catalog.put_volume(key, object.map(|volume| Volume::read(&volume.0)));
+    fn put(state: &ClusterState, key: &str, object: Option<&Self>) {
+        state.put_volume(&key.into(), object.map(|volume| Volume::read(&volume.0)));
     }
 }
 
-/// Keeps the catalog up to date, for ever. `synced` becomes true once everything has been listed once.
+/// Keeps the state up to date, for ever. `synced` becomes true once everything has been listed once.
 ///
 /// A watch that fails is tried again, and what was missed meanwhile is found out; what is known stays known.
 pub async fn follow(
     client: Client,
-    catalog: Arc<Catalog>,
+    state: Arc<ClusterState>,
     listing: ListMode,
     synced: watch::Sender<bool>,
     health: Arc<ClusterHealth>,
@@ -104,16 +105,16 @@ pub async fn follow(
         info!("all StorageClasses, PersistentVolumeClaims and PersistentVolumes are known");
     };
     join!(
-        follow_kind::<StorageClass>(&client, &catalog, listing, classes, &health),
-        follow_kind::<Slim<PersistentVolumeClaim>>(&client, &catalog, listing, claims, &health),
-        follow_kind::<Slim<PersistentVolume>>(&client, &catalog, listing, volumes, &health),
+        follow_kind::<StorageClass>(&client, &state, listing, classes, &health),
+        follow_kind::<Slim<PersistentVolumeClaim>>(&client, &state, listing, claims, &health),
+        follow_kind::<Slim<PersistentVolume>>(&client, &state, listing, volumes, &health),
         all_listed,
     );
 }
 
 async fn follow_kind<K: Recorded>(
     client: &Client,
-    catalog: &Catalog,
+    state: &ClusterState,
     first: ListMode,
     listed: watch::Sender<bool>,
     health: &ClusterHealth,
@@ -128,7 +129,7 @@ async fn follow_kind<K: Recorded>(
                 Ok(event) => {
                     pause = REWATCH.0;
                     health.works(watched);
-                    take_in(catalog, event, &listed);
+                    take_in(state, event, &listed);
                 }
                 Err(error) if listing == ListMode::Streamed && is_unsupported(&error) => {
                     debug!(kind = ?K::KIND, "the API server does not stream lists, reading pages");
@@ -167,21 +168,21 @@ fn is_answer(error: &watcher::Error) -> bool {
     }
 }
 
-fn take_in<K: Recorded>(catalog: &Catalog, event: Event<K>, listed: &watch::Sender<bool>) {
+fn take_in<K: Recorded>(state: &ClusterState, event: Event<K>, listed: &watch::Sender<bool>) {
     match event {
-        Event::Init => catalog.begin_list(K::KIND),
+        Event::Init => state.begin_list(K::KIND),
         Event::InitDone => {
-            catalog.end_list(K::KIND);
+            state.end_list(K::KIND);
             listed.send_replace(true);
         }
         Event::InitApply(object) | Event::Apply(object) => {
             if let Some(key) = object.key() {
-                K::put(catalog, &key.into(), Some(&object));
+                K::put(state, key, Some(&object));
             }
         }
         Event::Delete(object) => {
             if let Some(key) = object.key() {
-                K::put(catalog, &key.into(), None);
+                K::put(state, key, None);
             }
         }
     }

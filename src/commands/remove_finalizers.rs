@@ -2,6 +2,7 @@
 
 use crate::cluster::api::{ApiError, Cluster};
 use crate::model::volume::Volume;
+use crate::values::names::VolumeName;
 
 /// Takes our finalizer off all volumes of ours, and returns their names.
 ///
@@ -9,7 +10,7 @@ use crate::model::volume::Volume;
 ///
 /// # Errors
 /// Those of the API server. Volumes that were done until then stay done.
-pub async fn remove_finalizers(cluster: &Cluster, provisioner: &str) -> Result<Vec<Box<str>>, ApiError> {
+pub async fn remove_finalizers(cluster: &Cluster, provisioner: &str) -> Result<Vec<VolumeName>, ApiError> {
     let mut held: Vec<Volume> = Vec::new();
     cluster
         .volumes(|volume| held.extend(Some(volume).filter(|volume| volume.finalizer && volume.is_of(provisioner))))

@@ -9,11 +9,13 @@ use tracing::debug;
 
 use crate::cluster::api::{ApiError, Cluster};
 use crate::cluster::events::{Reason, Recorder, Subject};
-use crate::cluster::state::Catalog;
-use crate::decide::Scope;
+use crate::cluster::state::ClusterState;
+use crate::controllers::report::Report;
+use crate::decide::scope::Scope;
 use crate::export::Export;
-use crate::model::exports::{ExportId, PerExport};
+use crate::model::exports::{ExportId, Location, PerExport};
 use crate::observe::metrics::Metrics;
+use crate::queue::Next;
 use crate::storage::STUCK_AFTER;
 use crate::values::time::milliseconds;
 
@@ -22,8 +24,8 @@ use crate::values::time::milliseconds;
 pub struct Context {
     /// Who we are and what we serve.
     pub scope: Arc<Scope>,
-    /// What we know of the cluster.
-    pub catalog: Arc<Catalog>,
+    /// What is known of the cluster.
+    pub state: Arc<ClusterState>,
     /// The exports.
     pub exports: PerExport<Export>,
     /// The API.
@@ -65,7 +67,7 @@ impl Context {
             return Ok(());
         }
         let now = Instant::now();
-        self.cluster.volumes(|volume| self.catalog.heard_of(&volume)).await?;
+        self.cluster.volumes(|volume| self.state.heard_of(&volume)).await?;
         *refreshed = Some(now);
         Ok(())
     }
@@ -97,6 +99,22 @@ impl Context {
             self.say_waiting(&subject, self.exports.get(export), begun.elapsed()).await;
             next += next.min(SAID_AGAIN);
         }
+    }
+
+    /// Returns the export that a directory is on.
+    #[must_use]
+    pub fn export(&self, at: &Location) -> &Export {
+        self.exports.get(at.export)
+    }
+
+    /// Tells what came of a round, and returns when its object is looked at again.
+    pub(super) async fn report(&self, subject: impl Into<Subject>, report: Report) -> Next {
+        report.count(&self.metrics);
+        report.log();
+        if let Some((reason, message)) = report.event {
+            self.recorder.record(subject, reason, message).await;
+        }
+        report.next
     }
 
     async fn say_waiting(&self, subject: &Subject, export: &Export, waited: Duration) {

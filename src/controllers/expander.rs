@@ -7,23 +7,20 @@
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tokio::time::Instant;
-use tracing::{debug, error, info, warn};
 
 use crate::cluster::api::ApiError;
 use crate::cluster::events::Reason;
 use crate::cluster::permissions::{Awaited, listed};
-use crate::cluster::state::{Key, Promise};
 use crate::controllers::context::Context;
-use crate::decide::{ExpansionPlan, ExpansionRefusal, Means, for_expansion};
+use crate::controllers::expansion_outcome::{ExpansionOutcome, ExpansionRound};
+use crate::decide::expansion::{ExpansionFacts, ExpansionPlan, for_expansion};
 use crate::failpoint::Failpoint;
 use crate::model::expansion::Expansion;
 use crate::model::volume::Volume;
-use crate::observe::metrics::{FAILED, REFUSED, SUCCEEDED, result};
-use crate::queue::{Next, RetryReason, is_worth_saying};
-use crate::values::quantity;
-use crate::values::time::milliseconds;
+use crate::queue::{Next, is_worth_saying};
+use crate::values::names::ClaimUid;
 
-/// The side of the program that grows volumes.
+/// The controller of bound claims that ask for more than they have.
 #[derive(Debug)]
 pub struct Expander {
     context: Context,
@@ -31,104 +28,88 @@ pub struct Expander {
 }
 
 impl Expander {
-    /// Puts it together from its parts. `rights` are those that it takes.
+    /// Puts the controller together from its parts. `rights` are those that it takes.
     #[must_use]
     pub fn new(context: Context, rights: Awaited) -> Self {
         Self { context, rights }
     }
 
-    /// One round for the bound claim with this uid, which has failed `failures` times in a row.
-    pub async fn reconcile(&self, uid: Key, failures: u32) -> Next {
-        let Some(expansion) = self.context.catalog.expansion(&uid) else { return Next::Done };
-        if !self.may_be_ours(&expansion) {
-            debug!(claim = %name(&expansion), "grows, but is another's");
-            return Next::Done;
+    /// Runs one round for the bound claim with this uid, which has failed `failures` times in a row.
+    pub async fn reconcile(&self, uid: ClaimUid, failures: u32) -> Next {
+        let Some(expansion) = self.context.state.expansion(&uid) else { return Next::Done };
+        let started = Instant::now();
+        let outcome = self.round(&expansion, failures).await.unwrap_or_else(|ended| ended);
+        let (provisioner, took) = (&*self.context.scope.provisioner, started.elapsed());
+        let round = ExpansionRound { expansion: &expansion, provisioner, took };
+        self.context.report(&expansion.claim, outcome.report(&round)).await
+    }
+
+    /// Reads, decides and acts.
+    async fn round(&self, expansion: &Expansion, failures: u32) -> Result<ExpansionOutcome, ExpansionOutcome> {
+        if !self.may_be_ours(expansion) {
+            return Ok(ExpansionOutcome::Foreign);
         }
         // Of volumes that have a claim nothing is kept but where they are. Claims grow seldom.
-        let volume = match self.context.cluster.volume(&expansion.volume).await {
-            Ok(Some(volume)) => volume,
-            Ok(None) => {
-                debug!(claim = %name(&expansion), volume = &*expansion.volume, "grows, but its volume has gone");
-                return Next::Done;
-            }
-            Err(error) => {
-                warn!(claim = %name(&expansion), volume = &*expansion.volume, %error, "failed to read the volume");
-                return Next::Retry(RetryReason::ApiServer);
-            }
+        let volume = self.context.cluster.volume(&expansion.volume).await;
+        let volume = volume.map_err(ExpansionOutcome::FailedToRead)?.ok_or(ExpansionOutcome::VolumeGone)?;
+        let ledger = self.context.state.ledger();
+        let class = self.context.state.class(&expansion.class);
+        let facts = ExpansionFacts {
+            expansion,
+            volume: &volume,
+            lacking: &listed(&self.rights.missing().await),
+            requirements: &class.map(|class| class.parameters.requirements.clone()).unwrap_or_default(),
+            headrooms: &self
+                .context
+                .exports
+                .map(|(id, export)| export.headroom(ledger.promised(id, &volume.name))),
         };
-        let lacking = listed(&self.rights.missing().await);
-        let class = self.context.catalog.class(&expansion.class);
-        let needs = class.as_ref().map(|class| class.parameters.needs.clone()).unwrap_or_default();
-        let headrooms =
-            self.context.exports.map(|(id, export)| export.room(self.context.catalog.promised(id, &volume.name)));
-        let means = Means { lacking: &lacking, needs: &needs, headrooms: &headrooms };
-        match for_expansion(&expansion, &volume, &means, &self.context.scope) {
-            ExpansionPlan::Ignore(why) => {
-                debug!(claim = %name(&expansion), volume = &*expansion.volume, ?why, "ignored");
-                Next::Done
+        match for_expansion(&facts, &self.context.scope) {
+            ExpansionPlan::Ignore(why) => Ok(ExpansionOutcome::Ignored(why)),
+            ExpansionPlan::Refuse(refusal) => {
+                let is_said = !refusal.is_for_room() || is_worth_saying(failures);
+                Ok(ExpansionOutcome::Refused { refusal, is_said })
             }
-            ExpansionPlan::Refuse(refusal) if refusal.is_for_room() && !is_worth_saying(failures) => {
-                Next::Retry(RetryReason::Headroom)
-            }
-            ExpansionPlan::Refuse(refusal) => self.refuse(&expansion, &refusal).await,
             ExpansionPlan::Grow { capacity, volume_too: None } => {
-                self.grow(&expansion, None, &capacity, failures).await
+                self.grow(expansion, None, capacity, failures).await
             }
-            ExpansionPlan::Grow { capacity, volume_too: Some((bytes, most)) } => {
-                if !self.context.catalog.promise(&volume.name, Promise { bytes, most }) {
-                    debug!(claim = %name(&expansion), "others were faster to be promised what there is, looks again");
-                    return Next::Retry(RetryReason::Headroom);
-                }
-                let after = self.grow(&expansion, Some(&volume), &capacity, failures).await;
-                if after != Next::Done {
-                    // Perhaps it has grown all the same: then the watch says so.
-                    let bytes = volume.capacity.as_ref().map_or(0, quantity::bytes);
-                    let _ = self.context.catalog.promise(&volume.name, Promise { bytes, most: None });
-                }
-                after
+            ExpansionPlan::Grow { capacity, volume_too: Some((bytes, limit)) } => {
+                let promise = ledger.promise(&volume.name, bytes, limit);
+                let promise = promise.ok_or(ExpansionOutcome::WaitsForPromise)?;
+                let grown = self.grow(expansion, Some(&volume), capacity, failures).await?;
+                promise.keep();
+                Ok(grown)
             }
         }
     }
 
-    /// Whether it is worth a look at the volume: it lies on our export, or it may have been made so lately that this
+    /// Tells whether it is worth a look at the volume: it lies on our export, or it may have been made so lately that this
     /// is not known yet.
     fn may_be_ours(&self, expansion: &Expansion) -> bool {
-        let catalog = &self.context.catalog;
-        let class = catalog.class(&expansion.class);
-        let class_is_ours = class.is_some_and(|class| *class.provisioner == *self.context.scope.provisioner);
-        class_is_ours || catalog.exists(&expansion.volume)
+        let state = &self.context.state;
+        let class = state.class(&expansion.class);
+        let class_is_ours = class.is_some_and(|class| class.is_of(&self.context.scope.provisioner));
+        class_is_ours || state.ledger().exists(&expansion.volume)
     }
 
-    async fn refuse(&self, expansion: &Expansion, refusal: &ExpansionRefusal) -> Next {
-        warn!(claim = %name(expansion), volume = &*expansion.volume, reason = %refusal, "refused to grow the volume");
-        self.context.metrics.expansions.get_or_create(&result(REFUSED)).inc();
-        self.say_failed(expansion, &refusal.to_string()).await;
-        if !refusal.may_pass() {
-            return Next::Done;
-        }
-        Next::Retry(if refusal.is_for_room() { RetryReason::Headroom } else { RetryReason::ApiServer })
-    }
-
-    async fn grow(&self, expansion: &Expansion, volume: Option<&Volume>, to: &Quantity, failures: u32) -> Next {
-        let started = Instant::now();
+    async fn grow(
+        &self,
+        expansion: &Expansion,
+        volume: Option<&Volume>,
+        to: Quantity,
+        failures: u32,
+    ) -> Result<ExpansionOutcome, ExpansionOutcome> {
         let _under_way = if failures == 0 {
             let message = format!("External resizer is resizing volume {}", expansion.volume);
-            Some(self.context.recorder.record_start(expansion, Reason::Resizing, message).await)
+            Some(self.context.recorder.record_start(&expansion.claim, Reason::Resizing, message).await)
         } else {
             None
         };
-        if let Err(error) = self.write(expansion, volume, to).await {
-            return self.failed(expansion, &error).await;
+        match self.write(expansion, volume, &to).await {
+            Ok(()) => Ok(ExpansionOutcome::Expanded { to }),
+            Err(error) if error.is_conflict() || error.is_not_found() => Err(ExpansionOutcome::Changed(error)),
+            Err(error) => Err(ExpansionOutcome::Failed(error)),
         }
-        let from = &expansion.capacity.0;
-        info!(
-            claim = %name(expansion), volume = &*expansion.volume, class = &*expansion.class, from, to = to.0,
-            milliseconds = milliseconds(started.elapsed()), "expanded"
-        );
-        self.context.metrics.expansions.get_or_create(&result(SUCCEEDED)).inc();
-        let message = format!("Resize volume succeeded: from {from} to {}", to.0);
-        self.context.recorder.record(expansion, Reason::VolumeResizeSuccessful, message).await;
-        Next::Done
     }
 
     /// Gives the capacity to the volume, if it needs it, and then to the claim.
@@ -141,25 +122,4 @@ impl Expander {
         Failpoint::ClaimGrown.passed();
         Ok(())
     }
-
-    async fn failed(&self, expansion: &Expansion, error: &ApiError) -> Next {
-        if error.is_conflict() || error.is_not_found() {
-            debug!(claim = %name(expansion), %error, "has changed while it was to grow");
-            return Next::Retry(RetryReason::Changed);
-        }
-        error!(claim = %name(expansion), volume = &*expansion.volume, %error, "failed to grow the volume");
-        self.context.metrics.expansions.get_or_create(&result(FAILED)).inc();
-        self.say_failed(expansion, &error.to_string()).await;
-        Next::Retry(RetryReason::ApiServer)
-    }
-
-    async fn say_failed(&self, expansion: &Expansion, cause: &str) {
-        let (volume, resizer) = (&expansion.volume, &self.context.scope.provisioner);
-        let message = format!("resize volume {volume:?} by resizer {resizer:?} failed: {cause}");
-        self.context.recorder.record(expansion, Reason::VolumeResizeFailed, message).await;
-    }
-}
-
-fn name(expansion: &Expansion) -> String {
-    format!("{}/{}", expansion.namespace, expansion.name)
 }

@@ -2,449 +2,460 @@
 //!
 //! What a crash leaves behind: before the directory is made, nothing; after it, an empty directory, which the
 //! next round for the same claim adopts; after the volume is made, nothing that is missing: the next round finds
-//! the volume there.
+//! the volume there. A copy is known again by what [`Copies`] notes beside it.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
-use k8s_openapi::api::core::v1::PersistentVolume;
-use tokio::time::Instant;
-use tracing::{debug, error, info, warn};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, info, warn};
 
 use crate::cluster::api::ApiError;
 use crate::cluster::election::Leadership;
 use crate::cluster::events::Reason;
-use crate::cluster::state::{Denied, Group, Key, Promise, Wants, Wish};
+use crate::controllers::attempts::{Attempts, Left, Stage};
+use crate::controllers::claim_outcome::{ClaimOutcome, ClaimRound, Directory, Unread};
 use crate::controllers::context::{Context, Slot};
-use crate::controllers::copies::{self, Cloner, Stage};
-use crate::decide::{ClaimPlan, ClaimRefusal, CopyOf, Origin, Passing, for_claim, located};
-use crate::export::Export;
+use crate::controllers::copies::{Copies, Copy, CopyJob, CopyState};
+use crate::decide::claim::{ClaimFacts, ClaimPlan, Denial, Provision, denied, for_claim};
+use crate::decide::copy::Origin;
+use crate::decide::volume::located;
 use crate::failpoint::Failpoint;
-use crate::ledger::placements::Conflict;
-use crate::model::claim::{Claim, DataSource, volume_name};
+use crate::ledger::{Departure, GidRequest, Reservation};
+use crate::model::claim::{Claim, DataSource};
 use crate::model::class::Class;
 use crate::model::exports::{Location, PerExport};
-use crate::model::volume::{Volume, set_gid};
-use crate::observe::metrics;
 use crate::queue::{Next, RetryReason, is_worth_saying};
 use crate::storage::{Created, Problem, StorageError, explain};
 use crate::values::headroom::Headroom;
-use crate::values::ownership::{GROUP_MODE, GidRange, Ownership};
-use crate::values::time::milliseconds;
+use crate::values::names::{ClaimUid, VolumeName};
+use crate::values::time::{milliseconds, seconds_now};
 
-/// What is made for a claim.
-struct Order<'a> {
-    directory: &'a Location,
-    ownership: Ownership,
-    volume: &'a PersistentVolume,
-}
+/// When it is first said how far a copy is. After that each time when it has taken twice as long.
+const SAY_AFTER: Duration = Duration::from_secs(30);
 
-/// The claims' side of the program.
-#[derive(Debug)]
+/// The controller of pending claims. Clones are the same one.
+#[derive(Debug, Clone)]
 pub struct Provisioner {
     context: Context,
     leadership: Leadership,
-    /// The directories that this process has made for claims whose volumes do not exist yet, by claim uid.
-    unfinished: Mutex<HashMap<Key, (Location, Created)>>,
-    /// The uids of claims that wait to be bound to a volume that this process has made.
-    made: Mutex<HashSet<Key>>,
-    cloner: Cloner,
+    copies: Copies,
+    attempts: Arc<Attempts>,
+}
+
+/// A round ends early: with an outcome, or with what became of a claim that has gone meanwhile.
+enum Ended {
+    Outcome(ClaimOutcome),
+    Gone,
+}
+
+impl From<ClaimOutcome> for Ended {
+    fn from(outcome: ClaimOutcome) -> Self {
+        Self::Outcome(outcome)
+    }
 }
 
 impl Provisioner {
-    /// Puts it together from its parts.
+    /// Puts the controller together from its parts.
     #[must_use]
-    pub fn new(context: Context, leadership: Leadership, cloner: Cloner) -> Self {
-        Self { context, leadership, unfinished: Mutex::default(), made: Mutex::default(), cloner }
+    pub fn new(context: Context, leadership: Leadership, copies: Copies) -> Self {
+        Self { context, leadership, copies, attempts: Arc::default() }
     }
 
-    /// One round for the claim with this uid, which has failed `failures` times in a row.
-    pub async fn reconcile(&self, uid: Key, failures: u32, slot: &mut Slot) -> Next {
-        let Some(claim) = self.context.catalog.claim(&uid) else {
-            self.made().remove(&uid);
-            return self.forget(&uid).await;
-        };
-        if self.made().contains(&uid) && self.context.catalog.exists(&claim.volume_name()) {
-            // Should the volume go before that, the claim comes back.
-            debug!(claim = %name(&claim), "has changed while it waits to be bound to its volume");
-            return Next::Done;
+    /// Tells whether a claim waits for a volume, or something is being made for it.
+    #[must_use]
+    pub fn is_waited_for(&self, claim: &ClaimUid) -> bool {
+        self.context.state.claim(claim).is_some() || self.attempts.contains(claim)
+    }
+
+    /// Runs one round for the claim with this uid, which has failed `failures` times in a row.
+    pub async fn reconcile(&self, uid: ClaimUid, failures: u32, slot: &mut Slot) -> Next {
+        let Some(claim) = self.context.state.claim(&uid) else { return self.forget(&uid).await };
+        let mut round = Round { claim: &claim, at: None, failures, started: Instant::now() };
+        match self.round(&mut round, slot).await {
+            Ok(outcome) | Err(Ended::Outcome(outcome)) => self.report(&round, &outcome).await,
+            Err(Ended::Gone) => self.forget(&uid).await,
         }
-        let class = match self.class(&claim).await {
-            Ok(class) => class,
-            Err(error) => {
-                warn!(claim = %name(&claim), class = &*claim.class, %error, "failed to read the StorageClass");
-                return Next::Retry(RetryReason::ApiServer);
+    }
+
+    /// Reads, decides and acts.
+    async fn round(&self, round: &mut Round<'_>, slot: &mut Slot) -> Result<ClaimOutcome, Ended> {
+        let claim = round.claim;
+        if self.attempts.has_volume(&claim.claim.uid) && self.context.state.ledger().exists(&claim.volume_name()) {
+            return Ok(ClaimOutcome::AwaitsBinding);
+        }
+        let class = self.class(claim).await.map_err(|error| ClaimOutcome::FailedToRead(Unread::Class, error))?;
+        let origin = self.origin(claim, class.as_deref()).await;
+        let origin = origin.map_err(|error| ClaimOutcome::FailedToRead(Unread::Source, error))?;
+        let headrooms = self.headrooms(claim);
+        let facts = ClaimFacts { claim, class: class.as_deref(), headrooms: &headrooms, origin: &origin };
+        match for_claim(&facts, &self.context.scope) {
+            ClaimPlan::Ignore(why) => Ok(ClaimOutcome::Ignored(why)),
+            ClaimPlan::Refuse(refusal) => {
+                let is_said = refusal.passes_with().is_none() || is_worth_saying(round.failures);
+                Ok(ClaimOutcome::Refused { refusal, by_neighbour: false, is_said })
             }
-        };
-        let origin = match self.origin(&claim, class.as_deref()).await {
-            Ok(origin) => origin,
-            Err(error) => {
-                warn!(claim = %name(&claim), %error, "failed to read the claim that it is to be a copy of");
-                return Next::Retry(RetryReason::ApiServer);
-            }
-        };
-        match for_claim(&claim, class.as_deref(), &self.context.scope, &self.headrooms(&uid), &origin) {
-            ClaimPlan::Ignore(why) => {
-                debug!(claim = %name(&claim), ?why, "ignored");
-                Next::Done
-            }
-            ClaimPlan::Refuse(refusal) if refusal.passes_with().is_some() => {
-                if is_worth_saying(failures) {
-                    let _ = self.refuse(&claim, &refusal).await;
-                }
-                Next::Retry(if refusal.passes_with() == Some(Passing::Headroom) {
-                    RetryReason::Headroom
-                } else {
-                    RetryReason::Source
-                })
-            }
-            ClaimPlan::Refuse(refusal) => self.refuse(&claim, &refusal).await,
-            ClaimPlan::Provision { directory, mut volume, across, ownership, gids, request, most, copy_of } => {
-                if let Err(after) = self.leave_elsewhere(&uid, &directory).await {
-                    return after;
-                }
-                let group = match self.wish(&claim, &directory, gids, slot).await {
-                    Ok(wish) => {
-                        let promise = Promise { bytes: request, most };
-                        self.reserve(&claim, &directory, Wants { across, promise, wish }).await
-                    }
-                    Err(after) => Err(after),
-                };
-                let ownership = match group {
-                    Ok(None) => ownership,
-                    Ok(Some(Group { gid, shared })) => {
-                        set_gid(&mut volume, gid);
-                        // Who was there first keeps what he has.
-                        let (mode, keep) = (Some(ownership.mode.unwrap_or(GROUP_MODE)), ownership.keep || shared);
-                        Ownership { gid: Some(gid), mode, keep, ..ownership }
-                    }
-                    Err(after) => return after,
-                };
-                let order = Order { directory: &directory, ownership, volume: &volume };
-                self.provision(&uid, &claim, order, copy_of, failures, slot).await
+            ClaimPlan::Provision(provision) => {
+                round.at = Some(provision.at.clone());
+                self.leave_elsewhere(claim, &provision.at).await?;
+                let provision = self.reserve(round, *provision, slot).await?;
+                self.provision(round, &provision, slot).await
             }
         }
     }
 
-    /// The claim's class. Only if the watch has brought none is the API server asked: a refusal must be true.
+    async fn report(&self, round: &Round<'_>, outcome: &ClaimOutcome) -> Next {
+        let at = round.at.as_ref().map(|at| (&*self.context.export(at).name, at.path.as_str()));
+        let round = ClaimRound {
+            claim: round.claim,
+            provisioner: &self.context.scope.provisioner,
+            class_exists: self.context.state.class(&round.claim.class).is_some(),
+            at,
+            took: round.started.elapsed(),
+        };
+        self.context.report(&round.claim.claim, outcome.report(&round)).await
+    }
+
+    /// Finds the claim's class. Only if the watch has brought none is the API server asked: a refusal must be true.
     async fn class(&self, claim: &Claim) -> Result<Option<Arc<Class>>, ApiError> {
-        match self.context.catalog.class(&claim.class) {
+        match self.context.state.class(&claim.class) {
             Some(class) => Ok(Some(class)),
             None => Ok(self.context.cluster.class(&claim.class).await?.map(Arc::new)),
         }
     }
 
-    /// What a claim is to be a copy of, if it is. Nothing is asked for those that are not for us to serve.
+    /// Finds what a claim is to be a copy of, if it is. Nothing is asked for those that are not for us to serve.
     async fn origin(&self, claim: &Claim, class: Option<&Class>) -> Result<Origin, ApiError> {
-        if let Some(order) = self.cloner.order(&Key::from(&*claim.uid)) {
+        if let Some(known) = self.attempts.source(&claim.claim.uid) {
             // It goes on even if the source has gone meanwhile, which is kept until then.
-            return Ok(Origin { known: Some(order.copy_of), ..Origin::default() });
+            return Ok(Origin { known: Some(known), ..Origin::default() });
         }
-        let is_ours = class.is_some_and(|class| *class.provisioner == *self.context.scope.provisioner);
+        let is_ours = class.is_some_and(|class| class.is_of(&self.context.scope.provisioner));
         let Some(DataSource::Claim(source)) = claim.source.as_ref().filter(|_| is_ours && !claim.deleting) else {
             return Ok(Origin::default());
         };
         let cluster = &self.context.cluster;
-        let source = cluster.source_claim(&claim.namespace, source).await?;
-        let volume = match source.as_ref().and_then(|source| source.volume.as_deref()) {
+        let source = cluster.source_claim(&claim.claim.namespace, source).await?;
+        let volume = match source.as_ref().and_then(|source| source.volume.as_ref()) {
             Some(volume) => cluster.volume(volume).await?,
             None => None,
         };
         Ok(Origin { known: None, claim: source, volume })
     }
 
-    async fn refuse(&self, claim: &Claim, refusal: &ClaimRefusal) -> Next {
-        if self.context.catalog.class(&claim.class).is_some() {
-            self.context.metrics.provisions.failed(&claim.class);
-        }
-        let message = refusal.message(&claim.class, &self.context.scope.provisioner);
-        warn!(claim = %name(claim), class = &*claim.class, reason = message, "refused");
-        self.context.metrics.claims_refused.get_or_create(&metrics::reason(refusal.reason())).inc();
-        self.context.recorder.record(claim, Reason::ProvisioningFailed, message).await;
-        // Nothing of this changes by itself. If the claim or its class does, it comes back.
-        Next::Done
+    /// Finds how much headroom each export has for a claim: what has been begun goes on where it was.
+    fn headrooms(&self, claim: &Claim) -> PerExport<Headroom> {
+        let begun = self.attempts.export(&claim.claim.uid);
+        let (volume, ledger) = (claim.volume_name(), self.context.state.ledger());
+        self.context.exports.map(|(id, export)| {
+            let headroom = export.headroom(ledger.promised(id, &volume));
+            Headroom { begun: Some(id) == begun, ..headroom }
+        })
     }
 
-    /// Finds out what group the claim's volume is to have. Before one is given out, all are known that are in use: what
-    /// a leader before us has given out last, the watch may not have brought yet.
-    async fn wish(
+    /// Reserves the directory, what the claim asks for, and a group, so that from now on nothing there is moved away.
+    async fn reserve(
+        &self,
+        round: &Round<'_>,
+        provision: Provision,
+        slot: &mut Slot,
+    ) -> Result<Provision, ClaimOutcome> {
+        let (claim, at) = (round.claim, &provision.at);
+        let there = match provision.gid_range {
+            Some(_) => self.group_there(claim, at, slot).await?,
+            None => None,
+        };
+        let gid = GidRequest { range: provision.gid_range, there };
+        let (across, bytes, limit) = (provision.across, provision.request, provision.limit);
+        let wanted = Reservation { across, bytes, limit, gid };
+        let ledger = self.context.state.ledger();
+        match ledger.reserve(&claim.volume_name(), at, &claim.claim.namespace, wanted) {
+            Ok(reserved) => {
+                let grant = reserved.grant();
+                self.attempts.begin(&claim.claim.uid, at, provision.copy_of.clone(), reserved);
+                Ok(provision.granted(grant))
+            }
+            Err(error) => Err(match denied(error, at) {
+                Denial::Moving => ClaimOutcome::WaitsForMove,
+                Denial::Promised => ClaimOutcome::WaitsForPromise,
+                Denial::Refused(refusal) => ClaimOutcome::Refused { refusal, by_neighbour: true, is_said: true },
+            }),
+        }
+    }
+
+    /// Finds the group of a directory that may be there already. Before a group is given out, all are known that are in
+    /// use: what a leader before us has given out last, the watch may not have brought yet.
+    async fn group_there(
         &self,
         claim: &Claim,
-        directory: &Location,
-        gids: Option<GidRange>,
+        at: &Location,
         slot: &mut Slot,
-    ) -> Result<Wish, Next> {
-        if gids.is_none() {
-            return Ok(Wish::default());
-        }
-        let since = self.leadership.since().ok_or(Next::PutBack)?;
-        if let Err(error) = self.context.refresh(since).await {
-            warn!(claim = %name(claim), %error, "failed to read which groups are in use");
-            return Err(Next::Retry(RetryReason::ApiServer));
-        }
-        let started = Instant::now();
-        let looking = self.export(directory).storage.group(&directory.path);
-        match self.context.wait(slot, claim, directory.export, looking).await {
-            Ok(gid) => Ok(Wish { gids, gid }),
-            Err(error) => Err(self.failed_to_make(claim, directory, started, &error).await),
-        }
+    ) -> Result<Option<u32>, ClaimOutcome> {
+        let since = self.leadership.since().ok_or(ClaimOutcome::NotLeading)?;
+        let refreshed = self.context.refresh(since).await;
+        refreshed.map_err(|error| ClaimOutcome::FailedToRead(Unread::Gids, error))?;
+        let looking = self.context.export(at).storage.group(&at.path);
+        let found = self.context.wait(slot, &claim.claim, at.export, looking).await;
+        found.map_err(|error| self.failed_to_make(at, &error))
     }
 
-    /// Takes the directory for the claim, so that from now on nothing there is moved away, what it asks for, and a group.
-    async fn reserve(&self, claim: &Claim, directory: &Location, wants: Wants) -> Result<Option<Group>, Next> {
-        let volume = claim.volume_name().into();
-        let refusal = match self.context.catalog.reserve(&volume, directory, &claim.namespace, wants) {
-            Ok(group) => return Ok(group),
-            Err(Denied::Directory(Conflict::Moving)) => {
-                debug!(claim = %name(claim), path = directory.path.as_str(), "waits until what is there has been moved away");
-                return Err(Next::Retry(RetryReason::Neighbour));
-            }
-            Err(Denied::Directory(Conflict::OtherNamespace(relation))) => {
-                ClaimRefusal::OtherNamespace { path: directory.path.clone(), relation }
-            }
-            Err(Denied::Promised) => {
-                debug!(claim = %name(claim), "others were faster to be promised what there is, looks again");
-                return Err(Next::Retry(RetryReason::Headroom));
-            }
-            Err(Denied::NoGroupThere) => ClaimRefusal::NoGroupThere(directory.path.clone()),
-            Err(Denied::NoGroupLeft(gids)) => ClaimRefusal::NoGroupLeft(gids),
-        };
-        // The other volume may go without our claim changing.
-        let _ = self.refuse(claim, &refusal).await;
-        Err(Next::Retry(RetryReason::Neighbour))
-    }
-
+    /// Makes the directory, then the volume.
     async fn provision(
         &self,
-        uid: &Key,
-        claim: &Claim,
-        Order { directory, ownership, volume }: Order<'_>,
-        copy_of: Option<CopyOf>,
-        failures: u32,
+        round: &Round<'_>,
+        provision: &Provision,
         slot: &mut Slot,
-    ) -> Next {
-        let started = Instant::now();
-        let _under_way = if failures == 0 {
-            let message = format!("External provisioner is provisioning volume for claim {:?}", name(claim));
-            Some(self.context.recorder.record_start(claim, Reason::Provisioning, message).await)
+    ) -> Result<ClaimOutcome, Ended> {
+        let (claim, at) = (round.claim, &provision.at);
+        let uid = &claim.claim.uid;
+        let _under_way = if round.failures == 0 {
+            let message =
+                format!("External provisioner is provisioning volume for claim {:?}", claim.claim.to_string());
+            Some(self.context.recorder.record_start(&claim.claim, Reason::Provisioning, message).await)
         } else {
             None
         };
-        let is_copy = copy_of.is_some();
-        let made = if let Some(copy_of) = copy_of {
-            let gid = Volume::read(volume).gid;
-            let order = copies::Order { copy_of, directory: directory.clone(), ownership, gid };
-            match self.cloner.ask(uid, claim, order) {
-                Stage::UnderWay => return Next::Done,
-                Stage::Done(created) => Ok(created),
-                Stage::Failed(error) => Err(error),
-            }
+        let created = if let Some(job) = copy_job(claim, provision) {
+            let Some(copied) = self.copied(claim, job) else { return Ok(ClaimOutcome::Copying) };
+            copied.map_err(|error| self.failed_to_make(at, &error))?
         } else {
-            let creating = self.export(directory).storage.create_as(&directory.path, ownership);
-            self.context.wait(slot, claim, directory.export, creating).await
-        };
-        let created = match made {
-            Ok(created) => created,
-            Err(error) => return self.failed_to_make(claim, directory, started, &error).await,
+            let creating = self.context.export(at).storage.create_as(&at.path, provision.ownership);
+            let made = self.context.wait(slot, &claim.claim, at.export, creating).await;
+            let created = made.map_err(|error| self.failed_to_make(at, &error))?;
+            self.attempts.made(uid, created)
         };
         Failpoint::DirectoryReady.passed();
-        let created = self.begin(uid, directory, created);
-        if self.context.catalog.claim(uid).is_none_or(|claim| claim.deleting) {
-            return self.forget(uid).await;
+        if self.context.state.claim(uid).is_none_or(|claim| claim.deleting) {
+            return Err(Ended::Gone);
         }
-        if let Err(error) = self.context.cluster.create_volume(volume, claim).await {
-            return self.failed_to_create(uid, claim, directory, (created, started), &error).await;
+        if let Err(error) = self.context.cluster.create_volume(&provision.volume).await {
+            if error.is_refusal() {
+                // Only what this process has made is taken back, and only while it is empty.
+                self.undo(&claim.volume_name(), at, created).await;
+                self.attempts.set(uid, Stage::Reserved);
+            }
+            return Ok(ClaimOutcome::FailedToCreate(error));
         }
         Failpoint::VolumeCreated.passed();
-        self.context.catalog.made(&claim.volume_name());
-        self.made().insert(Arc::clone(uid));
-        self.finish(uid);
-        self.cloner.finish(uid);
-        let adopted = match (created.made, is_copy) {
-            (_, true) => " as a copy",
-            (0, false) => " in a directory that was there before",
-            _ => "",
-        };
-        self.context.metrics.provisions.succeeded(&claim.class, started.elapsed());
-        let volume = claim.volume_name();
-        info!(
-            claim = %name(claim), volume, class = &*claim.class, export = &*self.export(directory).name,
-            path = directory.path.as_str(), adopted = created.made == 0,
-            milliseconds = milliseconds(started.elapsed()), "provisioned"
-        );
-        let message = format!("Successfully provisioned volume {volume}{adopted}");
-        self.context.recorder.record(claim, Reason::ProvisioningSucceeded, message).await;
-        Next::Done
+        self.context.state.ledger().made(&claim.volume_name());
+        self.attempts.set(uid, Stage::VolumeCreated);
+        let is_copy = provision.copy_of.is_some();
+        if is_copy {
+            self.clear_later(claim.volume_name(), at.clone());
+        }
+        Ok(ClaimOutcome::Provisioned(match (is_copy, created.made) {
+            (true, _) => Directory::Copied,
+            (false, 0) => Directory::Adopted,
+            (false, _) => Directory::New,
+        }))
     }
 
-    async fn failed_to_make(
-        &self,
-        claim: &Claim,
-        directory: &Location,
-        started: Instant,
-        error: &StorageError,
-    ) -> Next {
+    fn failed_to_make(&self, at: &Location, error: &StorageError) -> ClaimOutcome {
         if error.problem == Problem::NotLeading {
-            return Next::PutBack;
+            return ClaimOutcome::NotLeading;
         }
-        self.context.metrics.provisions.failed(&claim.class);
-        let words = explain(error, &self.export(directory).source);
-        error!(
-            claim = %name(claim), volume = claim.volume_name(), class = &*claim.class,
-            export = &*self.export(directory).name, path = error.path,
-            milliseconds = milliseconds(started.elapsed()), error = words, "failed to make the directory"
-        );
-        let cause = format!("unable to create directory to provision new pv: {words}");
-        let message = format!("failed to provision volume with StorageClass {:?}: {cause}", claim.class);
-        self.context.recorder.record(claim, Reason::ProvisioningFailed, message).await;
-        Next::Retry(RetryReason::Export)
+        let words = explain(error, &self.context.export(at).source);
+        ClaimOutcome::FailedToMake { words, path: error.path.clone() }
     }
 
-    async fn failed_to_create(
-        &self,
-        uid: &Key,
-        claim: &Claim,
-        directory: &Location,
-        (created, started): (Created, Instant),
-        error: &ApiError,
-    ) -> Next {
-        self.context.metrics.provisions.failed(&claim.class);
-        error!(
-            claim = %name(claim), volume = claim.volume_name(), class = &*claim.class,
-            export = &*self.export(directory).name, path = directory.path.as_str(),
-            milliseconds = milliseconds(started.elapsed()), %error, "failed to create the volume"
-        );
-        if error.is_refusal() {
-            // Only what this process has made, and only while it is empty (defect D7).
-            self.take_back(uid, directory, created).await;
-            self.finish(uid);
+    // === copies ===
+
+    /// Returns what came of a claim's copy, if it has ended; begins to make it, if that is not being done.
+    fn copied(&self, claim: &Claim, job: CopyJob) -> Option<Result<Created, StorageError>> {
+        let uid = &claim.claim.uid;
+        if let Some((_, Stage::Copying(copy))) = self.attempts.get(uid) {
+            match (copy.state(), *copy.job() == job) {
+                (CopyState::Ended(Ok(created)), true) => return Some(Ok(created)),
+                (CopyState::Ended(Err(error)), true) => {
+                    self.attempts.set(uid, Stage::Reserved);
+                    return Some(Err(error));
+                }
+                // It was to be made in another way, and has ended. It begins anew.
+                (CopyState::Ended(_), false) => {}
+                (CopyState::Waiting | CopyState::Running, true) => return None,
+                (CopyState::Waiting | CopyState::Running, false) => {
+                    copy.cancel();
+                    return None;
+                }
+            }
         }
-        let message = format!(
-            "Error creating provisioned PV object for claim {}: {error}. It will be tried again; a directory that \
-             was there before is left as it was.",
-            name(claim)
-        );
-        self.context.recorder.record(claim, Reason::ProvisioningFailed, message).await;
-        Next::Retry(RetryReason::ApiServer)
+        let copy = self.copies.start(job);
+        self.attempts.set(uid, Stage::Copying(copy.clone()));
+        let (context, claim) = (self.context.clone(), claim.clone());
+        tokio::spawn(async move { follow(&context, &claim, &copy).await });
+        None
     }
+
+    /// Empties the staging place of a copy that is in its place, beside all else.
+    fn clear_later(&self, volume: VolumeName, at: Location) {
+        let copies = self.copies.clone();
+        tokio::spawn(async move { copies.clear(&volume, &at).await });
+    }
+
+    // === what is taken back ===
 
     /// Takes back what earlier rounds have made for the claim in another place than it is to have now. That comes before
     /// it is given the new one, because whoever takes back has no say in what becomes of any directory meanwhile.
     ///
     /// Its volume may have been made there all the same, where the API server has not said so: then that is it.
-    async fn leave_elsewhere(&self, uid: &Key, directory: &Location) -> Result<(), Next> {
-        let before = self.unfinished().get(uid).filter(|(earlier, _)| earlier != directory).cloned();
-        let Some((elsewhere, created)) = before else { return Ok(()) };
-        match self.has_volume_at(uid, &elsewhere).await {
-            // Once the claim is bound to it, nothing is to be done any more.
-            Ok(true) => Err(Next::Retry(RetryReason::Neighbour)),
-            Ok(false) => {
-                self.take_back(uid, &elsewhere, created).await;
-                self.finish(uid);
-                Ok(())
+    async fn leave_elsewhere(&self, claim: &Claim, at: &Location) -> Result<(), ClaimOutcome> {
+        let uid = &claim.claim.uid;
+        let before = self.attempts.get(uid).filter(|(elsewhere, _)| elsewhere != at);
+        let Some((elsewhere, stage)) = before else { return Ok(()) };
+        let left = stage.left();
+        match &left {
+            Left::Nothing => return Ok(()),
+            Left::Unplaced(copy) => {
+                copy.cancel();
+                return Err(ClaimOutcome::Copying);
             }
-            Err(error) => {
-                warn!(%uid, %error, "failed to find out whether a volume was made for a claim that is to lie elsewhere");
-                Err(Next::Retry(RetryReason::ApiServer))
-            }
+            Left::Directory(_) | Left::Placed => {}
         }
+        let volume = claim.volume_name();
+        let has_volume = self.has_volume_at(&volume, &elsewhere).await;
+        // Once the claim is bound to it, nothing is to be done any more.
+        if has_volume.map_err(|error| ClaimOutcome::FailedToRead(Unread::Elsewhere, error))? {
+            return Err(ClaimOutcome::ExistsElsewhere);
+        }
+        self.take_back(&volume, &elsewhere, &left).await;
+        self.attempts.set(uid, Stage::Reserved);
+        Ok(())
     }
 
-    /// Whether a claim's volume exists and lies there. Another provisioner of our name may have made it elsewhere.
-    async fn has_volume_at(&self, uid: &Key, directory: &Location) -> Result<bool, ApiError> {
-        let volume = self.context.cluster.volume(&volume_name(uid)).await?;
-        let lies_there = |volume| located(&volume, &self.context.scope.exports).is_ok_and(|at| at == *directory);
+    /// Tells whether a claim's volume exists and lies there. Another provisioner of our name may have made it elsewhere.
+    async fn has_volume_at(&self, volume: &VolumeName, at: &Location) -> Result<bool, ApiError> {
+        let volume = self.context.cluster.volume(volume).await?;
+        let lies_there = |volume| located(&volume, &self.context.scope.exports).is_ok_and(|found| found == *at);
         Ok(volume.is_some_and(lies_there))
     }
 
-    /// How much room there is on each export for a claim: what has been begun goes on where it was.
-    fn headrooms(&self, uid: &Key) -> PerExport<Headroom> {
-        let begun = self.unfinished().get(uid).map(|(directory, _)| directory.export);
-        let begun = begun.or_else(|| self.cloner.order(uid).map(|order| order.directory.export));
-        let volume = volume_name(uid);
-        self.context.exports.map(|(id, export)| {
-            let room = export.room(self.context.catalog.promised(id, &volume));
-            Headroom { begun: Some(id) == begun, ..room }
-        })
-    }
-
-    /// Notes that a directory has been made whose volume does not exist yet, and tells what earlier rounds and
-    /// this one have made of it together.
-    fn begin(&self, uid: &Key, directory: &Location, created: Created) -> Created {
-        let mut unfinished = self.unfinished();
-        let before = unfinished.get(uid).map_or(0, |(_, before)| before.made);
-        let created = Created { made: created.made.max(before) };
-        unfinished.insert(Arc::clone(uid), (directory.clone(), created));
-        created
+    /// Takes back what an attempt has left.
+    async fn take_back(&self, volume: &VolumeName, at: &Location, left: &Left) {
+        match left {
+            Left::Nothing | Left::Unplaced(_) => {}
+            Left::Directory(created) => self.undo(volume, at, *created).await,
+            Left::Placed => self.trash_copy(volume, at).await,
+        }
     }
 
     /// Removes what was made for a claim, as far as it is empty, unless another volume or claim has a part in it by
     /// now; while it does so nobody is given it. An export that does not answer is not waited for.
-    async fn take_back(&self, uid: &Key, directory: &Location, created: Created) {
-        let volume = volume_name(uid).into();
-        let export = self.export(directory);
-        let path = directory.path.as_str();
+    async fn undo(&self, volume: &VolumeName, at: &Location, created: Created) {
+        let export = self.context.export(at);
+        let (path, name) = (at.path.as_str(), &*export.name);
         if !export.is_usable() {
-            warn!(path, export = &*export.name, "an empty directory that is not needed stays");
+            warn!(path, export = name, "an empty directory that is not needed stays");
             return;
         }
-        if self.context.catalog.depart(&volume, directory).is_some_and(|others| others.is_empty())
-            && let Err(error) = export.storage.undo(&directory.path, created).await
+        let departure = self.context.state.ledger().depart(volume, at);
+        if departure.as_ref().is_some_and(Departure::is_alone)
+            && let Err(error) = export.storage.undo(&at.path, created).await
         {
-            warn!(path, export = &*export.name, %error, "an empty directory that is not needed stays");
+            warn!(path, export = name, %error, "an empty directory that is not needed stays");
         }
-        self.context.catalog.stay(&volume);
     }
 
-    fn finish(&self, uid: &Key) {
-        self.unfinished().remove(uid);
+    /// Puts a copy that is in its place into the trash, unless anybody has come there since: it was renamed to where
+    /// nothing was, so it is its claim's alone.
+    async fn trash_copy(&self, volume: &VolumeName, at: &Location) {
+        let export = self.context.export(at);
+        let departure = self.context.state.ledger().depart(volume, at);
+        if departure.as_ref().is_some_and(Departure::is_alone) {
+            match export.storage.trash(&at.path, volume.as_str(), seconds_now()).await {
+                Ok(Some(_)) => export.backlog.pushed(),
+                Ok(None) => {}
+                Err(error) => warn!(volume = volume.as_str(), %error, "a copy that is not needed stays"),
+            }
+        }
+        drop(departure);
+        self.copies.clear(volume, at).await;
     }
 
     /// Takes back what was made for a claim that does not wait for us any more, unless its volume exists.
-    async fn forget(&self, uid: &Key) -> Next {
-        let volume = volume_name(uid);
-        if self.cloner.has(uid) {
-            match self.context.cluster.volume(&volume).await {
-                Ok(Some(_)) => self.cloner.finish(uid),
-                Ok(None) => self.cloner.forget(uid).await,
+    async fn forget(&self, uid: &ClaimUid) -> Next {
+        let Some((at, stage)) = self.attempts.get(uid) else { return Next::Done };
+        let (volume, left) = (uid.volume_name(), stage.left());
+        match &left {
+            Left::Nothing => {}
+            // The claim comes back when the copy has ended.
+            Left::Unplaced(copy) => {
+                copy.cancel();
+                return Next::Done;
+            }
+            Left::Directory(_) | Left::Placed => match self.has_volume_at(&volume, &at).await {
+                Ok(true) => self.keep(volume, at, &left),
+                Ok(false) => self.take_back(&volume, &at, &left).await,
                 Err(error) => {
                     warn!(%uid, %error, "failed to find out whether a volume was made for a claim that has gone");
                     return Next::Retry(RetryReason::ApiServer);
                 }
-            }
+            },
         }
-        let Some((directory, created)) = self.unfinished().get(uid).cloned() else {
-            self.context.catalog.give_up(&volume);
-            return Next::Done;
-        };
-        match self.has_volume_at(uid, &directory).await {
-            Ok(true) => {}
-            Ok(false) => {
-                self.take_back(uid, &directory, created).await;
-                self.context.catalog.give_up(&volume);
-            }
-            Err(error) => {
-                warn!(%uid, %error, "failed to find out whether a volume was made for a claim that has gone");
-                return Next::Retry(RetryReason::ApiServer);
-            }
-        }
-        self.finish(uid);
+        self.attempts.end(uid);
         Next::Done
     }
 
-    fn export(&self, directory: &Location) -> &Export {
-        self.context.exports.get(directory.export)
-    }
-
-    fn made(&self) -> std::sync::MutexGuard<'_, HashSet<Key>> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn unfinished(&self) -> std::sync::MutexGuard<'_, HashMap<Key, (Location, Created)>> {
-        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Notes that a claim's volume exists, of which the watch may not have told yet.
+    fn keep(&self, volume: VolumeName, at: Location, left: &Left) {
+        self.context.state.ledger().made(&volume);
+        if matches!(left, Left::Placed) {
+            self.clear_later(volume, at);
+        }
     }
 }
 
-fn name(claim: &Claim) -> String {
-    format!("{}/{}", claim.namespace, claim.name)
+/// What has to be copied for a claim, if anything has.
+fn copy_job(claim: &Claim, provision: &Provision) -> Option<CopyJob> {
+    let source = provision.copy_of.as_ref()?;
+    Some(CopyJob {
+        volume: claim.volume_name(),
+        from: source.at.clone(),
+        to: provision.at.clone(),
+        top: provision.ownership,
+        group: source.gid.zip(provision.volume.gid),
+    })
+}
+
+/// What a round is about.
+struct Round<'a> {
+    claim: &'a Claim,
+    at: Option<Location>,
+    failures: u32,
+    started: Instant,
+}
+
+/// Tells a claim how far its copy is, and has the claim looked at again when the copy has ended.
+async fn follow(context: &Context, claim: &Claim, copy: &Copy) {
+    copy.begun().await;
+    let started = Instant::now();
+    tokio::select! {
+        biased;
+        () = copy.ended() => {}
+        () = tell(context, claim, copy) => {}
+    }
+    if matches!(copy.state(), CopyState::Ended(Ok(_))) {
+        let progress = copy.progress();
+        info!(
+            claim = %claim.claim, volume = copy.job().volume.as_str(), files = progress.files(),
+            bytes = progress.bytes(), left_out = progress.left_out(),
+            milliseconds = milliseconds(started.elapsed()), "copied"
+        );
+    } else {
+        debug!(claim = %claim.claim, "the copy has ended before it was complete");
+    }
+    context.state.changed_claims.push(claim.claim.uid.clone());
+}
+
+/// Tells a claim how far its copy is, for ever.
+async fn tell(context: &Context, claim: &Claim, copy: &Copy) {
+    let message = "copying the files of the claim that spec.dataSource names".to_owned();
+    context.recorder.record(&claim.claim, Reason::Cloning, message).await;
+    let (started, mut after) = (Instant::now(), SAY_AFTER);
+    loop {
+        sleep_until(started + after).await;
+        let (files, mebibytes) = (copy.progress().files(), copy.progress().bytes() >> 20);
+        let message = format!("copied {files} files and {mebibytes} MiB so far");
+        context.recorder.record(&claim.claim, Reason::Cloning, message).await;
+        after *= 2;
+    }
 }

@@ -15,7 +15,7 @@ use crate::values::quantity::exceeds;
 #[derive(Debug, Clone, Default)]
 pub struct Origin {
     /// What has been found out before, and is being copied already.
-    pub known: Option<CopyOf>,
+    pub known: Option<CopySource>,
     /// The claim, if there is one.
     pub claim: Option<SourceClaim>,
     /// Its volume, if it has one.
@@ -24,9 +24,9 @@ pub struct Origin {
 
 /// What a volume is to be a copy of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CopyOf {
+pub struct CopySource {
     /// Where the source is.
-    pub location: Location,
+    pub at: Location,
     /// The group that its volume has.
     pub gid: Option<u32>,
 }
@@ -79,7 +79,7 @@ impl fmt::Display for BadSource {
 }
 
 /// Decides what a claim with this request is to be a copy of, if `origin` has been read of what it names.
-pub(super) fn copy_of(origin: &Origin, request: &Quantity, scope: &Scope) -> Result<CopyOf, BadSource> {
+pub(super) fn copy_source(origin: &Origin, request: &Quantity, scope: &Scope) -> Result<CopySource, BadSource> {
     if let Some(known) = &origin.known {
         return Ok(known.clone());
     }
@@ -91,9 +91,9 @@ pub(super) fn copy_of(origin: &Origin, request: &Quantity, scope: &Scope) -> Res
     if !volume.was_made_for(&claim.uid, &scope.provisioner) {
         return Err(BadSource::Foreign);
     }
-    let location = located(volume, &scope.exports).map_err(|_| BadSource::Elsewhere)?;
+    let at = located(volume, &scope.exports).map_err(|_| BadSource::Elsewhere)?;
     match &volume.capacity {
         Some(capacity) if exceeds(capacity, request) => Err(BadSource::Larger(capacity.0.as_str().into())),
-        _ => Ok(CopyOf { location, gid: volume.gid }),
+        _ => Ok(CopySource { at, gid: volume.gid }),
     }
 }

@@ -88,27 +88,27 @@ impl fmt::Display for ExpansionRefusal {
     }
 }
 
-/// What there is to grow with.
+/// What is known of a claim that asks for more when it is decided on.
 #[derive(Debug)]
-pub struct Means<'a> {
-    /// The rights to grow volumes that we do not have.
+pub struct ExpansionFacts<'a> {
+    /// The claim.
+    pub expansion: &'a Expansion,
+    /// The volume that the claim names.
+    pub volume: &'a Volume,
+    /// The rights to grow volumes that we do not have, in words.
     pub lacking: &'a str,
-    /// What the claim's class demands of the export.
-    pub needs: &'a Requirements,
+    /// What the claim's class requires of the export.
+    pub requirements: &'a Requirements,
     /// How the exports stand, the volume's own capacity left out.
     pub headrooms: &'a PerExport<Headroom>,
 }
 
-/// Decides what is to be done for a bound claim that asks for more than it has. `volume` is the one it names. Capacity is
-/// a number in two places and no more: the directory is as large as the export lets it be.
+/// Decides what is to be done for a bound claim that asks for more than it has. Capacity is a number in two places and no
+/// more: the directory is as large as the export lets it be.
 #[must_use]
-pub fn for_expansion(
-    expansion: &Expansion,
-    volume: &Volume,
-    Means { lacking, needs, headrooms }: &Means<'_>,
-    scope: &Scope,
-) -> ExpansionPlan {
-    if !volume.was_made_for(&expansion.uid, &scope.provisioner) {
+pub fn for_expansion(facts: &ExpansionFacts<'_>, scope: &Scope) -> ExpansionPlan {
+    let ExpansionFacts { expansion, volume, lacking, requirements, headrooms } = *facts;
+    if !volume.was_made_for(&expansion.claim.uid, &scope.provisioner) {
         return ExpansionPlan::Ignore(ExpansionIgnored::Foreign);
     }
     if expansion.deleting {
@@ -118,7 +118,7 @@ pub fn for_expansion(
         return ExpansionPlan::Refuse(ExpansionRefusal::Elsewhere { exports: scope.exports.to_string().into() });
     };
     if !lacking.is_empty() {
-        return ExpansionPlan::Refuse(ExpansionRefusal::Forbidden((*lacking).into()));
+        return ExpansionPlan::Refuse(ExpansionRefusal::Forbidden(lacking.into()));
     }
     // It has grown already if a round was cut short, or more than this if the claim has asked for less since. It never
     // shrinks.
@@ -126,9 +126,12 @@ pub fn for_expansion(
         return ExpansionPlan::Grow { capacity: enough.clone(), volume_too: None };
     }
     let (request, room) = (bytes(&expansion.request), headrooms.get(export));
-    if let Some(lack) = needs.shortage(room, request) {
+    if let Some(lack) = requirements.shortage(room, request) {
         let words = scope.exports.in_words([(export, lack)].into_iter());
         return ExpansionPlan::Refuse(ExpansionRefusal::NoRoom(words));
     }
-    ExpansionPlan::Grow { capacity: expansion.request.clone(), volume_too: Some((request, needs.most(room))) }
+    ExpansionPlan::Grow {
+        capacity: expansion.request.clone(),
+        volume_too: Some((request, requirements.limit(room))),
+    }
 }

@@ -7,6 +7,7 @@ use crate::model::class::Class;
 use crate::model::exports::{Elsewhere, Exports, Location};
 use crate::model::parameters::{BadParameter, FATE, Fate};
 use crate::model::volume::{Phase, ReclaimPolicy, Volume, annotation};
+use crate::values::names::ClassName;
 use crate::values::path::PathError;
 
 /// What is to be done for a volume.
@@ -22,8 +23,8 @@ pub enum VolumePlan {
     Unprotect,
     /// Do to the directory what `fate` says, then delete the volume.
     Reclaim {
-        /// Where.
-        directory: Location,
+        /// Where the directory is.
+        at: Location,
         /// What happens to it.
         fate: Fate,
         /// What an admin should know of how the fate was found.
@@ -103,7 +104,7 @@ impl fmt::Display for VolumeRefusal {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Doubt {
     /// The class has gone, and the volume does not tell what it said.
-    NoClass(Box<str>),
+    NoClass(ClassName),
     /// The volume has an annotation that means nothing.
     Annotation {
         /// Its key.
@@ -127,9 +128,19 @@ impl fmt::Display for Doubt {
     }
 }
 
-/// Decides what is to be done for a volume. `class` is the one it names, if that exists now.
+/// What is known of a volume when it is decided on.
+#[derive(Debug, Clone, Copy)]
+pub struct VolumeFacts<'a> {
+    /// The volume.
+    pub volume: &'a Volume,
+    /// The class that the volume names, if that exists now.
+    pub class: Option<&'a Class>,
+}
+
+/// Decides what is to be done for a volume.
 #[must_use]
-pub fn for_volume(volume: &Volume, class: Option<&Class>, scope: &Scope) -> VolumePlan {
+pub fn for_volume(facts: &VolumeFacts<'_>, scope: &Scope) -> VolumePlan {
+    let VolumeFacts { volume, class } = *facts;
     if !volume.is_of(&scope.provisioner) {
         return VolumePlan::Ignore(VolumeIgnored::Foreign);
     }
@@ -147,9 +158,9 @@ pub fn for_volume(volume: &Volume, class: Option<&Class>, scope: &Scope) -> Volu
     }
     match located(volume, &scope.exports) {
         Err(refusal) => VolumePlan::Refuse(refusal),
-        Ok(directory) => {
+        Ok(at) => {
             let (fate, doubt) = fate(volume, class);
-            VolumePlan::Reclaim { directory, fate, doubt }
+            VolumePlan::Reclaim { at, fate, doubt }
         }
     }
 }
@@ -162,7 +173,7 @@ fn needs_protection(volume: &Volume, scope: &Scope) -> bool {
 /// Whether a volume gives us anything to do as it is: the others need not be remembered.
 #[must_use]
 pub fn is_work(volume: &Volume, scope: &Scope) -> bool {
-    !matches!(for_volume(volume, None, scope), VolumePlan::Ignore(_))
+    !matches!(for_volume(&VolumeFacts { volume, class: None }, scope), VolumePlan::Ignore(_))
 }
 
 /// Where a volume's directory is, if it is on one of these exports at all.

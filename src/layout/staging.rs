@@ -14,6 +14,14 @@ pub const LINKS: &str = "links";
 
 const MARK_PREFIX: &str = "complete-";
 
+/// Makes the path of the directory that the places of all volumes are in.
+///
+/// # Errors
+/// None: it is the name of one directory entry.
+pub fn above_places() -> Result<RelPath, PathError> {
+    RelPath::parse(STAGING)
+}
+
 /// Makes the path of the place in which the copy for a volume is made.
 ///
 /// # Errors

@@ -4,8 +4,9 @@
 //! those that are just being made here.
 
 use std::collections::HashMap;
-use std::num::NonZeroU32;
 
+use crate::ledger::generation::Generation;
+use crate::values::names::VolumeName;
 use crate::values::ownership::GidRange;
 
 /// A volume's name, in as little memory as can be: there may be a hundred thousand, and nearly all are `pvc-<uuid>`.
@@ -38,29 +39,23 @@ fn written(number: u128) -> String {
 struct Held {
     gid: u32,
     /// The number of the list that has last shown the volume; `None` while it is just being made.
-    listed: Option<NonZeroU32>,
+    listed: Option<Generation>,
 }
 
 /// Which volume has which group.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Gids {
     held: HashMap<Name, Held>,
     /// How many volumes have each.
     used: HashMap<u32, u32>,
     /// What was last given: the next is sought behind it, so that one that is free again is not taken at once.
     last: u32,
-    list: NonZeroU32,
-}
-
-impl Default for Gids {
-    fn default() -> Self {
-        Self { held: HashMap::new(), used: HashMap::new(), last: 0, list: NonZeroU32::MIN }
-    }
+    list: Generation,
 }
 
 impl Gids {
     /// Notes which group a volume that exists has, if any.
-    pub fn settle(&mut self, volume: &str, gid: Option<u32>) {
+    pub fn settle(&mut self, volume: &VolumeName, gid: Option<u32>) {
         match gid {
             Some(gid) => self.hold(volume, Held { gid, listed: Some(self.list) }),
             None => self.leave(volume),
@@ -68,9 +63,9 @@ impl Gids {
     }
 
     /// Notes that a volume does not exist.
-    pub fn leave(&mut self, volume: &str) {
+    pub fn leave(&mut self, volume: &VolumeName) {
         if self.find(volume).is_some()
-            && let Some(held) = self.held.remove(&Name::new(volume))
+            && let Some(held) = self.held.remove(&Name::new(volume.as_str()))
         {
             self.release(held.gid);
         }
@@ -78,7 +73,7 @@ impl Gids {
 
     /// Says that a list of all volumes begins.
     pub fn begin_list(&mut self) {
-        self.list = self.list.checked_add(1).unwrap_or(NonZeroU32::MIN);
+        self.list.advance();
     }
 
     /// Says that the list is complete: volumes that it has not shown do not exist, but for those that are being made.
@@ -96,19 +91,19 @@ impl Gids {
 
     /// The group that a volume has, or is to have.
     #[must_use]
-    pub fn of(&self, volume: &str) -> Option<u32> {
+    pub fn of(&self, volume: &VolumeName) -> Option<u32> {
         self.find(volume).map(|held| held.gid)
     }
 
     /// Whether a volume is known to exist, and to have a group.
     #[must_use]
-    pub fn exists(&self, volume: &str) -> bool {
+    pub fn exists(&self, volume: &VolumeName) -> bool {
         self.find(volume).is_some_and(|held| held.listed.is_some())
     }
 
     /// Gives a group to a volume that is about to be made: the one that it has been given before, else `wanted`, else
     /// the next; always one of `range` that no other volume has. `None` if there is none.
-    pub fn give(&mut self, volume: &str, range: GidRange, wanted: Option<u32>) -> Option<u32> {
+    pub fn give(&mut self, volume: &VolumeName, range: GidRange, wanted: Option<u32>) -> Option<u32> {
         // Another leader may have given the same to another volume since.
         let is_alone = |gid: &u32| range.contains(*gid) && self.used.get(gid) == Some(&1);
         if let Some(gid) = self.of(volume).filter(is_alone) {
@@ -124,32 +119,32 @@ impl Gids {
     }
 
     /// Gives a volume that is about to be made a group that others may have.
-    pub fn share(&mut self, volume: &str, gid: u32) {
+    pub fn share(&mut self, volume: &VolumeName, gid: u32) {
         self.hold(volume, Held { gid, listed: None });
     }
 
     /// Says that a volume that was given a group has been made. If it is known to have gone since, nothing is noted.
-    pub fn made(&mut self, volume: &str) {
-        if let Some(held) = self.held.get_mut(&Name::new(volume)) {
+    pub fn made(&mut self, volume: &VolumeName) {
+        if let Some(held) = self.held.get_mut(&Name::new(volume.as_str())) {
             held.listed = Some(self.list);
         }
     }
 
     /// Takes back what a volume was given that did not come to be.
-    pub fn give_up(&mut self, volume: &str) {
+    pub fn give_up(&mut self, volume: &VolumeName) {
         if !self.exists(volume) {
             self.leave(volume);
         }
     }
 
-    fn find(&self, volume: &str) -> Option<&Held> {
+    fn find(&self, volume: &VolumeName) -> Option<&Held> {
         // Where nobody has a group, this is all that volumes cost.
-        if self.held.is_empty() { None } else { self.held.get(&Name::new(volume)) }
+        if self.held.is_empty() { None } else { self.held.get(&Name::new(volume.as_str())) }
     }
 
-    fn hold(&mut self, volume: &str, held: Held) {
+    fn hold(&mut self, volume: &VolumeName, held: Held) {
         *self.used.entry(held.gid).or_insert(0) += 1;
-        if let Some(before) = self.held.insert(Name::new(volume), held) {
+        if let Some(before) = self.held.insert(Name::new(volume.as_str()), held) {
             self.release(before.gid);
         }
     }
@@ -167,6 +162,10 @@ impl Gids {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn key(name: &str) -> VolumeName {
+        name.into()
+    }
 
     fn range(text: &str) -> GidRange {
         text.parse().unwrap()
@@ -196,18 +195,18 @@ mod tests {
     #[test]
     fn no_two_volumes_are_given_the_same_group_and_a_free_one_comes_last() {
         let mut gids = Gids::default();
-        gids.settle("by-hand", Some(11));
-        assert_eq!(gids.give("a", range("10-13"), None), Some(10));
-        assert_eq!(gids.give("b", range("10-13"), None), Some(12));
-        assert_eq!(gids.give("a", range("10-13"), None), Some(10), "it has one");
-        gids.leave("a");
-        assert_eq!(gids.give("c", range("10-13"), None), Some(13));
-        assert_eq!(gids.give("d", range("10-13"), None), Some(10));
-        assert_eq!(gids.give("e", range("10-13"), None), None);
-        gids.settle("by-hand", None);
-        assert_eq!(gids.give("e", range("10-13"), None), Some(11));
-        assert_eq!(gids.give("f", range("20-20"), None), Some(20));
-        assert_eq!(gids.give("g", range("20-20"), None), None);
+        gids.settle(&key("by-hand"), Some(11));
+        assert_eq!(gids.give(&key("a"), range("10-13"), None), Some(10));
+        assert_eq!(gids.give(&key("b"), range("10-13"), None), Some(12));
+        assert_eq!(gids.give(&key("a"), range("10-13"), None), Some(10), "it has one");
+        gids.leave(&key("a"));
+        assert_eq!(gids.give(&key("c"), range("10-13"), None), Some(13));
+        assert_eq!(gids.give(&key("d"), range("10-13"), None), Some(10));
+        assert_eq!(gids.give(&key("e"), range("10-13"), None), None);
+        gids.settle(&key("by-hand"), None);
+        assert_eq!(gids.give(&key("e"), range("10-13"), None), Some(11));
+        assert_eq!(gids.give(&key("f"), range("20-20"), None), Some(20));
+        assert_eq!(gids.give(&key("g"), range("20-20"), None), None);
     }
 
     #[test]
@@ -215,63 +214,63 @@ mod tests {
         let mut gids = Gids::default();
         let rows = [("a", Some(13), Some(13)), ("b", Some(13), Some(14)), ("c", Some(9), Some(10))];
         for (volume, wanted, expected) in rows {
-            assert_eq!(gids.give(volume, range("10-14"), wanted), expected, "{volume}");
+            assert_eq!(gids.give(&key(volume), range("10-14"), wanted), expected, "{volume}");
         }
         // One of another range is given back for one of this.
-        assert_eq!(gids.give("a", range("20-29"), None), Some(20));
-        assert_eq!(gids.give("d", range("10-14"), Some(13)), Some(13));
+        assert_eq!(gids.give(&key("a"), range("20-29"), None), Some(20));
+        assert_eq!(gids.give(&key("d"), range("10-14"), Some(13)), Some(13));
     }
 
     #[test]
     fn what_was_given_counts_no_more_once_a_volume_has_come_to_be_with_it() {
         let mut gids = Gids::default();
-        assert_eq!(gids.give("a", range("10-14"), None), Some(10));
-        gids.settle("of-another-leader", Some(10));
-        assert_eq!(gids.give("a", range("10-14"), None), Some(11));
-        assert_eq!(gids.of("of-another-leader"), Some(10));
+        assert_eq!(gids.give(&key("a"), range("10-14"), None), Some(10));
+        gids.settle(&key("of-another-leader"), Some(10));
+        assert_eq!(gids.give(&key("a"), range("10-14"), None), Some(11));
+        assert_eq!(gids.of(&key("of-another-leader")), Some(10));
     }
 
     #[test]
     fn a_group_is_free_when_the_last_that_shares_it_has_gone() {
         let mut gids = Gids::default();
-        gids.give("a", range("10-10"), None);
-        gids.share("b", 10);
-        gids.made("a");
-        gids.made("b");
-        gids.leave("a");
-        assert_eq!(gids.give("c", range("10-10"), None), None);
-        gids.leave("b");
-        assert_eq!(gids.give("c", range("10-10"), None), Some(10));
-        gids.give_up("c");
+        gids.give(&key("a"), range("10-10"), None);
+        gids.share(&key("b"), 10);
+        gids.made(&key("a"));
+        gids.made(&key("b"));
+        gids.leave(&key("a"));
+        assert_eq!(gids.give(&key("c"), range("10-10"), None), None);
+        gids.leave(&key("b"));
+        assert_eq!(gids.give(&key("c"), range("10-10"), None), Some(10));
+        gids.give_up(&key("c"));
         assert!(gids.used.is_empty() && gids.held.is_empty());
     }
 
     #[test]
     fn a_list_frees_what_it_does_not_show_but_not_what_is_being_made() {
         let mut gids = Gids::default();
-        gids.settle("stays", Some(10));
-        gids.settle("goes", Some(11));
-        gids.give("given", range("12-12"), None);
-        gids.give("made", range("13-13"), None);
-        gids.made("made");
+        gids.settle(&key("stays"), Some(10));
+        gids.settle(&key("goes"), Some(11));
+        gids.give(&key("given"), range("12-12"), None);
+        gids.give(&key("made"), range("13-13"), None);
+        gids.made(&key("made"));
         gids.begin_list();
-        gids.settle("stays", Some(10));
+        gids.settle(&key("stays"), Some(10));
         gids.end_list();
-        let found = ["stays", "goes", "given", "made"].map(|volume| gids.of(volume));
+        let found = ["stays", "goes", "given", "made"].map(|volume| gids.of(&key(volume)));
         assert_eq!(found, [Some(10), None, Some(12), None]);
-        assert!(gids.exists("stays") && !gids.exists("given"));
-        gids.give_up("stays");
-        assert_eq!(gids.of("stays"), Some(10), "it exists");
+        assert!(gids.exists(&key("stays")) && !gids.exists(&key("given")));
+        gids.give_up(&key("stays"));
+        assert_eq!(gids.of(&key("stays")), Some(10), "it exists");
         assert_eq!(gids.used.len(), 2);
     }
 
     #[test]
     fn a_volume_that_has_gone_before_it_is_said_to_be_made_has_none() {
         let mut gids = Gids::default();
-        gids.give("a", range("10-10"), None);
-        gids.leave("a");
-        gids.made("a");
-        assert_eq!((gids.of("a"), gids.exists("a")), (None, false));
+        gids.give(&key("a"), range("10-10"), None);
+        gids.leave(&key("a"));
+        gids.made(&key("a"));
+        assert_eq!((gids.of(&key("a")), gids.exists(&key("a"))), (None, false));
     }
 
     /// The record of one, with what a table of a hundred thousand has room for besides, is to stay below 64 bytes.

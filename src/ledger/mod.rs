@@ -1,4 +1,390 @@
-//! Who has what: directories and groups.
+//! Who has what: the directories, groups and promised bytes of all volumes, and of those that are just being made.
+//!
+//! Each question is answered, and what follows from the answer noted, in one step: of two volumes that leave a directory
+//! at the same time exactly one is the last, and of many claims at once no more are served than there is room for.
+//!
+//! What is noted for the time of a piece of work is a guard, which undoes it when it is dropped: a [`Reserved`] directory,
+//! a [`Promise`], a [`Departure`], a [`Reading`].
 
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::model::exports::{ExportId, Location};
+use crate::values::names::VolumeName;
+use crate::values::ownership::GidRange;
+
+pub mod generation;
 pub mod placements;
 pub mod gids;
+
+use gids::Gids;
+use placements::{Conflict, Neighbour, Placements, Relation};
+
+/// What a volume that is about to be made asks for, beside its directory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reservation {
+    /// Whether the directory may be at, in or above one of another namespace.
+    pub across: bool,
+    /// How many bytes the volume is promised.
+    pub bytes: u64,
+    /// How many bytes all volumes on the export may be promised together.
+    pub limit: Option<u128>,
+    /// The group that the volume asks for.
+    pub gid: GidRequest,
+}
+
+/// The group that a volume which is about to be made asks for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GidRequest {
+    /// The range to take a group from that no other volume has; unset, the volume gets the group of those that share its
+    /// directory, if they have one.
+    pub range: Option<GidRange>,
+    /// The group to prefer, because the volume's directory is there already and has it.
+    pub there: Option<u32>,
+}
+
+/// The group that a volume gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grant {
+    /// The group's number.
+    pub gid: u32,
+    /// Whether another volume with the same directory has the same group.
+    pub shared: bool,
+}
+
+/// Why a volume cannot be made, now or at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReserveError {
+    /// The volume cannot have its directory.
+    Directory(Conflict),
+    /// The volume asks for a group of its own, and a volume without one has the same directory.
+    NoGidThere,
+    /// All groups of the range are in use.
+    NoGidLeft(GidRange),
+    /// The export has been promised to others.
+    Promised,
+}
+
+impl From<Conflict> for ReserveError {
+    fn from(conflict: Conflict) -> Self {
+        Self::Directory(conflict)
+    }
+}
+
+/// A volume as it exists, as far as others have to respect it.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    /// Where the volume's directory is; `None` if it is on none of our exports.
+    pub at: Option<&'a Location>,
+    /// The namespace of the volume's claim, if it names one.
+    pub namespace: Option<&'a str>,
+    /// The volume's capacity in bytes.
+    pub bytes: u64,
+    /// The volume's group.
+    pub gid: Option<u32>,
+}
+
+/// The ledger. Clones are the same one.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger(Arc<Mutex<Books>>);
+
+#[derive(Debug, Default)]
+struct Books {
+    placements: Placements,
+    gids: Gids,
+}
+
+impl Ledger {
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.0.lock()
+    }
+
+    /// Notes a volume that exists, whoever made it.
+    pub fn settle(&self, volume: &VolumeName, entry: Entry<'_>) {
+        let Books { placements, gids } = &mut *self.books();
+        gids.settle(volume, entry.gid);
+        match entry.at {
+            Some(at) => {
+                placements.settle(volume, at, entry.namespace);
+                placements.promise(volume, entry.bytes, None);
+            }
+            None => placements.leave(volume),
+        }
+    }
+
+    /// Notes that a volume does not exist.
+    pub fn forget(&self, volume: &VolumeName) {
+        let Books { placements, gids } = &mut *self.books();
+        placements.leave(volume);
+        gids.leave(volume);
+    }
+
+    /// Begins a list of all volumes.
+    pub fn begin_list(&self) {
+        let Books { placements, gids } = &mut *self.books();
+        placements.begin_list();
+        gids.begin_list();
+    }
+
+    /// Ends a list of all volumes: those that it has not shown do not exist, and those of them that were on our exports are
+    /// returned. What is reserved stays so.
+    pub fn end_list(&self) -> Vec<VolumeName> {
+        let Books { placements, gids } = &mut *self.books();
+        gids.end_list();
+        placements.end_list()
+    }
+
+    /// Gives a directory, the bytes it is promised and, where it is to have one, a group to a volume that is about to be
+    /// made for a claim in `namespace`. Again for the same volume it gives the same; volumes that share a directory share
+    /// its group. See [`Placements::reserve`].
+    ///
+    /// # Errors
+    /// Returns what the volume cannot have. It then has nothing.
+    pub fn reserve(
+        &self,
+        volume: &VolumeName,
+        at: &Location,
+        namespace: &str,
+        wanted: Reservation,
+    ) -> Result<Reserved, ReserveError> {
+        let mut books = self.books();
+        books.placements.reserve(volume, at, namespace, wanted.across)?;
+        let promised = books.placements.promise(volume, wanted.bytes, wanted.limit);
+        let grant = if promised { books.grant(volume, at, wanted.gid) } else { Err(ReserveError::Promised) };
+        if grant.is_err() {
+            books.give_up(volume);
+        }
+        drop(books);
+        Ok(Reserved { ledger: self.clone(), volume: volume.clone(), grant: grant?, is_latest: true })
+    }
+
+    /// Notes that a volume which had a directory reserved has been made. If it is known to have gone since, nothing is
+    /// noted.
+    pub fn made(&self, volume: &VolumeName) {
+        let Books { placements, gids } = &mut *self.books();
+        placements.made(volume);
+        gids.made(volume);
+    }
+
+    /// Promises a volume that is about to grow `bytes` instead of what it was promised before; `None`, and nothing is noted,
+    /// if all volumes on its export would then be promised more than `limit`.
+    #[must_use]
+    pub fn promise(&self, volume: &VolumeName, bytes: u64, limit: Option<u128>) -> Option<Promise> {
+        let mut books = self.books();
+        let before = books.placements.promised_to(volume);
+        let promised = books.placements.promise(volume, bytes, limit);
+        drop(books);
+        promised.then(|| Promise { ledger: self.clone(), volume: volume.clone(), before, is_kept: false })
+    }
+
+    /// Asks whether a volume that goes may take its directory with it. `None`, and nothing is noted, while the directory is
+    /// being copied. See [`Placements::depart`].
+    #[must_use]
+    pub fn depart(&self, volume: &VolumeName, at: &Location) -> Option<Departure> {
+        let mut books = self.books();
+        if books.placements.is_read(at) {
+            return None;
+        }
+        let neighbours = books.placements.depart(volume, at);
+        drop(books);
+        Some(Departure { ledger: self.clone(), volume: volume.clone(), neighbours, is_complete: false })
+    }
+
+    /// Begins to read a directory that is to be copied, so that nobody moves it away; `None` if that is being done already.
+    #[must_use]
+    pub fn read(&self, at: &Location) -> Option<Reading> {
+        let is_free = self.books().placements.begin_reading(at);
+        is_free.then(|| Reading { ledger: self.clone(), at: at.clone() })
+    }
+
+    /// Tells whether no other volume has the same directory, one above or one in it.
+    #[must_use]
+    pub fn is_alone(&self, volume: &VolumeName, at: &Location) -> bool {
+        self.books().placements.is_alone(volume, at)
+    }
+
+    /// Tells whether a volume is known to exist on one of our exports.
+    #[must_use]
+    pub fn exists(&self, volume: &VolumeName) -> bool {
+        self.books().placements.exists(volume)
+    }
+
+    /// Returns how many bytes the volumes on an export have been promised together, but for one.
+    #[must_use]
+    pub fn promised(&self, export: ExportId, but: &VolumeName) -> u128 {
+        self.books().placements.promised(export, but)
+    }
+
+    /// Tells whether `path` on an export is a volume's directory, or, if it is not, whether one lies in it.
+    #[must_use]
+    pub fn at_or_beneath(&self, export: ExportId, path: &str) -> Option<Relation> {
+        self.books().placements.at_or_beneath(export, path)
+    }
+
+    /// Returns the volume on an export that comes next after `position` in the order of directories, and its own position.
+    #[must_use]
+    pub fn next(&self, export: ExportId, position: Option<&str>) -> Option<(VolumeName, Arc<str>)> {
+        self.books().placements.next(export, position)
+    }
+
+    /// Returns a position to begin at, another one each time.
+    #[must_use]
+    pub fn somewhere(&self, export: ExportId) -> Option<Arc<str>> {
+        self.books().placements.somewhere(export)
+    }
+}
+
+impl Books {
+    /// Finds the group for a volume that has just been given a directory.
+    fn grant(
+        &mut self,
+        volume: &VolumeName,
+        at: &Location,
+        wanted: GidRequest,
+    ) -> Result<Option<Grant>, ReserveError> {
+        let sharers = self.placements.sharers(volume, at);
+        let shared = sharers.iter().find_map(|other| self.gids.of(other));
+        let own = self.gids.of(volume).filter(|_| self.gids.exists(volume));
+        match (own.or(shared), wanted.range) {
+            (Some(gid), _) => {
+                if own.is_none() {
+                    self.gids.share(volume, gid);
+                }
+                Ok(Some(Grant { gid, shared: shared.is_some() }))
+            }
+            (None, None) => {
+                self.gids.give_up(volume);
+                Ok(None)
+            }
+            (None, Some(_)) if !sharers.is_empty() => Err(ReserveError::NoGidThere),
+            (None, Some(range)) => {
+                let gid = self.gids.give(volume, range, wanted.there).ok_or(ReserveError::NoGidLeft(range))?;
+                Ok(Some(Grant { gid, shared: false }))
+            }
+        }
+    }
+
+    fn give_up(&mut self, volume: &VolumeName) {
+        self.placements.give_up(volume);
+        self.gids.give_up(volume);
+    }
+}
+
+/// A directory that is reserved for a volume which is about to be made. Dropped before the volume is made, it is given up.
+#[derive(Debug)]
+#[must_use]
+pub struct Reserved {
+    ledger: Ledger,
+    volume: VolumeName,
+    grant: Option<Grant>,
+    is_latest: bool,
+}
+
+impl Reserved {
+    /// Returns the group that the volume gets, if it gets one.
+    #[must_use]
+    pub fn grant(&self) -> Option<Grant> {
+        self.grant
+    }
+
+    /// Ends this reservation without giving anything up, because a later one of the same volume holds it.
+    pub fn hand_over(mut self) {
+        self.is_latest = false;
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if self.is_latest {
+            self.ledger.books().give_up(&self.volume);
+        }
+    }
+}
+
+/// More bytes that a volume is promised because it is about to grow. Dropped before it is kept, the volume has what it was
+/// promised before; should it have grown all the same, the watch says so.
+#[derive(Debug)]
+#[must_use]
+pub struct Promise {
+    ledger: Ledger,
+    volume: VolumeName,
+    before: u64,
+    is_kept: bool,
+}
+
+impl Promise {
+    /// Notes that the volume has grown.
+    pub fn keep(mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.ledger.books().placements.promise(&self.volume, self.before, None);
+        }
+    }
+}
+
+/// A volume that is on its way out, and so has no say any more in what becomes of its directory. Dropped before it is
+/// complete, the volume stays.
+#[derive(Debug)]
+#[must_use]
+pub struct Departure {
+    ledger: Ledger,
+    volume: VolumeName,
+    neighbours: Vec<Neighbour>,
+    is_complete: bool,
+}
+
+impl Departure {
+    /// Returns the volumes that have a part in the directory, and so keep it where it is. If there is none, the directory is
+    /// the volume's to take with it, and nobody is given it until [`Departure::moved`].
+    #[must_use]
+    pub fn neighbours(&self) -> &[Neighbour] {
+        &self.neighbours
+    }
+
+    /// Tells whether the volume may take its directory with it.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.neighbours.is_empty()
+    }
+
+    /// Notes that the directory has been dealt with.
+    pub fn moved(&self) {
+        self.ledger.books().placements.moved(&self.volume);
+    }
+
+    /// Ends it for good: the volume has been deleted.
+    pub fn complete(mut self) {
+        self.is_complete = true;
+    }
+}
+
+impl Drop for Departure {
+    fn drop(&mut self) {
+        if !self.is_complete {
+            self.ledger.books().placements.stay(&self.volume);
+        }
+    }
+}
+
+/// A directory that is being read, and so is not moved away until this is dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct Reading {
+    ledger: Ledger,
+    at: Location,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.ledger.books().placements.end_reading(&self.at);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,9 @@ use std::hash::{Hash, Hasher};
 use std::ops::{Bound, Range};
 use std::sync::Arc;
 
+use crate::ledger::generation::Generation;
 use crate::model::exports::{ExportId, Location};
+use crate::values::names::VolumeName;
 
 /// How another volume's directory lies to the one in question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +49,7 @@ pub enum Conflict {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Neighbour {
     /// Its name.
-    pub volume: Arc<str>,
+    pub volume: VolumeName,
     /// How its directory lies to ours.
     pub relation: Relation,
     /// Whether the volume is known to exist. If not, a claim is just being given it.
@@ -129,48 +131,48 @@ pub struct Placements {
     /// The same, by directory.
     by_path: BTreeSet<Arc<str>>,
     /// Those that are on their way out: they have no say any more.
-    leaving: HashSet<Arc<str>>,
+    leaving: HashSet<VolumeName>,
     /// The directories that are being moved, by the volumes they are moved for. Those may have gone meanwhile.
-    moving: Vec<(Arc<str>, Box<str>)>,
+    moving: Vec<(VolumeName, Box<str>)>,
     /// The directories that are being copied.
     read: Vec<String>,
     /// What the volumes on each export have been promised together, in bytes.
     promised: HashMap<Box<str>, u128>,
-    list: u32,
+    list: Generation,
 }
 
 /// What is known of a volume.
 #[derive(Debug, Clone, Copy, Default)]
 struct Known {
     /// The number of the list that has last shown it; `None` while a claim is just being given it.
-    listed: Option<u32>,
+    listed: Option<Generation>,
     /// What it has been promised, in bytes.
     bytes: u64,
 }
 
 impl Placements {
     /// Notes a volume that exists.
-    pub fn settle(&mut self, volume: &Arc<str>, location: &Location, namespace: Option<&str>) {
+    pub fn settle(&mut self, volume: &VolumeName, location: &Location, namespace: Option<&str>) {
         self.place(volume, &text(location), namespace, Some(self.list));
     }
 
     /// Notes that a volume does not exist, or on none of our exports.
-    pub fn leave(&mut self, volume: &str) {
+    pub fn leave(&mut self, volume: &VolumeName) {
         self.leaving.remove(volume);
         self.displace(volume);
     }
 
     /// Says that a list of all volumes begins.
     pub fn begin_list(&mut self) {
-        self.list = self.list.wrapping_add(1);
+        self.list.advance();
     }
 
     /// Says that the list is complete: volumes that it has not shown do not exist. What is just being given to a
     /// claim stays noted. Returns those that have gone.
-    pub fn end_list(&mut self) -> Vec<Arc<str>> {
+    pub fn end_list(&mut self) -> Vec<VolumeName> {
         let is_gone = |placed: &Known| placed.listed.is_some_and(|listed| listed != self.list);
         let gone = self.places.iter().filter(|(_, placed)| is_gone(placed));
-        let gone: Vec<Arc<str>> = gone.map(|(place, _)| place.volume().into()).collect();
+        let gone: Vec<VolumeName> = gone.map(|(place, _)| place.volume().into()).collect();
         for volume in &gone {
             self.leave(volume);
         }
@@ -179,8 +181,8 @@ impl Placements {
 
     /// Whether a volume is known to exist.
     #[must_use]
-    pub fn exists(&self, volume: &str) -> bool {
-        self.places.get(volume).is_some_and(|placed| placed.listed.is_some())
+    pub fn exists(&self, volume: &VolumeName) -> bool {
+        self.places.get(volume.as_str()).is_some_and(|placed| placed.listed.is_some())
     }
 
     /// Gives a directory to a volume that is about to be made for a claim in `namespace`. It counts from now on.
@@ -190,7 +192,7 @@ impl Placements {
     /// is wanted; or if something there is being moved away.
     pub fn reserve(
         &mut self,
-        volume: &Arc<str>,
+        volume: &VolumeName,
         location: &Location,
         namespace: &str,
         across: bool,
@@ -200,7 +202,7 @@ impl Placements {
             return Err(Conflict::Moving);
         }
         let foreign = |other: &Placed| other.namespace() != Some(namespace);
-        let found = self.around(volume, path).find(|(other, _)| !across && foreign(other));
+        let found = self.around(volume.as_str(), path).find(|(other, _)| !across && foreign(other));
         if let Some((_, relation)) = found {
             return Err(Conflict::OtherNamespace(relation));
         }
@@ -212,16 +214,16 @@ impl Placements {
 
     /// Says that the volume of a [`Placements::reserve`] has been made. If it is known to have gone since, nothing
     /// is noted.
-    pub fn made(&mut self, volume: &str) {
-        if let Some(placed) = self.places.get_mut(volume) {
+    pub fn made(&mut self, volume: &VolumeName) {
+        if let Some(placed) = self.places.get_mut(volume.as_str()) {
             placed.listed = Some(self.list);
         }
     }
 
     /// Notes what a volume on one of our exports has been promised, instead of what was noted before. Says no, and notes
     /// nothing, if all on its export would then have been promised more than `most`, and this one more than before.
-    pub fn promise(&mut self, volume: &str, bytes: u64, most: Option<u128>) -> bool {
-        let Some((place, placed)) = self.places.get_key_value(volume) else { return true };
+    pub fn promise(&mut self, volume: &VolumeName, bytes: u64, most: Option<u128>) -> bool {
+        let Some((place, placed)) = self.places.get_key_value(volume.as_str()) else { return true };
         let (export, before) = (export_of(place.path()), placed.bytes);
         let all = self.promised.get(export).copied().unwrap_or_default();
         let all = all.saturating_sub(before.into()).saturating_add(bytes.into());
@@ -229,23 +231,29 @@ impl Placements {
             return false;
         }
         self.promised.insert(export.into(), all);
-        if let Some(placed) = self.places.get_mut(volume) {
+        if let Some(placed) = self.places.get_mut(volume.as_str()) {
             placed.bytes = bytes;
         }
         true
     }
 
+    /// What a volume has been promised, in bytes.
+    #[must_use]
+    pub fn promised_to(&self, volume: &VolumeName) -> u64 {
+        self.places.get(volume.as_str()).map_or(0, |known| known.bytes)
+    }
+
     /// What the volumes on an export have been promised together, but for one, in bytes.
     #[must_use]
-    pub fn promised(&self, export: ExportId, but: &str) -> u128 {
+    pub fn promised(&self, export: ExportId, but: &VolumeName) -> u128 {
         let export = text_of(export, "");
         let all = self.promised.get(export_of(&export)).copied().unwrap_or_default();
-        let own = self.places.get_key_value(but).filter(|(place, _)| place.path().starts_with(&export));
+        let own = self.places.get_key_value(but.as_str()).filter(|(place, _)| place.path().starts_with(&export));
         all.saturating_sub(own.map_or(0, |(_, placed)| placed.bytes.into()))
     }
 
     /// Takes back a [`Placements::reserve`] whose volume did not come to be.
-    pub fn give_up(&mut self, volume: &str) {
+    pub fn give_up(&mut self, volume: &VolumeName) {
         if !self.exists(volume) {
             self.leave(volume);
         }
@@ -253,27 +261,27 @@ impl Placements {
 
     /// Asks whether a volume that goes may take its directory with it: it may if the answer is empty, and the
     /// directory then counts as being moved. Otherwise it is told who is left, and has no say in it any more.
-    pub fn depart(&mut self, volume: &Arc<str>, location: &Location) -> Vec<Neighbour> {
+    pub fn depart(&mut self, volume: &VolumeName, location: &Location) -> Vec<Neighbour> {
         let path = &text(location);
         let left: Vec<Neighbour> = self
-            .around(volume, path)
+            .around(volume.as_str(), path)
             .filter(|(other, _)| !self.leaving.contains(other.volume()))
             .map(|(other, relation)| {
-                let volume = other.volume();
-                Neighbour { exists: self.exists(volume), volume: volume.into(), relation }
+                let volume = VolumeName::from(other.volume());
+                Neighbour { exists: self.exists(&volume), volume, relation }
             })
             .collect();
-        self.leaving.insert(Arc::clone(volume));
+        self.leaving.insert(volume.clone());
         if left.is_empty() {
-            self.moving.push((Arc::clone(volume), path.as_str().into()));
+            self.moving.push((volume.clone(), path.as_str().into()));
         }
         left
     }
 
     /// Whether no other volume has the same directory, one above or one in it.
     #[must_use]
-    pub fn is_alone(&self, volume: &str, location: &Location) -> bool {
-        self.around(volume, &text(location)).next().is_none()
+    pub fn is_alone(&self, volume: &VolumeName, location: &Location) -> bool {
+        self.around(volume.as_str(), &text(location)).next().is_none()
     }
 
     /// Says that a directory is being copied, unless it is just being moved away: then it says no.
@@ -302,21 +310,21 @@ impl Placements {
     }
 
     /// Says that the directory of a volume that goes has been dealt with.
-    pub fn moved(&mut self, volume: &str) {
-        self.moving.retain(|(moving, _)| **moving != *volume);
+    pub fn moved(&mut self, volume: &VolumeName) {
+        self.moving.retain(|(moving, _)| moving != volume);
     }
 
     /// Says that a volume does not go after all, or not now.
-    pub fn stay(&mut self, volume: &str) {
-        self.moving.retain(|(moving, _)| **moving != *volume);
+    pub fn stay(&mut self, volume: &VolumeName) {
+        self.moving.retain(|(moving, _)| moving != volume);
         self.leaving.remove(volume);
     }
 
     /// The other volumes that have this very directory.
     #[must_use]
-    pub fn sharers(&self, volume: &str, location: &Location) -> Vec<Arc<str>> {
+    pub fn sharers(&self, volume: &VolumeName, location: &Location) -> Vec<VolumeName> {
         let path = text(location);
-        let others = self.around(volume, &path).take_while(|(_, relation)| *relation == Relation::Same);
+        let others = self.around(volume.as_str(), &path).take_while(|(_, relation)| *relation == Relation::Same);
         others.map(|(other, _)| other.volume().into()).collect()
     }
 
@@ -330,7 +338,7 @@ impl Placements {
 
     /// The volume on an export that comes next after `position` in the order of directories, and its own position.
     #[must_use]
-    pub fn next(&self, export: ExportId, position: Option<&str>) -> Option<(Arc<str>, Arc<str>)> {
+    pub fn next(&self, export: ExportId, position: Option<&str>) -> Option<(VolumeName, Arc<str>)> {
         let all = text_of(export, "");
         let from = position.map_or(Bound::Included(all.as_str()), Bound::Excluded);
         let next = self.by_path.range::<str, _>((from, Bound::Unbounded)).next()?;
@@ -345,26 +353,26 @@ impl Placements {
         self.by_path.iter().filter(|text| text.starts_with(&all)).nth(number).cloned()
     }
 
-    fn place(&mut self, volume: &str, path: &str, namespace: Option<&str>, listed: Option<u32>) {
-        if let Some((there, _)) = self.places.get_key_value(volume) {
+    fn place(&mut self, volume: &VolumeName, path: &str, namespace: Option<&str>, listed: Option<Generation>) {
+        if let Some((there, _)) = self.places.get_key_value(volume.as_str()) {
             if there.path() != path {
                 // A volume's path never changes; one of the same name, deleted and made again, may have another.
                 self.leave(volume);
             } else if there.namespace() != namespace {
                 self.displace(volume);
-            } else if let Some(there) = self.places.get_mut(volume) {
+            } else if let Some(there) = self.places.get_mut(volume.as_str()) {
                 there.listed = listed;
                 return;
             }
         }
-        let place = Placed::new(path, volume, namespace);
+        let place = Placed::new(path, volume.as_str(), namespace);
         self.by_path.insert(Arc::clone(&place.0));
         self.places.insert(place, Known { listed, bytes: 0 });
     }
 
-    fn displace(&mut self, volume: &str) {
+    fn displace(&mut self, volume: &VolumeName) {
         self.promise(volume, 0, None);
-        if let Some((Placed(text), _)) = self.places.remove_entry(volume) {
+        if let Some((Placed(text), _)) = self.places.remove_entry(volume.as_str()) {
             self.by_path.remove(&text);
         }
     }
@@ -401,7 +409,7 @@ mod tests {
     use crate::model::exports::{Exports, NamedExport};
     use crate::values::address::ExportAddress;
 
-    fn key(name: &str) -> Arc<str> {
+    fn key(name: &str) -> VolumeName {
         name.into()
     }
 
@@ -480,7 +488,7 @@ mod tests {
     fn who_stays_after_all_has_a_say_again() {
         let mut placements = placed(&[("a", "x", "ns"), ("b", "x", "ns")]);
         assert_eq!(depart(&mut placements, "a", "x"), ["b"]);
-        placements.stay("a");
+        placements.stay(&key("a"));
         assert_eq!(depart(&mut placements, "b", "x"), ["a"]);
     }
 
@@ -503,8 +511,8 @@ mod tests {
         placements.reserve(&key("new"), &rel("x"), "ns", false).unwrap();
         let left = placements.depart(&key("v"), &rel("x"));
         assert_eq!(left.iter().map(|neighbour| neighbour.exists).collect::<Vec<_>>(), [false]);
-        placements.stay("v");
-        placements.give_up("new");
+        placements.stay(&key("v"));
+        placements.give_up(&key("new"));
         assert!(depart(&mut placements, "v", "x").is_empty());
     }
 
@@ -514,11 +522,11 @@ mod tests {
         for gone_before in [false, true] {
             placements.reserve(&key("new"), &rel("x"), "ns", false).unwrap();
             if gone_before {
-                placements.leave("new");
+                placements.leave(&key("new"));
             }
-            placements.made("new");
-            assert_eq!(placements.exists("new"), !gone_before);
-            placements.leave("new");
+            placements.made(&key("new"));
+            assert_eq!(placements.exists(&key("new")), !gone_before);
+            placements.leave(&key("new"));
         }
     }
 
@@ -527,7 +535,7 @@ mod tests {
         let mut placements = placed(&[("v", "x", "us"), ("v", "x", "them"), ("w", "y", "them")]);
         assert!(placements.reserve(&key("new"), &rel("x"), "us", false).is_err());
         assert_eq!(placements.reserve(&key("new"), &rel("x"), "them", false), Ok(()));
-        placements.give_up("new");
+        placements.give_up(&key("new"));
         placements.settle(&key("v"), &rel("y"), None);
         assert!(depart(&mut placements, "u", "x").is_empty());
         let mut left = depart(&mut placements, "u", "y");
@@ -542,20 +550,20 @@ mod tests {
         let mut placements = placed(&[("a", "a", "ns"), ("b", "b", "ns")]);
         placements.settle(&key("c"), &on("other", "c"), Some("ns"));
         for (volume, bytes) in [("a", 10), ("b", 20), ("c", 40), ("nobody", 80)] {
-            assert!(placements.promise(volume, bytes, None));
+            assert!(placements.promise(&key(volume), bytes, None));
         }
-        assert_eq!((placements.promised(one, ""), placements.promised(other, "a")), (30, 40));
-        assert_eq!(placements.promised(one, "a"), 20);
-        assert!(!placements.promise("a", 21, Some(40)), "more than all may have");
-        assert!(placements.promise("a", 9, Some(1)), "what has too much already may have less");
-        assert!(placements.promise("a", 20, Some(40)));
-        assert_eq!(placements.promised(one, ""), 40);
+        assert_eq!((placements.promised(one, &key("")), placements.promised(other, &key("a"))), (30, 40));
+        assert_eq!(placements.promised(one, &key("a")), 20);
+        assert!(!placements.promise(&key("a"), 21, Some(40)), "more than all may have");
+        assert!(placements.promise(&key("a"), 9, Some(1)), "what has too much already may have less");
+        assert!(placements.promise(&key("a"), 20, Some(40)));
+        assert_eq!(placements.promised(one, &key("")), 40);
         placements.settle(&key("a"), &rel("a"), Some("ns"));
-        assert_eq!(placements.promised(one, ""), 40, "it is shown again");
+        assert_eq!(placements.promised(one, &key("")), 40, "it is shown again");
         placements.settle(&key("a"), &rel("a"), Some("another"));
-        assert_eq!(placements.promised(one, ""), 20, "it is another");
-        placements.leave("b");
-        assert_eq!((placements.promised(one, ""), placements.promised(other, "")), (0, 40));
+        assert_eq!(placements.promised(one, &key("")), 20, "it is another");
+        placements.leave(&key("b"));
+        assert_eq!((placements.promised(one, &key("")), placements.promised(other, &key(""))), (0, 40));
     }
 
     #[test]
@@ -596,7 +604,7 @@ mod tests {
         for path in ["x", "x/y"] {
             assert_eq!(placements.reserve(&key("new"), &rel(path), "ns", true), Err(Conflict::Moving));
         }
-        placements.moved("v");
+        placements.moved(&key("v"));
         assert_eq!(placements.reserve(&key("new"), &rel("x"), "ns", false), Ok(()));
     }
 
@@ -607,7 +615,7 @@ mod tests {
         placements.begin_list();
         placements.settle(&key("a"), &rel("a"), Some("ns"));
         assert_eq!(placements.end_list(), [key("b")]);
-        assert!(placements.exists("a") && !placements.exists("b"));
+        assert!(placements.exists(&key("a")) && !placements.exists(&key("b")));
         assert_eq!(placements.at_or_beneath(rel("new").export, "new"), Some(Relation::Same));
         assert_eq!(placements.at_or_beneath(rel("b").export, "b"), None);
         assert_eq!(placements.by_path.len(), 2);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use crate::values::names::{ClaimRef, ClaimUid, ClassName, VolumeName};
 use crate::values::quantity::STORAGE;
 
 /// The annotations of a claim that we read, by who writes them.
@@ -23,16 +24,12 @@ mod annotation {
 #[expect(clippy::struct_excessive_bools, reason = "each is a field of the claim that is there or not")]
 #[derive(Debug, Clone, PartialEq)]
 pub struct Claim {
-    /// Its uid: the volume's name is made of it.
-    pub uid: Box<str>,
-    /// Its namespace.
-    pub namespace: Box<str>,
-    /// Its name.
-    pub name: Box<str>,
+    /// Its namespace, name and uid.
+    pub claim: ClaimRef,
     /// The version that was read, for the volume's `claimRef`.
     pub resource_version: Box<str>,
     /// Its class's name; empty if it names none.
-    pub class: Box<str>,
+    pub class: ClassName,
     /// Whether it is being deleted.
     pub deleting: bool,
     /// Whether the scheduler has picked a node for it.
@@ -80,9 +77,7 @@ impl Claim {
             return None;
         }
         Some(Self {
-            uid: metadata.uid.as_deref()?.into(),
-            namespace: metadata.namespace.as_deref()?.into(),
-            name: metadata.name.as_deref()?.into(),
+            claim: claim_ref(claim)?,
             resource_version: metadata.resource_version.as_deref().unwrap_or_default().into(),
             class: class_of(claim).into(),
             deleting: metadata.deletion_timestamp.is_some(),
@@ -108,10 +103,10 @@ impl Claim {
         !self.access_modes.is_empty() && self.access_modes.iter().all(|mode| mode == "ReadOnlyMany")
     }
 
-    /// The name of the claim's volume, which it shares with no other claim, ever.
+    /// Returns the name of the claim's volume, which no other claim's volume has.
     #[must_use]
-    pub fn volume_name(&self) -> String {
-        volume_name(&self.uid)
+    pub fn volume_name(&self) -> VolumeName {
+        self.claim.uid.volume_name()
     }
 }
 
@@ -123,25 +118,24 @@ pub fn class_of(claim: &PersistentVolumeClaim) -> &str {
     annotation.map(String::as_str).or_else(field).unwrap_or_default()
 }
 
-/// The name of the volume of the claim with this uid (behaviour 1.8).
+/// Reads which claim an object is; `None` where the API server would not have sent it so.
 #[must_use]
-pub fn volume_name(uid: &str) -> String {
-    format!("pvc-{uid}")
-}
-
-/// The uid of the claim whose volume has this name, if it is one that we would give it.
-#[must_use]
-pub fn claim_uid(volume_name: &str) -> Option<&str> {
-    volume_name.strip_prefix("pvc-")
+pub fn claim_ref(claim: &PersistentVolumeClaim) -> Option<ClaimRef> {
+    let metadata = &claim.metadata;
+    Some(ClaimRef {
+        namespace: metadata.namespace.as_deref()?.into(),
+        name: metadata.name.as_deref()?.into(),
+        uid: metadata.uid.as_deref()?.into(),
+    })
 }
 
 /// A claim that another one is to be a copy of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceClaim {
     /// Its uid.
-    pub uid: Box<str>,
+    pub uid: ClaimUid,
     /// The volume that it is bound to.
-    pub volume: Option<Box<str>>,
+    pub volume: Option<VolumeName>,
     /// Whether it is being deleted.
     pub deleting: bool,
 }
@@ -254,7 +248,7 @@ mod tests {
             (json!({"metadata": {"annotations": {key: ""}}}), ""),
         ];
         for (patch, expected) in rows {
-            assert_eq!(&*Claim::read(&claim(patch), OURS).unwrap().class, expected);
+            assert_eq!(Claim::read(&claim(patch), OURS).unwrap().class.as_str(), expected);
         }
     }
 

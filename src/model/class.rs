@@ -4,12 +4,13 @@ use k8s_openapi::api::storage::v1::StorageClass;
 
 use crate::model::parameters::Parameters;
 use crate::model::volume::ReclaimPolicy;
+use crate::values::names::ClassName;
 
 /// A StorageClass, anybody's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Class {
     /// Its name.
-    pub name: Box<str>,
+    pub name: ClassName,
     /// The provisioner it names.
     pub provisioner: Box<str>,
     /// Its parameters; for a class that is not ours they mean nothing.
@@ -32,6 +33,12 @@ pub enum Binding {
 }
 
 impl Class {
+    /// Tells whether the class names this provisioner.
+    #[must_use]
+    pub fn is_of(&self, provisioner: &str) -> bool {
+        &*self.provisioner == provisioner
+    }
+
     /// Reads a class as the API server gives it.
     #[must_use]
     pub fn read(class: &StorageClass) -> Self {

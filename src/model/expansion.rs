@@ -3,7 +3,8 @@
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use crate::model::claim::class_of;
+use crate::model::claim::{claim_ref, class_of};
+use crate::values::names::{ClaimRef, ClassName, VolumeName};
 use crate::values::quantity::{STORAGE, exceeds};
 
 /// The conditions of a claim that is being resized, or could not be (behaviour 7.3).
@@ -12,18 +13,14 @@ const CONDITIONS: [&str; 4] = ["Resizing", "FileSystemResizePending", "Controlle
 /// A bound claim that asks for more than its status says that it has.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Expansion {
-    /// Its uid.
-    pub uid: Box<str>,
-    /// Its namespace.
-    pub namespace: Box<str>,
-    /// Its name.
-    pub name: Box<str>,
+    /// Its namespace, name and uid.
+    pub claim: ClaimRef,
     /// The version that was read: what is decided holds for this one only.
     pub resource_version: Box<str>,
     /// Its class's name; empty if it names none.
-    pub class: Box<str>,
+    pub class: ClassName,
     /// Its volume's name.
-    pub volume: Box<str>,
+    pub volume: VolumeName,
     /// Whether it is being deleted.
     pub deleting: bool,
     /// The storage it asks for, verbatim.
@@ -47,9 +44,7 @@ impl Expansion {
         }
         let has = |kind: &str| status.conditions.iter().flatten().any(|condition| condition.type_ == kind);
         Some(Self {
-            uid: metadata.uid.as_deref()?.into(),
-            namespace: metadata.namespace.as_deref()?.into(),
-            name: metadata.name.as_deref()?.into(),
+            claim: claim_ref(claim)?,
             resource_version: metadata.resource_version.as_deref()?.into(),
             class: class_of(claim).into(),
             volume: spec.volume_name.as_deref().filter(|name| !name.is_empty())?.into(),

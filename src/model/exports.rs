@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::layout::is_reserved;
 use crate::values::address::ExportAddress;
-use crate::values::headroom::{Headroom, Requirements, Shortage};
+use crate::values::headroom::Shortage;
 use crate::values::path::{PathError, RelPath};
 
 /// How many exports one process can serve: each may lose some 30 threads to a server that does not answer.
@@ -114,15 +114,6 @@ pub enum Choice {
     },
 }
 
-/// Why no export is taken for a new volume.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotChosen {
-    /// The class means one that is not served, in words.
-    NotServed(Box<str>),
-    /// Those that it means have no room, in words.
-    NoRoom(Box<str>),
-}
-
 /// Why a volume is on none of the exports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Elsewhere {
@@ -178,55 +169,6 @@ impl Exports {
     #[must_use]
     pub fn map<U>(&self, make: impl FnMut((ExportId, &NamedExport)) -> U) -> PerExport<U> {
         self.0.map(make)
-    }
-
-    /// The one on which a class's next volume of `request` bytes is made: of several that it means, and that have what it
-    /// needs, the one with most free space, and one that cannot be used now only if none can be.
-    ///
-    /// # Errors
-    /// If it means one that is not served, or none has what it needs.
-    pub fn choose(
-        &self,
-        choice: &Choice,
-        needs: &Requirements,
-        request: u64,
-        headrooms: &PerExport<Headroom>,
-    ) -> Result<ExportId, NotChosen> {
-        let mut meant = self.meant_by(choice).map_err(|words| NotChosen::NotServed(words.into()))?;
-        if meant.iter().any(|id| headrooms.get(*id).usable) {
-            meant.retain(|id| headrooms.get(*id).usable || headrooms.get(*id).begun);
-        }
-        let lack = |id: &ExportId| needs.shortage(headrooms.get(*id), request);
-        let rank = |id: &&ExportId| {
-            let Headroom { usable, begun, usage, .. } = *headrooms.get(**id);
-            (begun, usable, usage.map(|usage| usage.bytes_free))
-        };
-        // Of several with the same room the first.
-        match meant.iter().rev().filter(|id| lack(id).is_none()).max_by_key(rank) {
-            Some(id) => Ok(*id),
-            None => Err(NotChosen::NoRoom(self.in_words(meant.iter().filter_map(|id| Some((*id, lack(id)?)))))),
-        }
-    }
-
-    /// As [`Exports::choose`], but `near` if that is one of them, can be used and has what is needed.
-    ///
-    /// # Errors
-    /// Those of [`Exports::choose`].
-    pub fn choose_near(
-        &self,
-        near: Option<ExportId>,
-        choice: &Choice,
-        needs: &Requirements,
-        request: u64,
-        headrooms: &PerExport<Headroom>,
-    ) -> Result<ExportId, NotChosen> {
-        let chosen = self.choose(choice, needs, request, headrooms)?;
-        let is_meant = |id: &ExportId| self.meant_by(choice).is_ok_and(|meant| meant.contains(id));
-        let fits =
-            |id: &ExportId| headrooms.get(*id).usable && needs.shortage(headrooms.get(*id), request).is_none();
-        // What has been begun goes on.
-        let near = near.filter(|id| !headrooms.get(chosen).begun && is_meant(id) && fits(id));
-        Ok(near.unwrap_or(chosen))
     }
 
     /// Says of exports what they lack.
@@ -302,7 +244,6 @@ impl fmt::Display for Exports {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::values::headroom::FsUsage;
 
     /// A name, a server and a path.
     type Row<'a> = (&'a str, &'a str, &'a str);
@@ -390,56 +331,6 @@ mod tests {
             let found = three().locate(server, path);
             let found = found.map(|found| (found.export.0, found.path.to_string()));
             assert_eq!(found, expected.map(|(id, path)| (id, path.to_owned())), "{server}:{path}");
-        }
-    }
-
-    fn room(usable: bool, bytes_free: u64) -> Headroom {
-        let usage = FsUsage { bytes: 100, bytes_free, ..FsUsage::default() };
-        Headroom { usable, usage: Some(usage), ..Headroom::default() }
-    }
-
-    #[test]
-    fn the_roomiest_is_one_that_can_be_used() {
-        let rows = [
-            ([room(true, 1), room(true, 3), room(true, 2)], 1),
-            ([room(true, 1), room(false, 3), room(true, 2)], 2),
-            ([room(true, 1), room(true, 1), room(true, 1)], 0),
-            ([room(false, 0), room(false, 0), room(true, 0)], 2),
-            ([room(false, 0), room(false, 0), room(false, 0)], 0),
-        ];
-        let all = Choice::Named(["default", "fast", "far"].map(Into::into).to_vec());
-        for (headrooms, expected) in rows {
-            let headrooms = PerExport(headrooms.to_vec());
-            let choose = |choice| three().choose(choice, &Requirements::default(), 1, &headrooms);
-            assert_eq!(choose(&all), Ok(ExportId(expected)), "{headrooms:?}");
-            assert_eq!(choose(&Choice::First), Ok(FIRST), "{headrooms:?}");
-        }
-    }
-
-    #[test]
-    fn one_without_room_is_passed_over_and_what_was_begun_goes_on() {
-        let begun = |room| Headroom { begun: true, ..room };
-        let promised = |room| Headroom { promised: 90, ..room };
-        let rows = [
-            ([room(true, 30), room(true, 40), room(true, 20)], Ok(1)),
-            ([room(true, 30), promised(room(true, 40)), room(true, 20)], Ok(0)),
-            ([room(true, 30), room(true, 40), begun(room(true, 20))], Ok(2)),
-            ([room(true, 30), room(true, 40), begun(room(false, 0))], Ok(2)),
-            ([room(true, 9), room(true, 8), room(true, 10)], Ok(2)),
-            ([room(true, 9), room(true, 8), room(false, 50)], Err("nas:/export has less free space")),
-            ([room(true, 9), promised(room(true, 50)), room(false, 50)], Err(", and nas:/fast would have")),
-            ([room(false, 9), room(false, 10), room(false, 8)], Ok(1)),
-            ([Headroom { usable: true, ..Headroom::default() }; 3], Err("nas2:/export has not said yet")),
-        ];
-        let all = Choice::Named(["default", "fast", "far"].map(Into::into).to_vec());
-        let needs = Requirements { space: "10%".parse().ok(), inodes: None, ratio: "1".parse().ok() };
-        for (headrooms, expected) in rows {
-            let headrooms = PerExport(headrooms.to_vec());
-            match (three().choose(&all, &needs, 11, &headrooms), expected) {
-                (Ok(found), Ok(expected)) => assert_eq!(found, ExportId(expected), "{headrooms:?}"),
-                (Err(NotChosen::NoRoom(words)), Err(expected)) => assert!(words.contains(expected), "{words}"),
-                (found, _) => panic!("{headrooms:?}: {found:?}"),
-            }
         }
     }
 }

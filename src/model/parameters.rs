@@ -197,9 +197,9 @@ pub struct Parameters {
     /// What a claim may say of that.
     pub claim_aspects: Vec<Aspect>,
     /// The groups of which each volume gets one of its own.
-    pub gids: Option<GidRange>,
+    pub gid_range: Option<GidRange>,
     /// What an export must have before a volume is made there, or grows.
-    pub needs: Requirements,
+    pub requirements: Requirements,
     /// What is wrong with them. A claim is refused for it. For a volume that exists, `fate` is then what the
     /// peer would do where that keeps the data, and else [`Fate::Archive`].
     pub wrong: Vec<BadParameter>,
@@ -225,8 +225,8 @@ impl Parameters {
         let export = reader.read_choice();
         let strict = reader.read(parameter::STRICT_PATH_PATTERN, BOOL, go_bool).unwrap_or_default();
         let claim_fates = reader.read(parameter::CLAIM_ON_DELETE, FATES, list).unwrap_or_default();
-        let (ownership, claim_aspects, gids) = reader.read_ownership();
-        let needs = Requirements {
+        let (ownership, claim_aspects, gid_range) = reader.read_ownership();
+        let requirements = Requirements {
             space: reader.read(parameter::MIN_FREE_SPACE, SPACE, |text| text.parse().ok()),
             inodes: reader.read(parameter::MIN_FREE_INODES, INODES, |text| text.parse().ok()),
             ratio: reader.read(parameter::MAX_OVERCOMMIT, RATIO, |text| text.parse().ok()),
@@ -248,8 +248,8 @@ impl Parameters {
             export,
             ownership,
             claim_aspects,
-            gids,
-            needs,
+            gid_range,
+            requirements,
             wrong,
             unknown: unknown.map(|key| key.as_str().into()).collect(),
         }
@@ -442,7 +442,7 @@ mod tests {
         assert_eq!((found.ownership.mode, found.ownership.uid), ("2750".parse().ok(), Some(0)));
         assert_eq!((found.ownership.gid, found.ownership.keep, found.wrong.len()), (Some(100), false, 0));
         let found = read(&[("gidRange", "500-600"), ("directoryMode", "0770"), ("claimOwnership", "uid, mode")]);
-        assert_eq!((found.gids, found.wrong.len()), ("500-600".parse().ok(), 0));
+        assert_eq!((found.gid_range, found.wrong.len()), ("500-600".parse().ok(), 0));
         assert_eq!(found.claim_aspects, [Aspect::Uid, Aspect::Mode]);
         assert_eq!(read(&[]).ownership, Ownership::default());
         let rows: &[(&[(&str, &str)], &str)] = &[

@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::{NFSVolumeSource, ObjectReference, PersistentVol
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::core::ObjectMeta;
 
-use crate::model::claim::Claim;
 use crate::model::parameters::Fate;
+use crate::values::names::{ClaimRef, ClaimUid, ClassName, VolumeName};
 use crate::values::quantity::STORAGE;
 
 /// The annotations of a volume that we read or write.
@@ -79,7 +79,7 @@ pub enum Phase {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Volume {
     /// Its name.
-    pub name: Box<str>,
+    pub name: VolumeName,
     /// Its uid.
     pub uid: Box<str>,
     /// The version that was read. A new one is worth a new try.
@@ -107,9 +107,9 @@ pub struct Volume {
     /// Who has taken it over, if anybody.
     pub migrated_to: Option<Box<str>>,
     /// Its class's name; empty if it names none.
-    pub class: Box<str>,
+    pub class: ClassName,
     /// Where it is, if it is an NFS volume.
-    pub source: Option<Source>,
+    pub source: Option<NfsSource>,
     /// The claim it was made for.
     pub claim: Option<ClaimRef>,
     /// The storage it is said to have, verbatim.
@@ -118,22 +118,11 @@ pub struct Volume {
 
 /// Where an NFS volume is: its `server` and `path`, verbatim.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
+pub struct NfsSource {
     /// `spec.nfs.server`.
     pub server: Box<str>,
     /// `spec.nfs.path`.
     pub path: Box<str>,
-}
-
-/// A claim, as a volume names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClaimRef {
-    /// Its namespace.
-    pub namespace: Box<str>,
-    /// Its name.
-    pub name: Box<str>,
-    /// Its uid.
-    pub uid: Box<str>,
 }
 
 impl Volume {
@@ -148,7 +137,7 @@ impl Volume {
         let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
         let policy = spec.and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref());
         Self {
-            name: text(&metadata.name),
+            name: metadata.name.as_deref().unwrap_or_default().into(),
             uid: text(&metadata.uid),
             resource_version: text(&metadata.resource_version),
             phase: match phase {
@@ -169,11 +158,11 @@ impl Volume {
             class: class.unwrap_or_default().into(),
             source: spec
                 .and_then(|spec| spec.nfs.as_ref())
-                .map(|nfs| Source { server: nfs.server.as_str().into(), path: nfs.path.as_str().into() }),
+                .map(|nfs| NfsSource { server: nfs.server.as_str().into(), path: nfs.path.as_str().into() }),
             claim: spec.and_then(|spec| spec.claim_ref.as_ref()).map(|claim| ClaimRef {
                 namespace: text(&claim.namespace),
                 name: text(&claim.name),
-                uid: text(&claim.uid),
+                uid: claim.uid.as_deref().unwrap_or_default().into(),
             }),
             capacity: spec.and_then(|spec| spec.capacity.as_ref()?.get(STORAGE).cloned()),
         }
@@ -189,92 +178,108 @@ impl Volume {
     /// Whether it was made by `provisioner` for the claim with this uid: the proof that a volume is the one we
     /// were about to make.
     #[must_use]
-    pub fn was_made_for(&self, claim_uid: &str, provisioner: &str) -> bool {
-        self.is_of(provisioner) && self.claim.as_ref().is_some_and(|claim| &*claim.uid == claim_uid)
+    pub fn was_made_for(&self, claim: &ClaimUid, provisioner: &str) -> bool {
+        self.is_of(provisioner) && self.claim.as_ref().is_some_and(|made_for| made_for.uid == *claim)
     }
 }
 
-/// What a volume that we make says, apart from its claim's own wishes.
-#[derive(Debug, Clone, Copy)]
-pub struct NewVolume<'a> {
-    /// The claim it is for.
-    pub claim: &'a Claim,
-    /// What the claim asks for.
-    pub request: &'a Quantity,
+/// A volume that is to be made: what is decided of it. [`NewVolume::object`] spells it as Kubernetes wants it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewVolume {
+    /// The claim that the volume is for.
+    pub claim: ClaimRef,
+    /// The version of the claim that was decided on.
+    pub claim_version: Box<str>,
+    /// The claim's class.
+    pub class: ClassName,
+    /// The claim's access modes, verbatim.
+    pub access_modes: Vec<String>,
+    /// The storage that the claim asks for, verbatim.
+    pub request: Quantity,
     /// Our name.
-    pub provisioner: &'a str,
-    /// Its reclaim policy.
+    pub provisioner: Box<str>,
+    /// The class's reclaim policy.
     pub reclaim: ReclaimPolicy,
-    /// The mount options of its class.
-    pub mount_options: &'a [String],
-    /// The NFS server.
-    pub server: &'a str,
-    /// The path on that server.
-    pub path: &'a str,
-    /// What its class says is to happen to its directory.
+    /// The options to mount the volume with.
+    pub mount_options: Vec<String>,
+    /// Where the volume's directory is.
+    pub source: NfsSource,
+    /// What the class says is to happen to the directory.
     pub fate: Fate,
-    /// What its claim says of that, if its class lets it.
+    /// What the claim says of that, if its class lets it.
     pub fate_of_claim: Option<Fate>,
-    /// Whether it gets our [`FINALIZER`]. Never put one on that could not be taken off again.
+    /// The group that the volume's Pods have besides their own.
+    pub gid: Option<u32>,
+    /// Whether the volume gets our [`FINALIZER`]. Never put one on that could not be taken off again.
     pub finalizer: bool,
 }
 
-impl NewVolume<'_> {
-    /// The object to create, with exactly the fields of behaviour 1.16–1.22, what class and claim say of
-    /// its fate, a finalizer if it is to have one, and `ro` if its claim only reads.
+impl NewVolume {
+    /// Returns the volume's name, which tells its claim.
     #[must_use]
-    pub fn write(&self) -> PersistentVolume {
-        let claim = self.claim;
-        let mount_options =
-            if claim.only_reads() { read_only(self.mount_options) } else { self.mount_options.to_vec() };
-        let mut annotations = BTreeMap::from([
-            (annotation::PROVISIONED_BY.to_owned(), self.provisioner.to_owned()),
-            (annotation::ON_DELETE_OF_CLASS.to_owned(), self.fate.to_string()),
-        ]);
-        if let Some(fate) = self.fate_of_claim {
-            annotations.insert(annotation::ON_DELETE_OF_CLAIM.to_owned(), fate.to_string());
-        }
+    pub fn name(&self) -> VolumeName {
+        self.claim.uid.volume_name()
+    }
+
+    /// Tells whether a volume that exists is this one: made by us for this very claim, with its directory in the same
+    /// place and the same group. Had it another place, another provisioner of our name would have made it, and our
+    /// directory would be nobody's.
+    #[must_use]
+    pub fn is(&self, there: &Volume) -> bool {
+        let is_made_for_it = there.was_made_for(&self.claim.uid, &self.provisioner);
+        is_made_for_it && there.source.as_ref() == Some(&self.source) && there.gid == self.gid
+    }
+
+    /// Spells the object to create: the fields that upstream's library sets, what class and claim say of the volume's
+    /// fate, its group, and a finalizer if it is to have one.
+    #[must_use]
+    pub fn object(&self) -> PersistentVolume {
         let metadata = ObjectMeta {
-            name: Some(claim.volume_name()),
-            annotations: Some(annotations),
+            name: Some(self.name().to_string()),
+            annotations: Some(self.annotations()),
             finalizers: self.finalizer.then(|| vec![FINALIZER.to_owned()]),
             ..ObjectMeta::default()
         };
         let spec = PersistentVolumeSpec {
-            access_modes: Some(claim.access_modes.clone()),
+            access_modes: Some(self.access_modes.clone()),
             capacity: Some(BTreeMap::from([(STORAGE.to_owned(), self.request.clone())])),
             claim_ref: Some(ObjectReference {
                 api_version: Some("v1".to_owned()),
                 kind: Some("PersistentVolumeClaim".to_owned()),
-                namespace: Some(claim.namespace.to_string()),
-                name: Some(claim.name.to_string()),
-                uid: Some(claim.uid.to_string()),
-                resource_version: Some(claim.resource_version.to_string()),
+                namespace: Some(self.claim.namespace.to_string()),
+                name: Some(self.claim.name.to_string()),
+                uid: Some(self.claim.uid.to_string()),
+                resource_version: Some(self.claim_version.to_string()),
                 field_path: None,
             }),
-            mount_options: (!mount_options.is_empty()).then_some(mount_options),
+            mount_options: (!self.mount_options.is_empty()).then(|| self.mount_options.clone()),
             nfs: Some(NFSVolumeSource {
-                server: self.server.to_owned(),
-                path: self.path.to_owned(),
+                server: self.source.server.to_string(),
+                path: self.source.path.to_string(),
                 read_only: None,
             }),
             persistent_volume_reclaim_policy: Some(self.reclaim.as_str().to_owned()),
-            storage_class_name: Some(claim.class.to_string()),
+            storage_class_name: Some(self.class.to_string()),
             ..PersistentVolumeSpec::default()
         };
         PersistentVolume { metadata, spec: Some(spec), status: None }
     }
+
+    fn annotations(&self) -> BTreeMap<String, String> {
+        let said = [
+            (annotation::PROVISIONED_BY, Some(self.provisioner.to_string())),
+            (annotation::ON_DELETE_OF_CLASS, Some(self.fate.to_string())),
+            (annotation::ON_DELETE_OF_CLAIM, self.fate_of_claim.map(|fate| fate.to_string())),
+            (annotation::GID, self.gid.map(|gid| gid.to_string())),
+        ];
+        said.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
+    }
 }
 
-/// Writes on a volume that is to be made which group its Pods have besides their own.
-pub fn set_gid(volume: &mut PersistentVolume, gid: u32) {
-    let annotations = volume.metadata.annotations.get_or_insert_default();
-    annotations.insert(annotation::GID.to_owned(), gid.to_string());
-}
-
-/// Mount options by which nobody can write: with `ro` if they lack it, and without `rw`, whatever the order. That is
-/// all that makes a volume read-only: the kubelet ignores `spec.nfs.readOnly` (behaviour 7.21a).
-fn read_only(options: &[String]) -> Vec<String> {
+/// Makes mount options by which nobody can write: with `ro` if they lack it, and without `rw`, whatever the order. That is
+/// all that makes a volume read-only: the kubelet ignores `spec.nfs.readOnly`.
+#[must_use]
+pub fn read_only(options: &[String]) -> Vec<String> {
     let without_rw =
         |option: &String| option.split(',').filter(|part| *part != "rw").collect::<Vec<_>>().join(",");
     let mut options: Vec<String> = options.iter().map(without_rw).filter(|option| !option.is_empty()).collect();

@@ -19,6 +19,7 @@ use crate::export::Counts;
 use crate::export::Export;
 use crate::model::exports::PerExport;
 use crate::storage::Durations;
+use crate::values::names::VolumeName;
 
 /// One label, from a closed set.
 type Label = [(&'static str, &'static str); 1];
@@ -109,11 +110,11 @@ pub struct HeldByClaim {
 /// What is known of volumes in use, by their names. Their claims are labels, because somebody has asked for that by a
 /// setting; series go with the volumes. Clones know the same.
 #[derive(Debug, Clone, Default)]
-pub struct Usages(Arc<Mutex<BTreeMap<Arc<str>, HeldByClaim>>>);
+pub struct Usages(Arc<Mutex<BTreeMap<VolumeName, HeldByClaim>>>);
 
 impl Usages {
     /// All that is known.
-    pub fn known(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, HeldByClaim>> {
+    pub fn known(&self) -> MutexGuard<'_, BTreeMap<VolumeName, HeldByClaim>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

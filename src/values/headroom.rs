@@ -156,7 +156,7 @@ impl Requirements {
 
     /// How many bytes volumes may be promised on an export.
     #[must_use]
-    pub fn most(&self, room: &Headroom) -> Option<u128> {
+    pub fn limit(&self, room: &Headroom) -> Option<u128> {
         self.ratio.as_ref().zip(room.usage).map(|(ratio, usage)| ratio.of(usage.bytes))
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod text;
 pub mod time;
+pub mod names;
 pub mod quantity;
 pub mod path;
 pub mod address;

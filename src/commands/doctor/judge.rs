@@ -213,7 +213,7 @@ fn judge_class(class: &Class, exports: &Exports, findings: &mut Vec<Finding>) {
             labels: &none,
             annotations: &none,
             volume: "pvc-uid",
-            class: &class.name,
+            class: class.name.as_str(),
         };
         let path = pattern.render(&facts);
         if !path.is_empty()

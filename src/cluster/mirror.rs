@@ -1,0 +1,104 @@
+//! Slim records of one kind of object, as a watch brings them.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use crate::ledger::generation::Generation;
+
+/// The records of one kind of object, by what they are found by.
+#[derive(Debug)]
+pub(super) struct Mirror<K, R> {
+    records: HashMap<K, Record<R>>,
+    generation: Generation,
+}
+
+#[derive(Debug)]
+struct Record<R> {
+    record: Arc<R>,
+    /// The list that has last shown the object, or behind which the watch has.
+    shown: Generation,
+}
+
+impl<K, R> Default for Mirror<K, R> {
+    fn default() -> Self {
+        Self { records: HashMap::new(), generation: Generation::default() }
+    }
+}
+
+impl<K: Clone + Eq + Hash, R: PartialEq> Mirror<K, R> {
+    /// Takes in an object as it is now; `None` is one that does not concern us. Tells whether anything changed.
+    pub(super) fn put(&mut self, key: &K, record: Option<R>) -> bool {
+        let Some(record) = record else { return self.remove(key) };
+        let now = Record { record: Arc::new(record), shown: self.generation };
+        let record = Arc::clone(&now.record);
+        self.records.insert(key.clone(), now).is_none_or(|before| before.record != record)
+    }
+
+    /// Forgets an object. Tells whether it was known.
+    pub(super) fn remove(&mut self, key: &K) -> bool {
+        self.records.remove(key).is_some()
+    }
+
+    /// Begins a list of all objects.
+    pub(super) fn begin_list(&mut self) {
+        self.generation.advance();
+    }
+
+    /// Ends a list: what it did not show has gone, and is returned.
+    pub(super) fn end_list(&mut self) -> Vec<K> {
+        let generation = self.generation;
+        self.records.extract_if(|_, record| record.shown != generation).map(|(key, _)| key).collect()
+    }
+
+    /// Returns the record of an object.
+    pub(super) fn get(&self, key: &K) -> Option<Arc<R>> {
+        self.records.get(key).map(|record| Arc::clone(&record.record))
+    }
+
+    /// Returns all records and what they are found by.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &R)> {
+        self.records.iter().map(|(key, record)| (key, &*record.record))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Numbers = Mirror<&'static str, u32>;
+
+    #[test]
+    fn only_what_differs_is_a_change() {
+        let mut mirror = Numbers::default();
+        assert!(mirror.put(&"a", Some(1)));
+        assert!(!mirror.put(&"a", Some(1)));
+        assert!(mirror.put(&"a", Some(2)));
+        assert!(mirror.put(&"a", None));
+        assert!(!mirror.put(&"a", None));
+    }
+
+    #[test]
+    fn what_a_list_does_not_bring_has_gone() {
+        let mut mirror = Numbers::default();
+        for name in ["a", "b", "c"] {
+            mirror.put(&name, Some(1));
+        }
+        mirror.begin_list();
+        assert!(!mirror.put(&"a", Some(1)));
+        mirror.put(&"b", None);
+        assert_eq!(mirror.end_list(), ["c"]);
+        assert_eq!(mirror.iter().count(), 1);
+    }
+
+    #[test]
+    fn a_list_that_is_cut_short_loses_nothing() {
+        let mut mirror = Numbers::default();
+        mirror.put(&"a", Some(1));
+        mirror.begin_list();
+        mirror.begin_list();
+        mirror.put(&"a", Some(1));
+        assert!(mirror.end_list().is_empty());
+        assert!(mirror.get(&"a").is_some());
+    }
+}

@@ -1,0 +1,245 @@
+//! What a round for a pending claim comes to, and what is told of it.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use tracing::Level;
+
+use crate::cluster::api::ApiError;
+use crate::cluster::events::Reason;
+use crate::controllers::report::{Count, Fields, Report};
+use crate::decide::claim::ClaimIgnored;
+use crate::decide::refusal::{ClaimRefusal, Passing};
+use crate::model::claim::{Claim, DataSource};
+use crate::queue::{Next, RetryReason};
+use crate::values::time::milliseconds;
+
+/// What a round for a pending claim comes to.
+#[derive(Debug)]
+pub(super) enum ClaimOutcome {
+    /// The claim has its volume, and only has to be bound to it.
+    AwaitsBinding,
+    /// The claim is left alone.
+    Ignored(ClaimIgnored),
+    /// The claim's author has to change something, or to wait.
+    Refused {
+        /// Why.
+        refusal: ClaimRefusal,
+        /// Whether another volume stands in the way, so that the claim need not change for it to pass.
+        by_neighbour: bool,
+        /// Whether it is to be said: what passes by itself is not said at each try.
+        is_said: bool,
+    },
+    /// The directory is free once what is there has been moved away.
+    WaitsForMove,
+    /// Others were faster to be promised what the export has.
+    WaitsForPromise,
+    /// A volume of the claim exists in another place than it is to have now.
+    ExistsElsewhere,
+    /// What the claim is to be a copy of is being copied.
+    Copying,
+    /// This process does not lead.
+    NotLeading,
+    /// The API server did not say what has to be known.
+    FailedToRead(Unread, ApiError),
+    /// The directory could not be made.
+    FailedToMake {
+        /// What is wrong, and what to do about it.
+        words: String,
+        /// The path that it is about.
+        path: String,
+    },
+    /// The volume could not be created.
+    FailedToCreate(ApiError),
+    /// The claim has a volume.
+    Provisioned(Directory),
+}
+
+/// What the API server was asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unread {
+    /// The claim's class.
+    Class,
+    /// The claim to copy.
+    Source,
+    /// All volumes, for their groups.
+    Gids,
+    /// The volume of a claim that is to lie elsewhere now.
+    Elsewhere,
+}
+
+/// Where the directory of a volume comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Directory {
+    /// It was made.
+    New,
+    /// It was there before.
+    Adopted,
+    /// It is a copy.
+    Copied,
+}
+
+/// What a round was about.
+#[derive(Debug)]
+pub(super) struct ClaimRound<'a> {
+    /// The claim.
+    pub(super) claim: &'a Claim,
+    /// Our name.
+    pub(super) provisioner: &'a str,
+    /// Whether the claim's class exists: only then is it a label of metrics.
+    pub(super) class_exists: bool,
+    /// The name of the export that was chosen, and the path on it.
+    pub(super) at: Option<(&'a str, &'a str)>,
+    /// How long the round has taken.
+    pub(super) took: Duration,
+}
+
+impl ClaimRound<'_> {
+    /// Names claim and class.
+    fn who(&self) -> Fields {
+        let class = Some(self.claim.class.to_string());
+        Fields { claim: Some(self.claim.claim.to_string()), class, ..Fields::default() }
+    }
+
+    /// Names also the volume and where it lies.
+    fn whole(&self) -> Fields {
+        Fields {
+            volume: Some(self.claim.volume_name().to_string()),
+            export: self.at.map(|(export, _)| export.to_owned()),
+            path: self.at.map(|(_, path)| path.to_owned()),
+            milliseconds: Some(milliseconds(self.took)),
+            ..self.who()
+        }
+    }
+
+    /// Returns the kind of the claim's data source, as upstream's library counts it.
+    fn source(&self) -> &'static str {
+        match self.claim.source {
+            Some(DataSource::Claim(_)) => "PersistentVolumeClaim",
+            Some(DataSource::Snapshot(_)) => "VolumeSnapshot",
+            Some(DataSource::Other) | None => "",
+        }
+    }
+
+    fn not_provisioned(&self) -> Count {
+        Count::NotProvisioned { class: self.claim.class.clone(), source: self.source() }
+    }
+
+    fn warning(&self, message: &'static str, error: &ApiError) -> Report {
+        let fields = Fields { error: Some(error.to_string()), ..self.who() };
+        Report::warning(message, fields, Next::Retry(RetryReason::ApiServer))
+    }
+}
+
+impl ClaimOutcome {
+    /// Says what is told of it.
+    pub(super) fn report(&self, round: &ClaimRound<'_>) -> Report {
+        let quiet = |message: &'static str, next| Report::quiet(message, round.who(), next);
+        match self {
+            // Should the volume go before the claim is bound to it, the claim comes back.
+            Self::AwaitsBinding => quiet("has changed while it waits to be bound to its volume", Next::Done),
+            Self::Ignored(why) => {
+                let fields = Fields { reason: Some(format!("{why:?}")), ..round.who() };
+                Report::quiet("ignored", fields, Next::Done)
+            }
+            Self::Refused { refusal, by_neighbour, is_said } => {
+                let next = after_refusal(refusal, *by_neighbour);
+                if *is_said { refused(refusal, next, round) } else { quiet("still refused", next) }
+            }
+            Self::WaitsForMove => {
+                quiet("waits until what is there has been moved away", Next::Retry(RetryReason::Neighbour))
+            }
+            Self::WaitsForPromise => {
+                let message = "others were faster to be promised what there is, looks again";
+                quiet(message, Next::Retry(RetryReason::Headroom))
+            }
+            Self::ExistsElsewhere => quiet("has a volume in another place", Next::Retry(RetryReason::Neighbour)),
+            Self::Copying => quiet("is being copied", Next::Done),
+            Self::NotLeading => quiet("is left to the leader", Next::PutBack),
+            Self::FailedToRead(what, error) => round.warning(what.message(), error),
+            Self::FailedToMake { words, path } => failed_to_make(words, path, round),
+            Self::FailedToCreate(error) => failed_to_create(error, round),
+            Self::Provisioned(directory) => provisioned(*directory, round),
+        }
+    }
+}
+
+impl Unread {
+    fn message(self) -> &'static str {
+        match self {
+            Self::Class => "failed to read the StorageClass",
+            Self::Source => "failed to read the claim that is to be copied",
+            Self::Gids => "failed to read which groups are in use",
+            Self::Elsewhere => "failed to find out whether the claim has a volume in another place",
+        }
+    }
+}
+
+/// Decides when a refused claim is looked at again. What does not pass by itself comes back when the claim or its class
+/// changes.
+fn after_refusal(refusal: &ClaimRefusal, by_neighbour: bool) -> Next {
+    match refusal.passes_with() {
+        Some(Passing::Headroom) => Next::Retry(RetryReason::Headroom),
+        Some(Passing::Source) => Next::Retry(RetryReason::Source),
+        None if by_neighbour => Next::Retry(RetryReason::Neighbour),
+        None => Next::Done,
+    }
+}
+
+fn refused(refusal: &ClaimRefusal, next: Next, round: &ClaimRound<'_>) -> Report {
+    let message = refusal.message(&round.claim.class, round.provisioner);
+    let not_provisioned = round.class_exists.then(|| round.not_provisioned());
+    Report {
+        event: Some((Reason::ProvisioningFailed, message.clone())),
+        counts: not_provisioned.into_iter().chain([Count::ClaimRefused(refusal.reason())]).collect(),
+        ..Report::warning("refused", Fields { reason: Some(message), ..round.who() }, next)
+    }
+}
+
+fn failed_to_make(words: &str, path: &str, round: &ClaimRound<'_>) -> Report {
+    let (class, fields) = (&round.claim.class, round.whole());
+    let cause = format!("unable to create directory to provision new pv: {words}");
+    let message = format!("failed to provision volume with StorageClass {:?}: {cause}", class.as_str());
+    Report {
+        level: Level::ERROR,
+        message: Cow::Borrowed("failed to make the directory"),
+        fields: Fields { path: Some(path.to_owned()), error: Some(words.to_owned()), ..fields },
+        event: Some((Reason::ProvisioningFailed, message)),
+        counts: vec![round.not_provisioned()],
+        next: Next::Retry(RetryReason::Export),
+    }
+}
+
+fn failed_to_create(error: &ApiError, round: &ClaimRound<'_>) -> Report {
+    let message = format!(
+        "Error creating provisioned PV object for claim {}: {error}. It will be tried again; a directory that \
+         was there before is left as it was.",
+        round.claim.claim
+    );
+    Report {
+        level: Level::ERROR,
+        message: Cow::Borrowed("failed to create the volume"),
+        fields: Fields { error: Some(error.to_string()), ..round.whole() },
+        event: Some((Reason::ProvisioningFailed, message)),
+        counts: vec![round.not_provisioned()],
+        next: Next::Retry(RetryReason::ApiServer),
+    }
+}
+
+fn provisioned(directory: Directory, round: &ClaimRound<'_>) -> Report {
+    let how = match directory {
+        Directory::New => "",
+        Directory::Adopted => " in a directory that was there before",
+        Directory::Copied => " as a copy",
+    };
+    let message = format!("Successfully provisioned volume {}{how}", round.claim.volume_name());
+    let (class, source, took) = (round.claim.class.clone(), round.source(), round.took);
+    Report {
+        level: Level::INFO,
+        message: Cow::Borrowed("provisioned"),
+        fields: Fields { adopted: Some(directory == Directory::Adopted), ..round.whole() },
+        event: Some((Reason::ProvisioningSucceeded, message)),
+        counts: vec![Count::Provisioned { class, source, took }],
+        next: Next::Done,
+    }
+}

@@ -1,0 +1,238 @@
+//! What a round for a volume comes to, and what is told of it.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use tracing::Level;
+
+use crate::cluster::api::ApiError;
+use crate::cluster::events::Reason;
+use crate::controllers::report::{Count, Fields, Report};
+use crate::decide::volume::{Doubt, VolumeIgnored, VolumeRefusal};
+use crate::ledger::placements::Neighbour;
+use crate::model::parameters::Fate;
+use crate::model::volume::Volume;
+use crate::queue::{Next, RetryReason};
+use crate::values::names::ClassName;
+use crate::values::path::Name;
+use crate::values::time::milliseconds;
+
+/// What a round for a volume comes to.
+#[derive(Debug)]
+pub(super) enum VolumeOutcome {
+    /// The volume is left alone.
+    Ignored(VolumeIgnored),
+    /// An admin has to see to the volume.
+    Refused(VolumeRefusal),
+    /// Our finalizer has been put on the volume, or taken off it.
+    Patched,
+    /// The finalizer could not be put on or taken off.
+    FailedToPatch(&'static str, ApiError),
+    /// The directory is being copied for a claim.
+    BeingCopied,
+    /// A claim is just being given the directory, or one above or in it.
+    BeingGiven,
+    /// This process does not lead.
+    NotLeading,
+    /// The API server did not say what has to be known.
+    FailedToRead(Unread, ApiError),
+    /// The directory could not be dealt with.
+    FailedToDispose {
+        /// What was to happen to it.
+        fate: Fate,
+        /// What is wrong, and what to do about it.
+        words: String,
+    },
+    /// The directory has been dealt with, but the volume could not be deleted.
+    FailedToDelete(Disposal, ApiError),
+    /// The volume has gone.
+    Reclaimed(Disposal),
+}
+
+/// What the API server was asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unread {
+    /// All volumes.
+    Volumes,
+    /// A volume that has a part in the directory.
+    Neighbour,
+}
+
+/// What was done to a volume's directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Disposal {
+    /// It stays, because the volume's fate is to.
+    Kept,
+    /// It stays, because another volume has a part in it.
+    Shared(Neighbour),
+    /// It was archived under this name.
+    Archived(Name),
+    /// It was put into the trash.
+    Removed,
+    /// There was none to archive or remove.
+    Missing(Fate),
+}
+
+/// What a round was about.
+#[derive(Debug)]
+pub(super) struct VolumeRound<'a> {
+    /// The volume.
+    pub(super) volume: &'a Volume,
+    /// Whether the volume's class exists: only then is it a label of metrics, because anybody may write one on a volume.
+    pub(super) class_exists: bool,
+    /// The name of the export that the directory is on, and the path on it.
+    pub(super) at: Option<(&'a str, &'a str)>,
+    /// What an admin should know of how the directory's fate was found.
+    pub(super) doubt: Option<&'a Doubt>,
+    /// How long the round has taken.
+    pub(super) took: Duration,
+}
+
+impl VolumeRound<'_> {
+    /// Names the volume.
+    fn who(&self) -> Fields {
+        Fields { volume: Some(self.volume.name.to_string()), ..Fields::default() }
+    }
+
+    /// Names also the volume's claim, its class and where it lies.
+    fn whole(&self) -> Fields {
+        Fields {
+            claim: self.volume.claim.as_ref().map(ToString::to_string),
+            class: Some(self.volume.class.to_string()),
+            export: self.at.map(|(export, _)| export.to_owned()),
+            path: self.at.map(|(_, path)| path.to_owned()),
+            milliseconds: Some(milliseconds(self.took)),
+            ..self.who()
+        }
+    }
+
+    fn class(&self) -> Option<ClassName> {
+        self.class_exists.then(|| self.volume.class.clone())
+    }
+
+    fn path(&self) -> &str {
+        self.at.map_or("", |(_, path)| path)
+    }
+
+    fn warning(&self, message: impl Into<Cow<'static, str>>, error: &ApiError) -> Report {
+        let fields = Fields { error: Some(error.to_string()), ..self.who() };
+        Report::warning(message, fields, Next::Retry(RetryReason::ApiServer))
+    }
+
+    fn failure(&self, message: String, fields: Fields, event: String, reason: RetryReason) -> Report {
+        Report {
+            level: Level::ERROR,
+            message: message.into(),
+            fields,
+            event: Some((Reason::VolumeFailedDelete, event)),
+            counts: vec![Count::NotDeleted { class: self.class() }],
+            next: Next::Retry(reason),
+        }
+    }
+}
+
+impl VolumeOutcome {
+    /// Says what is told of it.
+    pub(super) fn report(&self, round: &VolumeRound<'_>) -> Report {
+        let neighbour = Next::Retry(RetryReason::Neighbour);
+        match self {
+            Self::Ignored(why) => {
+                let fields = Fields { reason: Some(format!("{why:?}")), ..round.who() };
+                Report::quiet("ignored", fields, Next::Done)
+            }
+            Self::Refused(refusal) => refused(refusal, round),
+            Self::Patched => Report::quiet("finalizer is as it is to be", round.who(), Next::Done),
+            Self::FailedToPatch(doing, error) => round.warning(format!("failed to {doing} the volume"), error),
+            Self::BeingCopied => Report::quiet("its directory is being copied", round.who(), neighbour),
+            Self::BeingGiven => Report::quiet("a claim is just being given the directory", round.who(), neighbour),
+            Self::NotLeading => Report::quiet("is left to the leader", round.who(), Next::PutBack),
+            Self::FailedToRead(Unread::Volumes, error) => {
+                round.warning("failed to read which volumes there are", error)
+            }
+            Self::FailedToRead(Unread::Neighbour, error) => {
+                round.warning("failed to find out whether another volume has the directory", error)
+            }
+            Self::FailedToDispose { fate, words } => {
+                let fields = Fields { error: Some(words.clone()), ..round.whole() };
+                round.failure(
+                    format!("failed to {fate} the directory"),
+                    fields,
+                    words.clone(),
+                    RetryReason::Export,
+                )
+            }
+            Self::FailedToDelete(disposal, error) => {
+                let done = disposal.words(round.path());
+                let event = format!("{done}, but the volume could not be deleted: {error}");
+                let fields = Fields { done: Some(done), error: Some(error.to_string()), ..round.whole() };
+                round.failure("failed to delete the volume".to_owned(), fields, event, RetryReason::ApiServer)
+            }
+            Self::Reclaimed(disposal) => reclaimed(disposal, round),
+        }
+    }
+}
+
+impl Disposal {
+    /// Says what was done to the directory at `path`.
+    fn words(&self, path: &str) -> String {
+        match self {
+            Self::Kept => format!("kept {path:?}"),
+            Self::Shared(Neighbour { volume, relation, .. }) => {
+                let because = format!("the volume {:?} has {relation}", volume.as_str());
+                format!("kept {path:?}, because {because}: the last of them to go decides")
+            }
+            Self::Archived(name) => format!("archived {path:?} as {:?}", name.as_str()),
+            Self::Removed => format!("removed {path:?}"),
+            Self::Missing(_) => format!("found no directory {path:?}"),
+        }
+    }
+
+    /// Returns what it is called in metrics.
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Kept => Fate::Retain.as_str(),
+            Self::Shared(_) => "shared",
+            Self::Archived(_) => Fate::Archive.as_str(),
+            Self::Removed => Fate::Delete.as_str(),
+            Self::Missing(fate) => fate.as_str(),
+        }
+    }
+}
+
+fn refused(refusal: &VolumeRefusal, round: &VolumeRound<'_>) -> Report {
+    let fields = Fields {
+        path: round.volume.source.as_ref().map(|source| source.path.to_string()),
+        milliseconds: None,
+        reason: Some(refusal.to_string()),
+        ..round.whole()
+    };
+    Report {
+        event: Some((Reason::VolumeFailedDelete, refusal.to_string())),
+        counts: vec![Count::VolumeRefused(refusal.reason())],
+        // Where a volume is never changes.
+        ..Report::warning("refused", fields, Next::Done)
+    }
+}
+
+/// Tells what became of the directory. An event is written of what an admin would not expect only.
+fn reclaimed(disposal: &Disposal, round: &VolumeRound<'_>) -> Report {
+    let done = disposal.words(round.path());
+    let doubt = round.doubt.filter(|_| !matches!(disposal, Disposal::Shared(_)));
+    let event = match (disposal, doubt) {
+        (Disposal::Shared(_), _) => Some((Reason::VolumeDirectoryKept, done.clone())),
+        (_, Some(doubt)) => Some((Reason::VolumeReclaimUnclear, format!("{done}, because {doubt}"))),
+        (_, None) => None,
+    };
+    let fields = Fields { done: Some(done), doubt: doubt.map(ToString::to_string), ..round.whole() };
+    Report {
+        level: if doubt.is_some() { Level::WARN } else { Level::INFO },
+        message: Cow::Borrowed("reclaimed"),
+        fields,
+        event,
+        counts: vec![
+            Count::Deleted { class: round.class(), took: round.took },
+            Count::Reclaimed(disposal.label()),
+        ],
+        next: Next::Done,
+    }
+}

@@ -1,0 +1,253 @@
+//! Why a claim is not served, in words for whoever can change it.
+
+use std::fmt;
+
+use crate::decide::choice::NotChosen;
+use crate::decide::copy::BadSource;
+use crate::ledger::placements::Relation;
+use crate::model::parameters::{BadParameter, parameter};
+use crate::values::names::ClassName;
+use crate::values::ownership::GidRange;
+use crate::values::path::{PathError, RelPath};
+
+/// Why a claim cannot be served. Its text is the event: what is wrong, where, and what to change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClaimRefusal {
+    /// The class does not exist.
+    NoClass,
+    /// The class names another provisioner.
+    ForeignClass(Box<str>),
+    /// The claim wants a block device.
+    Block,
+    /// The claim has a selector.
+    Selector,
+    /// The claim names a `VolumeAttributesClass`, which no NFS volume can have (behaviour 7.15).
+    AttributesClass(Box<str>),
+    /// The claim wants a copy of another, which cannot be made.
+    Source {
+        /// The other's name.
+        name: Box<str>,
+        /// What is wrong with it.
+        problem: BadSource,
+    },
+    /// The claim wants a snapshot restored.
+    Snapshot(Box<str>),
+    /// The claim asks for no storage.
+    NoRequest,
+    /// The class has a parameter that means nothing.
+    Parameter(BadParameter),
+    /// The class names an export that we do not serve, in words.
+    Export(Box<str>),
+    /// The class demands room that no export has which it means, in words.
+    NoRoom(Box<str>),
+    /// The directory is at, in or above one of a volume of another namespace. Whose is not said.
+    OtherNamespace {
+        /// The directory.
+        path: RelPath,
+        /// How the other one lies to it.
+        relation: Relation,
+    },
+    /// The claim has an annotation that means nothing, or that its class does not allow.
+    Annotation(BadAnnotation),
+    /// The class's pattern is strict, and the claim has no value for this token of it.
+    NoValue(Box<str>),
+    /// All groups of the class's range are in use.
+    NoGroupLeft(GidRange),
+    /// The volume is to have a group of its own, and another one without has the same directory.
+    NoGroupThere(RelPath),
+    /// The class's pattern leads nowhere that a volume may be.
+    Path {
+        /// What the pattern rendered.
+        rendered: String,
+        /// What is wrong with it.
+        error: PathError,
+    },
+}
+
+/// What a refusal may pass with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passing {
+    /// Headroom on the exports.
+    Headroom,
+    /// The claim that is to be copied.
+    Source,
+}
+
+/// An annotation of a claim that cannot be followed. Its text names it and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadAnnotation {
+    /// It means nothing.
+    #[error("the claim's annotation {annotation} is {value:?}, but must be {expected}: change or remove it")]
+    Wrong {
+        /// Its key.
+        annotation: &'static str,
+        /// What it is.
+        value: Box<str>,
+        /// What would be right.
+        expected: &'static str,
+    },
+    /// The class does not let claims say that.
+    #[error(
+        "the claim's annotation {annotation} is {value:?}, which the class does not allow: change or remove it, or \
+         take a class that lists it in its parameter {parameter}"
+    )]
+    NotAllowed {
+        /// Its key.
+        annotation: &'static str,
+        /// What it is.
+        value: Box<str>,
+        /// The class parameter that would allow it.
+        parameter: &'static str,
+    },
+}
+
+impl From<BadAnnotation> for ClaimRefusal {
+    fn from(bad: BadAnnotation) -> Self {
+        Self::Annotation(bad)
+    }
+}
+
+impl From<NotChosen> for ClaimRefusal {
+    fn from(why: NotChosen) -> Self {
+        match why {
+            NotChosen::NotServed(words) => Self::Export(words),
+            NotChosen::NoHeadroom(words) => Self::NoRoom(words),
+        }
+    }
+}
+
+impl ClaimRefusal {
+    /// The event's message for a claim of `class`, in the shape of behaviour 1.9 and 1.24.
+    #[must_use]
+    pub fn message(&self, class: &ClassName, provisioner: &str) -> String {
+        if *self == Self::Block {
+            return format!("{provisioner} {self}");
+        }
+        format!("failed to provision volume with StorageClass {:?}: {self}", class.as_str())
+    }
+}
+
+impl ClaimRefusal {
+    /// With what it may pass without the claim or its class changing, if it may.
+    #[must_use]
+    pub fn passes_with(&self) -> Option<Passing> {
+        if matches!(self, Self::NoRoom(_)) {
+            return Some(Passing::Headroom);
+        }
+        matches!(self, Self::Source { problem, .. } if problem.may_pass()).then_some(Passing::Source)
+    }
+
+    /// One word for it, for metrics.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoClass => "no_class",
+            Self::ForeignClass(_) => "foreign_class",
+            Self::Block => "block",
+            Self::Selector => "selector",
+            Self::AttributesClass(_) => "attributes_class",
+            Self::Source { .. } => "source",
+            Self::Snapshot(_) => "snapshot",
+            Self::NoRequest => "no_request",
+            Self::Parameter(_) => "parameter",
+            Self::Export(_) => "export",
+            Self::NoRoom(_) => "no_room",
+            Self::OtherNamespace { .. } => "other_namespace",
+            Self::Annotation(_) => "annotation",
+            Self::NoValue(_) => "no_value",
+            Self::NoGroupLeft(_) => "no_group_left",
+            Self::NoGroupThere(_) => "no_group_there",
+            Self::Path { .. } => "path",
+        }
+    }
+}
+
+impl fmt::Display for ClaimRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoClass => write!(
+                f,
+                "there is no StorageClass of that name: create it, or make the claim again with another one \
+                 in spec.storageClassName"
+            ),
+            Self::ForeignClass(other) => write!(
+                f,
+                "the class names the provisioner {other:?}, though the claim's annotation storage-provisioner \
+                 names this one: remove that annotation, or make the claim again with a class of this provisioner"
+            ),
+            Self::Block => write!(
+                f,
+                "does not support block volume provisioning: make the claim again with spec.volumeMode \"Filesystem\""
+            ),
+            Self::Selector => write!(
+                f,
+                "claim Selector is not supported: make the claim again without spec.selector, \
+                 each claim gets a new volume of its own"
+            ),
+            Self::AttributesClass(name) => write!(
+                f,
+                "NFS volumes cannot have a VolumeAttributesClass: make the claim again without \
+                 spec.volumeAttributesClassName ({name:?})"
+            ),
+            Self::Source { name, problem } => {
+                write!(f, "spec.dataSource cannot be copied: the PersistentVolumeClaim {name:?} {problem}")
+            }
+            Self::Snapshot(name) => write!(
+                f,
+                "snapshots are not supported: make the claim again without spec.dataSource (VolumeSnapshot {name:?})"
+            ),
+            Self::NoRequest => write!(f, "the claim asks for no storage: set spec.resources.requests.storage"),
+            Self::Parameter(bad) => write!(
+                f,
+                "{bad}: delete the StorageClass and create it again with a right value, this claim will be served then"
+            ),
+            Self::Export(what) => write!(
+                f,
+                "the class names {what}: have it served (EXPORTS_FILE on the provisioner), or delete the StorageClass \
+                 and create it again with another export"
+            ),
+            Self::NoRoom(what) => write!(
+                f,
+                "there is no room: {what}. The claim will be served when there is: make the export larger, or delete \
+                 what is not needed"
+            ),
+            Self::OtherNamespace { path, relation } => write!(
+                f,
+                "the path {:?} is not free: a volume of another namespace has {relation}. Change what the class \
+                 parameter {} makes of the claim, or allow it by the class parameter {} \"true\" or, for all \
+                 classes, by SHARE_ACROSS_NAMESPACES on the provisioner",
+                path.as_str(),
+                parameter::PATH_PATTERN,
+                parameter::SHARE_ACROSS_NAMESPACES,
+            ),
+            Self::Annotation(bad) => write!(f, "{bad}"),
+            Self::NoValue(token) => write!(
+                f,
+                "the claim has no value for {token:?} in the class parameter {}, which must have one because the \
+                 class parameter {} is set: give the claim that label or annotation",
+                parameter::PATH_PATTERN,
+                parameter::STRICT_PATH_PATTERN,
+            ),
+            Self::NoGroupLeft(range) => write!(
+                f,
+                "all groups of the class parameter {} ({range}) are in use: the claim will be served when a volume \
+                 that has one goes. A class of the same name that is made again may have more",
+                parameter::GID_RANGE,
+            ),
+            Self::NoGroupThere(path) => write!(
+                f,
+                "the directory {:?} belongs to a volume that has no group of its own, which would lose it if this \
+                 one got a group by the class parameter {}: change what the class parameter {} makes of the claim",
+                path.as_str(),
+                parameter::GID_RANGE,
+                parameter::PATH_PATTERN,
+            ),
+            Self::Path { rendered, error } => write!(
+                f,
+                "the path {rendered:?} {error}: change the labels or annotations of the claim that the class \
+                 parameter {} (which must lead to a directory beneath the export) takes it from",
+                parameter::PATH_PATTERN,
+            ),
+        }
+    }
+}

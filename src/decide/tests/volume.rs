@@ -1,0 +1,279 @@
+//! What becomes of volumes.
+
+use super::*;
+
+#[test]
+fn volumes_that_are_not_to_be_reclaimed_are_left_alone_in_silence() {
+    let rows: &[(&str, VolumeIgnored, Change<Volume>)] = &[
+        ("another's", VolumeIgnored::Foreign, |volume| {
+            volume.provisioned_by = Some("other".into());
+        }),
+        ("nobody's", VolumeIgnored::Foreign, |volume| {
+            volume.provisioned_by = None;
+            volume.migrated_to = Some(OURS.into());
+        }),
+        ("bound", VolumeIgnored::NotReleased, |volume| {
+            volume.phase = Phase::Other;
+        }),
+        ("to be kept", VolumeIgnored::Kept, |volume| {
+            volume.reclaim = ReclaimPolicy::Retain;
+        }),
+        ("to be recycled", VolumeIgnored::Kept, |volume| {
+            volume.reclaim = ReclaimPolicy::Recycle;
+        }),
+        ("deleting", VolumeIgnored::Deleted, |volume| {
+            volume.deleting = true;
+        }),
+    ];
+    for (name, expected, change) in rows {
+        // That it could not be reclaimed anyhow must not be said of it either.
+        for volume in [mk_volume(), mk_volume().at("other", "/")] {
+            let volume = volume.with(change);
+            for class in [None, Some(&mk_class(&[("onDelete", "delete")]))] {
+                let found = reclaim(&volume, class, &scope("/export"));
+                assert_eq!(found, VolumePlan::Ignore(*expected), "{name}");
+            }
+        }
+    }
+    let taken_over = mk_volume().with(|volume| {
+        volume.provisioned_by = Some("other".into());
+        volume.migrated_to = Some(OURS.into());
+    });
+    let found = reclaim(&taken_over, Some(&mk_class(&[])), &scope("/export"));
+    assert!(matches!(found, VolumePlan::Reclaim { .. }), "{found:?}");
+}
+
+/// What is done for a volume at `source`, which must not depend on the class unless it is reclaimed.
+fn located_at(export: &str, source: Option<(&str, &str)>) -> VolumePlan {
+    let volume = match source {
+        Some((server, path)) => mk_volume().at(server, path),
+        None => mk_volume().with(|volume| volume.source = None),
+    };
+    let delete = mk_class(&[("onDelete", "delete")]);
+    let found = reclaim(&volume, Some(&delete), &scope(export));
+    if let VolumePlan::Refuse(_) = found {
+        assert_eq!(reclaim(&volume, None, &scope(export)), found);
+    }
+    found
+}
+
+#[test]
+fn volumes_beneath_the_export_are_reclaimed_where_they_are() {
+    let rows = [
+        ("/export", "nas", "/export/a", "a"),
+        ("/export", "[nas]", "/export/ns/a", "ns/a"),
+        ("/export", "nas", "//export/./a/", "a"),
+        ("/export", "nas", "/export/export/a", "export/a"),
+        ("/export", "nas", "/export/archived-a", "archived-a"),
+        ("/export/", "nas", "/export/a", "a"),
+        ("/", "nas", "/a", "a"),
+    ];
+    for (export, server, path, expected) in rows {
+        let VolumePlan::Reclaim { at, fate, doubt } = located_at(export, Some((server, path))) else {
+            panic!("{export} {path}")
+        };
+        assert_eq!((&*at.to_string(), fate, doubt), (expected, Fate::Delete, None), "{export} {path}");
+    }
+}
+
+#[test]
+fn volumes_anywhere_else_are_refused() {
+    let not_nfs = VolumePlan::Refuse(VolumeRefusal::NotNfs);
+    assert_eq!(located_at("/export", None), not_nfs);
+    for server in ["other", "", "nas.", "nas:/export", "[nas"] {
+        let expected = VolumeRefusal::OtherServer { server: server.into(), exports: "nas:/export".into() };
+        let found = located_at("/export", Some((server, "/export/a")));
+        assert_eq!(found, VolumePlan::Refuse(expected), "{server}");
+    }
+    let rows = [
+        ("/export", "/export", PathError::Export),
+        ("/export", "/export/", PathError::Export),
+        ("/export", "/export//.", PathError::Export),
+        ("/", "/", PathError::Export),
+        ("/", "//", PathError::Export),
+        ("/export", "/exports/a", PathError::Outside),
+        ("/export", "/exporta", PathError::Outside),
+        ("/export", "/old/export/a", PathError::Outside),
+        ("/export/k", "/export/a", PathError::Outside),
+        ("/export", "/", PathError::Outside),
+        ("/export", "", PathError::Outside),
+        ("/export", "export/a", PathError::Outside),
+        ("/", "a", PathError::Outside),
+        ("/export", "/export/..", PathError::Climbs),
+        ("/export", "/export/a/..", PathError::Climbs),
+        ("/export", "/export/../export/a", PathError::Climbs),
+        ("/export", "/../export/a", PathError::Climbs),
+        ("/", "/../a", PathError::Climbs),
+        ("/export", "/export/a\0", PathError::Control),
+    ];
+    for (export, path, error) in rows {
+        let expected = VolumeRefusal::Path { path: path.into(), exports: format!("nas:{export}").into(), error };
+        let found = located_at(export, Some(("nas", path)));
+        assert_eq!(found, VolumePlan::Refuse(expected), "{export} {path}");
+    }
+}
+
+#[test]
+fn every_refusal_of_a_volume_says_what_is_wrong_and_what_to_do() {
+    let (path, exports) = ("/a\nb".into(), "nas:/export".into());
+    let rows = [
+        (VolumeRefusal::NotNfs, "the volume has no spec.nfs, "),
+        (
+            VolumeRefusal::OtherServer { server: "other".into(), exports: "nas:/export".into() },
+            r#"spec.nfs.server is "other", but this provisioner serves nas:/export:"#,
+        ),
+        (
+            VolumeRefusal::Path { path, exports, error: PathError::Outside },
+            r#"spec.nfs.path "/a\nb" is not beneath the export, "#,
+        ),
+    ];
+    for (refusal, named) in &rows {
+        // A new variant needs a row.
+        match refusal {
+            VolumeRefusal::NotNfs | VolumeRefusal::OtherServer { .. } | VolumeRefusal::Path { .. } => {}
+        }
+        let message = refusal.to_string();
+        assert!(message.starts_with("not reclaimed: "), "{message}");
+        assert!(message.contains(named), "{named} is not in: {message}");
+        assert!(message.ends_with("remove its data by hand if it is to go, then delete the volume"));
+    }
+}
+
+#[test]
+fn the_class_as_it_is_now_decides_a_volumes_fate_and_doubts_never_destroy() {
+    let wrong = |bad| Some(Doubt::Parameter(bad));
+    let archive_on_delete = |value: &str| BadParameter::ArchiveOnDelete(value.into());
+    let gone = Some(Doubt::NoClass("nfs".into()));
+    let rows: &[(Option<Set<'_>>, Fate, Option<Doubt>)] = &[
+        (None, Fate::Archive, gone),
+        (Some(&[]), Fate::Archive, None),
+        (Some(&[("onDelete", "delete")]), Fate::Delete, None),
+        (Some(&[("onDelete", "retain")]), Fate::Retain, None),
+        (Some(&[("onDelete", "archive")]), Fate::Archive, None),
+        (Some(&[("archiveOnDelete", "false")]), Fate::Delete, None),
+        (Some(&[("onDelet", "delete")]), Fate::Archive, None),
+        // Nothing but what cannot be read.
+        (Some(&[("onDelete", "Delete")]), Fate::Archive, wrong(on_delete("Delete"))),
+        (Some(&[("onDelete", "delete ")]), Fate::Archive, wrong(on_delete("delete "))),
+        (Some(&[("archiveOnDelete", "no")]), Fate::Archive, wrong(archive_on_delete("no"))),
+        (Some(&[("onDelete", "remove"), ("archiveOnDelete", "no")]), Fate::Archive, wrong(on_delete("remove"))),
+        // What has nothing to do with it.
+        (Some(&[("onDelete", "delete"), ("server", "nas")]), Fate::Delete, None),
+        (Some(&[("onDelete", "delete"), ("shareAcrossNamespaces", "maybe")]), Fate::Delete, None),
+        // One value can be read, and is what the peer goes by.
+        (Some(&[("onDelete", "remove"), ("archiveOnDelete", "false")]), Fate::Delete, wrong(on_delete("remove"))),
+        (Some(&[("onDelete", "retain"), ("archiveOnDelete", "no")]), Fate::Retain, wrong(archive_on_delete("no"))),
+        // What is wrong elsewhere is none of its business.
+        (Some(&[("shareAcrossNamespaces", "maybe"), ("strictPathPattern", "maybe")]), Fate::Archive, None),
+    ];
+    for (parameters, fate, doubt) in rows {
+        let class = parameters.map(mk_class);
+        let found = reclaim(&mk_volume(), class.as_ref(), &scope("/export"));
+        let directory = scope("/export").exports.locate("nas", "/export/shop-data-pvc-1").unwrap();
+        let expected = VolumePlan::Reclaim { at: directory, fate: *fate, doubt: doubt.clone() };
+        assert_eq!(found, expected, "{parameters:?}");
+        let named = match doubt {
+            Some(Doubt::NoClass(_)) => r#"StorageClass "nfs""#,
+            Some(Doubt::Parameter(BadParameter::OnDelete(_))) => "parameter onDelete",
+            Some(Doubt::Parameter(BadParameter::ArchiveOnDelete(_))) => "parameter archiveOnDelete",
+            Some(Doubt::Parameter(_) | Doubt::Annotation { .. }) | None => continue,
+        };
+        let words = doubt.as_ref().map(ToString::to_string).unwrap_or_default();
+        assert!(words.contains(named), "{words}");
+    }
+}
+
+#[test]
+fn what_the_claim_wanted_beats_the_class_and_an_admin_beats_both() {
+    let delete = mk_class(&[("onDelete", "delete")]);
+    let rows = [
+        (None, Some("retain"), Some(&delete), Fate::Retain, None),
+        (None, Some("delete"), None, Fate::Delete, None),
+        (Some("archive"), Some("delete"), Some(&delete), Fate::Archive, None),
+        (Some("delete"), Some("retain"), None, Fate::Delete, None),
+        // Nothing but what can be read destroys anything.
+        (None, Some("Delete"), Some(&delete), Fate::Archive, Some("nfs-provisioner/on-delete-of-claim")),
+        (Some(""), Some("delete"), Some(&delete), Fate::Archive, Some("nfs-provisioner/on-delete ")),
+    ];
+    for (admin, claim, class, expected, named) in rows {
+        let volume = mk_volume().with(|volume| {
+            volume.on_delete = admin.map(Into::into);
+            volume.on_delete_of_claim = claim.map(Into::into);
+            volume.on_delete_of_class = Some(Fate::Delete);
+        });
+        let VolumePlan::Reclaim { fate, doubt, .. } = reclaim(&volume, class, &scope("/export")) else {
+            panic!("{admin:?} {claim:?}")
+        };
+        let words = doubt.map(|doubt| doubt.to_string());
+        let is_named = words.as_deref().zip(named).is_some_and(|(words, named)| words.contains(named));
+        assert_eq!((fate, words.is_some(), is_named), (expected, named.is_some(), named.is_some()), "{words:?}");
+    }
+}
+
+#[test]
+fn an_annotation_beats_the_class_which_beats_what_was_recorded() {
+    let delete = mk_class(&[("onDelete", "delete")]);
+    let foreign = mk_class(&[("onDelete", "delete")]).with(|class| class.provisioner = "other".into());
+    let rows = [
+        (Some("retain"), Some(&delete), Some(Fate::Delete), Fate::Retain, false),
+        (Some("delete"), None, Some(Fate::Retain), Fate::Delete, false),
+        (Some("Delete"), Some(&delete), Some(Fate::Delete), Fate::Archive, true),
+        (Some(""), Some(&delete), None, Fate::Archive, true),
+        (None, Some(&delete), Some(Fate::Retain), Fate::Delete, false),
+        (None, Some(&foreign), Some(Fate::Retain), Fate::Retain, false),
+        (None, Some(&foreign), None, Fate::Archive, true),
+        (None, None, Some(Fate::Delete), Fate::Delete, false),
+        (None, None, None, Fate::Archive, true),
+    ];
+    for (annotation, class, recorded, expected, doubtful) in rows {
+        let volume = mk_volume().with(|volume| {
+            volume.on_delete = annotation.map(Into::into);
+            volume.on_delete_of_class = recorded;
+        });
+        let VolumePlan::Reclaim { fate, doubt, .. } = reclaim(&volume, class, &scope("/export")) else {
+            panic!("{annotation:?}")
+        };
+        assert_eq!((fate, doubt.is_some()), (expected, doubtful), "{annotation:?} {recorded:?}");
+    }
+}
+
+#[test]
+fn finalizers_come_and_go_only_where_they_could_be_taken_off() {
+    let patching = |export: &str| Scope { may_patch: true, ..scope(export) };
+    let bound = || mk_volume().with(|volume| volume.phase = Phase::Bound);
+    let not_released = VolumePlan::Ignore(VolumeIgnored::NotReleased);
+    let kept = VolumePlan::Ignore(VolumeIgnored::Kept);
+    let rows = [
+        (bound(), VolumePlan::Protect, not_released.clone()),
+        (bound().with(|volume| volume.finalizer = true), not_released.clone(), not_released.clone()),
+        (bound().with(|volume| volume.deleting = true), not_released.clone(), not_released.clone()),
+        (bound().at("other", "/export/x"), not_released.clone(), not_released.clone()),
+        (bound().at("nas", "/elsewhere/x"), not_released.clone(), not_released.clone()),
+        (bound().with(|volume| volume.phase = Phase::Other), not_released.clone(), not_released),
+        (bound().with(|volume| volume.reclaim = ReclaimPolicy::Retain), kept.clone(), kept.clone()),
+        (
+            bound().with(|volume| (volume.reclaim, volume.finalizer) = (ReclaimPolicy::Retain, true)),
+            VolumePlan::Unprotect,
+            kept,
+        ),
+    ];
+    for (volume, with_patch, without) in rows {
+        assert_eq!(reclaim(&volume, None, &patching("/export")), with_patch, "{volume:?}");
+        assert_eq!(reclaim(&volume, None, &scope("/export")), without, "{volume:?}");
+    }
+}
+
+#[test]
+fn a_volume_deleted_while_it_had_a_claim_is_reclaimed_when_that_has_gone() {
+    let deleted = || mk_volume().with(|volume| volume.deleting = true);
+    let rows = [
+        (deleted(), false),
+        (deleted().with(|volume| volume.finalizer = true), true),
+        (deleted().with(|volume| volume.deleted_while_bound = true), true),
+        (deleted().with(|volume| (volume.deleted_while_bound, volume.phase) = (true, Phase::Bound)), false),
+    ];
+    for (volume, expected) in rows {
+        let found = reclaim(&volume, None, &scope("/export"));
+        assert_eq!(matches!(found, VolumePlan::Reclaim { .. }), expected, "{volume:?}");
+    }
+}

@@ -1,0 +1,125 @@
+//! The names by which Kubernetes' objects are known here, as types that cannot be exchanged for one another.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+
+/// Declares a type for one kind of name. Clones share the text.
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Returns the name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(text.into())
+            }
+        }
+
+        /// For look-ups by text that Kubernetes has sent as this kind of name.
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+name! {
+    /// The uid of a PersistentVolumeClaim, which no other claim has, ever.
+    ClaimUid
+}
+
+name! {
+    /// The name of a PersistentVolume.
+    VolumeName
+}
+
+name! {
+    /// The name of a StorageClass; empty where a claim or a volume names none.
+    ClassName
+}
+
+/// What upstream's library puts before a claim's uid to name the claim's volume.
+const VOLUME_PREFIX: &str = "pvc-";
+
+impl ClaimUid {
+    /// Returns the name of the claim's volume, which no other claim's volume has.
+    #[must_use]
+    pub fn volume_name(&self) -> VolumeName {
+        VolumeName([VOLUME_PREFIX, self.as_str()].concat().into())
+    }
+}
+
+impl VolumeName {
+    /// Returns the uid of the claim whose volume has this name; `None` if [`ClaimUid::volume_name`] cannot have made it.
+    #[must_use]
+    pub fn claim_uid(&self) -> Option<ClaimUid> {
+        self.0.strip_prefix(VOLUME_PREFIX).map(ClaimUid::from)
+    }
+}
+
+impl ClassName {
+    /// Tells whether no class is named.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// A claim, as others refer to it. Displays as `<namespace>/<name>`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ClaimRef {
+    /// The claim's namespace.
+    pub namespace: Box<str>,
+    /// The claim's name.
+    pub name: Box<str>,
+    /// The claim's uid.
+    pub uid: ClaimUid,
+}
+
+impl fmt::Display for ClaimRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volumes_name_tells_its_claim() {
+        let uid = ClaimUid::from("1-2");
+        assert_eq!(uid.volume_name(), VolumeName::from("pvc-1-2"));
+        assert_eq!(uid.volume_name().claim_uid(), Some(uid));
+        assert_eq!(VolumeName::from("by-hand").claim_uid(), None);
+    }
+
+    #[test]
+    fn a_claim_is_shown_as_kubectl_users_write_it() {
+        let claim = ClaimRef { namespace: "shop".into(), name: "data".into(), uid: "1".into() };
+        assert_eq!(claim.to_string(), "shop/data");
+    }
+}
