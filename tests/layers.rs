@@ -45,7 +45,9 @@ fn modules() -> BTreeMap<String, String> {
             } else if name != "lib" && !is_test {
                 let text = read(&path);
                 let code = text.split("#[cfg(test)]").next().unwrap_or_default().lines();
-                let code = code.map(|line| line.split("//").next().unwrap_or_default());
+                // How far something can be seen is no use of what is named there.
+                let code = code
+                    .map(|line| line.split("//").next().unwrap_or_default().replace("pub(in crate::", "pub(in "));
                 let name = name.strip_suffix("::mod").unwrap_or(&name).to_owned();
                 modules.insert(name, code.collect::<Vec<_>>().join("\n"));
             }

@@ -13,3 +13,6 @@ mod expansion_outcome;
 pub mod provisioner;
 pub mod reclaimer;
 pub mod expander;
+
+#[cfg(test)]
+mod tests;

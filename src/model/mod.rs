@@ -2,7 +2,7 @@
 
 pub mod exports;
 pub mod parameters;
+pub mod volume;
 pub mod class;
 pub mod claim;
 pub mod expansion;
-pub mod volume;
