@@ -27,6 +27,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::{Api, DeleteParams};
 use nfs_provisioner::failpoint::Failpoint;
+use nfs_provisioner::layout::STAGING;
 use serde_json::json;
 use support::eventually;
 use support::process::Process;
@@ -76,6 +77,11 @@ async fn has_grown(space: &Space, claim: &str) -> bool {
     sizes.iter().flatten().filter(|capacity| capacity["storage"].0 == "2Mi").count() == 2
 }
 
+/// How many places there are in which copies are made.
+fn staged(space: &Space) -> usize {
+    fs::read_dir(space.at(STAGING)).map_or(0, Iterator::count)
+}
+
 #[tokio::test]
 async fn a_crash_at_any_step_loses_nothing_and_leaves_nothing() {
     for step in Failpoint::ALL {
@@ -98,11 +104,22 @@ async fn a_crash_at_any_step_loses_nothing_and_leaves_nothing() {
             let directory = space.at(&format!("{fate}/{}/{fate}", space.namespace));
             fs::write(directory.join("file"), *fate).unwrap();
         }
+        // A copy is made of one of them; it takes steps of its own.
+        let pattern = "copy/${.PVC.namespace}/${.PVC.name}";
+        let class =
+            space.class("copy", json!({"parameters": {"onDelete": "delete", "pathPattern": pattern}})).await;
+        let source = json!({"spec": {"dataSource": {"kind": "PersistentVolumeClaim", "name": "retain"}}});
+        space.claim("copy", &class, source).await;
+        through(&space, &mut provisioner, &mut deaths, || is_bound(&space, "copy")).await;
+        let copy = space.at(&format!("copy/{}/copy", space.namespace));
+        assert_eq!(fs::read_to_string(copy.join("file")).unwrap(), "retain", "{step:?}");
+        through(&space, &mut provisioner, &mut deaths, || async { staged(&space) == 0 }).await;
         for (fate, _) in &classes {
             let more = json!({"spec": {"resources": {"requests": {"storage": "2Mi"}}}});
             space.patch(&space.api::<PersistentVolumeClaim>(), fate, more).await;
             through(&space, &mut provisioner, &mut deaths, || has_grown(&space, fate)).await;
         }
+        classes.push(("copy", class));
         for (fate, _) in &classes {
             space.delete_claim(fate).await;
         }
@@ -126,7 +143,7 @@ async fn a_crash_at_any_step_loses_nothing_and_leaves_nothing() {
         let kept = fs::metadata(space.at(&format!("retain/{namespace}/retain"))).unwrap();
         assert_eq!((kept.mode() & 0o7777, kept.gid()), (0o2770, 50_000), "{step:?}");
         assert_eq!(file("archived-archive/file").as_deref(), Some("archive"), "{step:?}");
-        for gone in ["delete", "archive"] {
+        for gone in ["delete", "archive", "copy"] {
             let left = fs::read_dir(space.at(&format!("{gone}/{namespace}"))).unwrap().count();
             assert_eq!(left, 0, "{step:?}: {gone}");
         }
