@@ -3,3 +3,4 @@
 pub mod reaper;
 pub mod orphans;
 pub mod usage;
+pub mod fence;

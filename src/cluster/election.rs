@@ -1,15 +1,17 @@
 //! Leader election: of several provisioners with one name, one works.
 //!
-//! The lock is a Lease, or, where Leases are forbidden, an annotation on an Endpoints object, as the peer has it:
-//! under the peer's RBAC the two programs exclude each other. The algorithm is client-go's: a holder renews
-//! the record every few seconds, and whoever sees it unchanged for the lease's duration may take it. Nobody's
-//! clock but one's own is compared with.
+//! The lock is a Lease, or, where Leases are forbidden, an annotation on an Endpoints object, as upstream has it: under
+//! upstream's RBAC the two programs exclude each other. The algorithm is client-go's: a holder renews the record every few
+//! seconds, and a candidate that sees it unchanged for the lease's duration may take it. A process compares times with
+//! its own clock only.
 //!
-//! The lock of the other kind is respected: nobody begins to lead while that one has a holder that is alive, so that
-//! the peer and we can be exchanged for each other while both run.
+//! The lock of the other kind is respected: no candidate begins to lead while that one has a holder that is alive, so
+//! that upstream and this program can be exchanged for each other while both run.
 //!
 //! The lock is advisory: it keeps two from working side by side, it does not make it safe. What makes it safe is
 //! that every step may run twice, and that a change of files begins only while [`Leadership::is_held`].
+//!
+//! It is written by hand because no library has both kinds of lock, or respects another one than its own.
 
 use std::time::Duration;
 
@@ -18,9 +20,10 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::Endpoints;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-use kube::api::{Api, ObjectMeta, PostParams, WatchParams};
+use kube::api::{Api, ApiResource, DynamicObject, PostParams, WatchParams};
 use kube::{Client, Error as KubeError};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
@@ -30,24 +33,28 @@ use crate::cluster::api::{ApiError, answered};
 /// How long a record counts after it was last seen to change.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
 
-/// For how long after a renewal was sent we work. Shorter than [`LEASE_DURATION`]: the rest is for slow steps.
+/// How long this process leads after a renewal was sent. Shorter than [`LEASE_DURATION`]: the rest is for slow steps.
 const HELD_FOR: Duration = Duration::from_secs(10);
 
-/// When a record of the other kind was renewed so long ago, by our own clock, its holder has not been alive since
-/// long. It saves every start the wait for the record to change; no clock that works is so wrong.
+/// The age, by our own clock, of a record of the other kind whose holder died long ago. It saves every start the wait for
+/// the record to change; no clock that works is so wrong.
 const LONG_DEAD: SignedDuration = SignedDuration::from_hours(24);
 
 /// How long to wait between two tries to take or renew the lock.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Where the peer's lock keeps its record.
+/// The annotation in which upstream's lock keeps its record.
 const ENDPOINTS_ANNOTATION: &str = "control-plane.alpha.kubernetes.io/leader";
 
-/// Whether we lead, for those who work.
+/// Whether this process leads, for all that asks or waits for it. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Leadership(watch::Receiver<Option<Held>>);
 
-/// That we lead: since when, and until when at the least.
+/// The other end of a [`Leadership`]: tells it whether this process leads.
+#[derive(Debug)]
+pub struct Lead(watch::Sender<Option<Held>>);
+
+/// A leadership that is held: since when, and until when at the least.
 #[derive(Debug, Clone, Copy)]
 struct Held {
     since: Instant,
@@ -55,27 +62,26 @@ struct Held {
 }
 
 impl Leadership {
-    /// A leadership that nobody contests.
+    /// Makes a leadership that is not held yet, and what tells it otherwise: [`elect`], or [`Lead::uncontested`].
     #[must_use]
-    pub fn uncontested() -> Self {
-        // A year; the sender may go, the value stays.
-        let since = Instant::now();
-        Self(watch::channel(Some(Held { since, until: since + Duration::from_hours(365 * 24) })).1)
+    pub fn new() -> (Lead, Self) {
+        let (lead, leadership) = watch::channel(None);
+        (Lead(lead), Self(leadership))
     }
 
-    /// Whether we lead at this moment. Asked before each step that destroys something.
+    /// Returns whether this process leads at this moment. Asked before each step that destroys something.
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.0.borrow().is_some_and(|held| Instant::now() < held.until)
     }
 
-    /// Since when we lead, if we do.
+    /// Returns since when this process leads, if it does.
     #[must_use]
     pub fn since(&self) -> Option<Instant> {
         self.0.borrow().map(|held| held.since)
     }
 
-    /// Waits until we do not lead.
+    /// Waits until this process does not lead.
     pub async fn lost(&mut self) {
         loop {
             let Some(held) = *self.0.borrow_and_update() else { return };
@@ -89,7 +95,7 @@ impl Leadership {
         }
     }
 
-    /// Waits until we lead.
+    /// Waits until this process leads.
     pub async fn held(&mut self) {
         while !self.is_held() {
             if self.0.changed().await.is_err() {
@@ -100,7 +106,33 @@ impl Leadership {
     }
 }
 
-/// The record in the lock. The names are those of the peer's annotation.
+impl Lead {
+    /// Leads from now on, for as long as the program runs: there is no election.
+    pub fn uncontested(self) {
+        let since = Instant::now();
+        // A year; the value stays when the sender goes.
+        self.0.send_replace(Some(Held { since, until: since + Duration::from_hours(365 * 24) }));
+    }
+
+    /// Notes that the lock was taken or renewed, by a request that was sent at this time. Returns whether that is new.
+    fn renewed(&self, sent: Instant) -> bool {
+        let since = self.0.borrow().map_or_else(Instant::now, |held| held.since);
+        self.0.send_replace(Some(Held { since, until: sent + HELD_FOR })).is_none()
+    }
+
+    /// Notes that the lock is another one's, or given back. Returns whether that is new.
+    fn lost(&self) -> bool {
+        self.0.send_replace(None).is_some()
+    }
+
+    /// Notes that the lock could not be renewed. Returns whether this process led until it could not any more.
+    fn not_renewed(&self) -> bool {
+        let over = self.0.borrow().is_some_and(|held| Instant::now() >= held.until);
+        over && self.lost()
+    }
+}
+
+/// The record in the lock. The names are those in upstream's annotation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Record {
@@ -114,7 +146,7 @@ struct Record {
     leader_transitions: i32,
 }
 
-/// What kind of object the lock is.
+/// The kinds of objects that a lock can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockKind {
     /// A Lease.
@@ -126,18 +158,71 @@ pub enum LockKind {
 /// Which lock of leader election to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockChoice {
-    /// None: whoever sets this runs one process only.
+    /// No lock: the administrator runs one process only.
     None,
-    /// A Lease, or the peer's Endpoints object where Leases are forbidden.
+    /// A Lease, or upstream's Endpoints object where Leases are forbidden.
     Auto,
-    /// This kind only.
+    /// A lock of this kind only.
     Only(LockKind),
 }
 
-/// Where the lock is.
+impl LockKind {
+    /// Returns the other kind.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Lease => Self::Endpoints,
+            Self::Endpoints => Self::Lease,
+        }
+    }
+
+    fn resource(self) -> ApiResource {
+        match self {
+            Self::Lease => ApiResource::erase::<Lease>(&()),
+            Self::Endpoints => ApiResource::erase::<Endpoints>(&()),
+        }
+    }
+
+    /// Reads the record in an object of this kind; `None` if there is none that can be read.
+    fn record(self, object: &DynamicObject) -> Result<Option<Record>, ApiError> {
+        match self {
+            Self::Lease => {
+                let spec = object.data.get("spec").filter(|spec| !spec.is_null());
+                let spec = spec.map(LeaseSpec::deserialize).transpose();
+                Ok(spec.map_err(|error| ApiError::Kube(KubeError::SerdeError(error)))?.as_ref().map(record_of))
+            }
+            Self::Endpoints => {
+                let annotations = object.metadata.annotations.as_ref();
+                let text = annotations.and_then(|all| all.get(ENDPOINTS_ANNOTATION));
+                Ok(text.and_then(|text| serde_json::from_str(text).ok()))
+            }
+        }
+    }
+
+    /// Puts a record into an object of this kind.
+    fn set_record(self, object: &mut DynamicObject, record: &Record) {
+        match self {
+            Self::Lease => {
+                let spec = json!(spec_of(record));
+                match &mut object.data {
+                    Value::Object(fields) => drop(fields.insert("spec".to_owned(), spec)),
+                    // Of an object that is new.
+                    data => *data = json!({ "spec": spec }),
+                }
+            }
+            Self::Endpoints => {
+                // A struct of strings and numbers is always JSON.
+                let text = serde_json::to_string(record).unwrap_or_default();
+                object.metadata.annotations.get_or_insert_default().insert(ENDPOINTS_ANNOTATION.to_owned(), text);
+            }
+        }
+    }
+}
+
+/// The object that holds the record of who leads.
 #[derive(Clone)]
 pub struct Lock {
-    client: Client,
+    objects: Api<DynamicObject>,
     kind: LockKind,
     namespace: String,
     name: String,
@@ -149,80 +234,31 @@ impl std::fmt::Debug for Lock {
     }
 }
 
-impl LockKind {
-    /// The other one.
-    #[must_use]
-    pub fn other(self) -> Self {
-        match self {
-            Self::Lease => Self::Endpoints,
-            Self::Endpoints => Self::Lease,
-        }
-    }
-}
-
-/// A record, and the object it was read from, to be replaced as it was.
+/// A lock as it was read: to be replaced only if it is still so.
 struct Read {
     record: Option<Record>,
-    object: Object,
-}
-
-enum Object {
-    Lease(Box<Lease>),
-    Endpoints(Box<Endpoints>),
-}
-
-impl Object {
-    /// From which version on a watch tells what becomes of it.
-    fn version(&self) -> Option<&str> {
-        let metadata = match self {
-            Self::Lease(lease) => &lease.metadata,
-            Self::Endpoints(endpoints) => &endpoints.metadata,
-        };
-        metadata.resource_version.as_deref()
-    }
+    object: DynamicObject,
 }
 
 impl Lock {
-    /// The lock of the provisioner of this name, called as the peer's is (behaviour 4.4).
+    /// Makes a handle of the lock of the provisioner of this name. The lock has the name that upstream's has.
     #[must_use]
     pub fn new(client: Client, kind: LockKind, namespace: &str, provisioner: &str) -> Self {
-        Self { client, kind, namespace: namespace.to_owned(), name: provisioner.replace('/', "-") }
-    }
-
-    fn leases(&self) -> Api<Lease> {
-        Api::namespaced(self.client.clone(), &self.namespace)
-    }
-
-    fn endpoints(&self) -> Api<Endpoints> {
-        Api::namespaced(self.client.clone(), &self.namespace)
+        let objects = Api::namespaced_with(client, namespace, &kind.resource());
+        Self { objects, kind, namespace: namespace.to_owned(), name: provisioner.replace('/', "-") }
     }
 
     async fn read(&self) -> Result<Option<Read>, ApiError> {
-        Ok(match self.kind {
-            LockKind::Lease => answered(self.leases().get_opt(&self.name)).await?.map(|lease| Read {
-                record: lease.spec.as_ref().map(record_of),
-                object: Object::Lease(Box::new(lease)),
-            }),
-            LockKind::Endpoints => answered(self.endpoints().get_opt(&self.name)).await?.map(|endpoints| {
-                let text = endpoints.metadata.annotations.as_ref().and_then(|all| all.get(ENDPOINTS_ANNOTATION));
-                let record = text.and_then(|text| serde_json::from_str(text).ok());
-                Read { record, object: Object::Endpoints(Box::new(endpoints)) }
-            }),
-        })
+        let Some(object) = answered(self.objects.get_opt(&self.name)).await? else { return Ok(None) };
+        Ok(Some(Read { record: self.kind.record(&object)?, object }))
     }
 
-    /// Waits until the lock is not as it was at this version any more; for ever, if that is not to be learned.
+    /// Waits until the lock has changed since this version; for ever, if that is not to be learned.
     async fn changed(&self, version: &str) {
         let only = WatchParams::default().fields(&format!("metadata.name={}", self.name));
-        let changed = match self.kind {
-            LockKind::Lease => match self.leases().watch(&only, version).await {
-                Ok(events) => std::pin::pin!(events).next().await.is_some_and(|event| event.is_ok()),
-                Err(_) => false,
-            },
-            LockKind::Endpoints => match self.endpoints().watch(&only, version).await {
-                Ok(events) => std::pin::pin!(events).next().await.is_some_and(|event| event.is_ok()),
-                Err(_) => false,
-            },
+        let changed = match self.objects.watch(&only, version).await {
+            Ok(events) => std::pin::pin!(events).next().await.is_some_and(|event| event.is_ok()),
+            Err(_) => false,
         };
         if !changed {
             std::future::pending::<()>().await;
@@ -232,33 +268,15 @@ impl Lock {
     /// Creates the lock with `record`, or replaces `read` by it if it has not changed since.
     async fn write(&self, record: &Record, read: Option<Read>) -> Result<(), ApiError> {
         let post = PostParams::default();
-        let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
-        match (read.map(|read| read.object), self.kind) {
-            (Some(Object::Lease(mut lease)), _) => {
-                lease.spec = Some(spec_of(record));
-                answered(self.leases().replace(&self.name, &post, &lease)).await.map(drop)
-            }
-            (None, LockKind::Lease) => {
-                let lease = Lease { metadata, spec: Some(spec_of(record)) };
-                answered(self.leases().create(&post, &lease)).await.map(drop)
-            }
-            (Some(Object::Endpoints(mut endpoints)), _) => {
-                annotate(&mut endpoints.metadata, record);
-                answered(self.endpoints().replace(&self.name, &post, &endpoints)).await.map(drop)
-            }
-            (None, LockKind::Endpoints) => {
-                let mut endpoints = Endpoints { metadata, subsets: None };
-                annotate(&mut endpoints.metadata, record);
-                answered(self.endpoints().create(&post, &endpoints)).await.map(drop)
-            }
+        if let Some(Read { mut object, .. }) = read {
+            self.kind.set_record(&mut object, record);
+            answered(self.objects.replace(&self.name, &post, &object)).await.map(drop)
+        } else {
+            let mut object = DynamicObject::new(&self.name, &self.kind.resource());
+            self.kind.set_record(&mut object, record);
+            answered(self.objects.create(&post, &object)).await.map(drop)
         }
     }
-}
-
-fn annotate(metadata: &mut ObjectMeta, record: &Record) {
-    // A struct of strings and numbers is always JSON.
-    let text = serde_json::to_string(record).unwrap_or_default();
-    metadata.annotations.get_or_insert_default().insert(ENDPOINTS_ANNOTATION.to_owned(), text);
 }
 
 fn record_of(spec: &LeaseSpec) -> Record {
@@ -282,28 +300,27 @@ fn spec_of(record: &Record) -> LeaseSpec {
     }
 }
 
-/// Takes part in the election for `lock` until `stop` ends, then gives it back if it is ours. Does not begin to lead
-/// while `other`, if we may read that, has a holder. The other half of what is returned says whether we lead.
-pub fn elect(
-    lock: Lock,
-    other: Option<Lock>,
-    identity: String,
-    stop: impl Future<Output = ()>,
-) -> (Leadership, impl Future<Output = ()>) {
-    let (leads, leadership) = watch::channel(None);
+/// Takes part in the election for `lock`, and tells `lead` how it goes, until `stop` ends; then gives the lock back if this
+/// process holds it. Does not begin to lead while `other`, if that may be read, has a holder.
+pub async fn elect(lead: Lead, lock: Lock, other: Option<Lock>, identity: String, stop: impl Future<Output = ()>) {
     let other = other.map(|lock| (lock, Seen::default()));
     let mut candidate = Candidate { lock, other, identity, seen: Seen::default() };
-    let run = async move {
-        tokio::select! {
-            () = candidate.run(&leads) => {}
-            () = stop => {}
-        }
-        let led = leads.send_replace(None).is_some();
-        if led && let Err(error) = candidate.release().await {
-            warn!(lock = ?candidate.lock, %error, "failed to give the leader lock back, others have to wait for it");
-        }
-    };
-    (Leadership(leadership), run)
+    tokio::select! {
+        () = candidate.run(&lead) => {}
+        () = stop => {}
+    }
+    if lead.lost()
+        && let Err(error) = candidate.release().await
+    {
+        warn!(lock = ?candidate.lock, %error, "failed to give the leader lock back; the next leader waits until it expires");
+    }
+}
+
+/// Returns a name for this process that no other process has.
+#[must_use]
+pub fn own_identity() -> String {
+    let host = nix::unistd::gethostname().map(|host| host.to_string_lossy().into_owned()).unwrap_or_default();
+    format!("{host}_{:032x}", fastrand::u128(..))
 }
 
 struct Candidate {
@@ -313,7 +330,7 @@ struct Candidate {
     seen: Seen,
 }
 
-/// A record as last seen, and since when it has been like that.
+/// The last record that was seen, and since when it has been as it is.
 #[derive(Default)]
 struct Seen(Option<(Record, Instant)>);
 
@@ -324,7 +341,7 @@ impl Seen {
         }
     }
 
-    /// Who holds it, if that one has renewed it for as long as it is worth.
+    /// Returns the holder, unless it has not renewed the record for as long as that counts.
     fn holder(&self) -> Option<&str> {
         let (record, since) = self.0.as_ref()?;
         let alive = !record.holder_identity.is_empty() && since.elapsed() < duration_of(record);
@@ -332,18 +349,18 @@ impl Seen {
     }
 }
 
-/// What one try led to.
+/// The result of one try to take or renew the lock.
 enum Attempt {
     Held,
-    /// Another one holds it, and has since this version of the lock at least.
-    HeldBy {
+    HeldByOther {
         holder: String,
+        /// A version of the lock in which that one holds it, if the lock can be watched from there on.
         version: Option<String>,
     },
 }
 
 impl Candidate {
-    async fn run(&mut self, leads: &watch::Sender<Option<Held>>) {
+    async fn run(&mut self, lead: &Lead) {
         let mut told = None;
         loop {
             let sent = Instant::now();
@@ -351,14 +368,13 @@ impl Candidate {
             let attempt = timeout(HELD_FOR, self.attempt()).await.unwrap_or(Err(ApiError::Timeout));
             match attempt {
                 Ok(Attempt::Held) => {
-                    let since = leads.borrow().map_or_else(Instant::now, |held| held.since);
-                    if leads.send_replace(Some(Held { since, until: sent + HELD_FOR })).is_none() {
+                    if lead.renewed(sent) {
                         info!(lock = ?self.lock, identity = self.identity, "leading");
                         told = None;
                     }
                 }
-                Ok(Attempt::HeldBy { holder, version }) => {
-                    if leads.send_replace(None).is_some() {
+                Ok(Attempt::HeldByOther { holder, version }) => {
+                    if lead.lost() {
                         warn!(holder, "lost the leader lock, standing by");
                     } else if told.as_ref() != Some(&holder) {
                         info!(holder, lock = ?self.lock, "another one leads, standing by");
@@ -372,9 +388,7 @@ impl Candidate {
                 }
                 Err(error) => {
                     warn!(lock = ?self.lock, %error, "failed to take or renew the leader lock");
-                    let over = leads.borrow().is_some_and(|held| Instant::now() >= held.until);
-                    if over {
-                        leads.send_replace(None);
+                    if lead.not_renewed() {
                         warn!("the leader lock was not renewed in time, standing by");
                     }
                 }
@@ -383,7 +397,7 @@ impl Candidate {
         }
     }
 
-    /// Takes the lock if it is free or has expired, renews it if it is ours.
+    /// Takes the lock if it is free or has expired; renews it if this process holds it.
     async fn attempt(&mut self) -> Result<Attempt, ApiError> {
         let read = self.lock.read().await?;
         let found = read.as_ref().and_then(|read| read.record.clone());
@@ -393,11 +407,11 @@ impl Candidate {
         let mine = found.as_ref().is_some_and(|record| record.holder_identity == self.identity);
         if !mine {
             if let Some(holder) = found.as_ref().and_then(|_| self.seen.holder()) {
-                let version = read.as_ref().and_then(|read| read.object.version()).map(ToOwned::to_owned);
-                return Ok(Attempt::HeldBy { holder: holder.to_owned(), version });
+                let version = read.as_ref().and_then(|read| read.object.metadata.resource_version.clone());
+                return Ok(Attempt::HeldByOther { holder: holder.to_owned(), version });
             }
             if let Some(holder) = self.holder_of_other().await? {
-                return Ok(Attempt::HeldBy { holder, version: None });
+                return Ok(Attempt::HeldByOther { holder, version: None });
             }
         }
         let record = self.next_record(found.as_ref(), mine);
@@ -408,13 +422,13 @@ impl Candidate {
             }
             Err(ApiError::Kube(KubeError::Api(status))) if status.is_conflict() || status.is_already_exists() => {
                 debug!("another one was faster");
-                Ok(Attempt::HeldBy { holder: "another one".to_owned(), version: None })
+                Ok(Attempt::HeldByOther { holder: "another one".to_owned(), version: None })
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Who holds the lock of the other kind, if anybody.
+    /// Returns the holder of the lock of the other kind, if it has one.
     async fn holder_of_other(&mut self) -> Result<Option<String>, ApiError> {
         let Some((lock, seen)) = &mut self.other else { return Ok(None) };
         let Some(record) = lock.read().await?.and_then(|read| read.record) else { return Ok(None) };
@@ -424,6 +438,7 @@ impl Candidate {
         Ok(holder.map(|holder| format!("{holder} ({lock:?})")))
     }
 
+    /// Returns the record with which this process holds the lock from now on.
     fn next_record(&self, found: Option<&Record>, mine: bool) -> Record {
         let now = Timestamp::now();
         let transitions = found.map_or(0, |record| record.leader_transitions);
@@ -436,7 +451,7 @@ impl Candidate {
         }
     }
 
-    /// Gives the lock back, so that the next one need not wait for it to expire.
+    /// Gives the lock back, so that the next leader need not wait for it to expire.
     async fn release(&mut self) -> Result<(), ApiError> {
         let Some(read) = self.lock.read().await? else {
             return Ok(());
@@ -451,8 +466,98 @@ impl Candidate {
     }
 }
 
-/// For how long a record counts; what makes no sense counts as long as ours.
+/// Returns how long a record counts; one with a duration that makes no sense counts as long as our own.
 fn duration_of(record: &Record) -> Duration {
     let duration = SignedDuration::from_secs(i64::from(record.lease_duration_seconds));
     Duration::try_from(duration).ok().filter(|duration| !duration.is_zero()).unwrap_or(LEASE_DURATION)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        let time = |text: &str| Some(text.parse().unwrap());
+        Record {
+            holder_identity: "host_1".to_owned(),
+            lease_duration_seconds: 15,
+            acquire_time: time("2026-01-01T00:00:00.000001Z"),
+            renew_time: time("2026-01-02T00:00:00.5Z"),
+            leader_transitions: 3,
+        }
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written_into_either_kind_of_lock() {
+        for kind in [LockKind::Lease, LockKind::Endpoints] {
+            let mut object = DynamicObject::new("lock", &kind.resource());
+            assert_eq!(kind.record(&object).unwrap(), None);
+            kind.set_record(&mut object, &record());
+            let sent = serde_json::to_string(&object).unwrap();
+            let object: DynamicObject = serde_json::from_str(&sent).unwrap();
+            assert_eq!(kind.record(&object).unwrap(), Some(record()), "{sent}");
+        }
+    }
+
+    #[test]
+    fn locks_are_the_objects_that_kubernetes_and_upstream_expect() {
+        let sent = |kind: LockKind| {
+            let mut object = DynamicObject::new("lock", &kind.resource());
+            kind.set_record(&mut object, &record());
+            serde_json::to_value(object).unwrap()
+        };
+        let lease = json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "lock"},
+            "spec": {
+                "holderIdentity": "host_1", "leaseDurationSeconds": 15, "leaseTransitions": 3,
+                "acquireTime": "2026-01-01T00:00:00.000001Z", "renewTime": "2026-01-02T00:00:00.500000Z",
+            },
+        });
+        assert_eq!(sent(LockKind::Lease), lease);
+        let endpoints = sent(LockKind::Endpoints);
+        assert_eq!((&endpoints["apiVersion"], &endpoints["kind"]), (&json!("v1"), &json!("Endpoints")));
+        let text = endpoints["metadata"]["annotations"][ENDPOINTS_ANNOTATION].as_str().unwrap();
+        let expected = r#"{"holderIdentity":"host_1","leaseDurationSeconds":15,"acquireTime":"2026-01-01T00:00:00.000001Z","renewTime":"2026-01-02T00:00:00.5Z","leaderTransitions":3}"#;
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn what_else_is_in_a_lock_stays_and_a_lease_that_cannot_be_read_is_not_taken() {
+        let read = |object: Value| serde_json::from_value::<DynamicObject>(object).unwrap();
+        let mut object = read(json!({
+            "metadata": {"name": "lock", "resourceVersion": "7", "annotations": {"a": "b"}},
+            "subsets": [{"ports": []}],
+        }));
+        LockKind::Endpoints.set_record(&mut object, &record());
+        let sent = serde_json::to_value(&object).unwrap();
+        assert_eq!(sent["subsets"], json!([{"ports": []}]));
+        assert_eq!(
+            (&sent["metadata"]["resourceVersion"], &sent["metadata"]["annotations"]["a"]),
+            (&json!("7"), &json!("b"))
+        );
+
+        for (spec, is_read) in
+            [(json!(null), true), (json!({}), true), (json!({"leaseDurationSeconds": "x"}), false)]
+        {
+            let object = read(json!({"metadata": {"name": "lock"}, "spec": spec}));
+            assert_eq!(LockKind::Lease.record(&object).is_ok(), is_read, "{object:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leadership_ends_when_it_is_not_renewed_in_time() {
+        let (lead, mut leadership) = Leadership::new();
+        assert!(!leadership.is_held() && leadership.since().is_none());
+        assert!(lead.renewed(Instant::now()) && leadership.is_held());
+        let since = leadership.since();
+        tokio::time::advance(HELD_FOR / 2).await;
+        assert!(!lead.renewed(Instant::now()) && !lead.not_renewed());
+        assert_eq!(leadership.since(), since);
+        leadership.lost().await;
+        assert!(!leadership.is_held());
+        assert!(lead.not_renewed() && !lead.not_renewed() && !lead.lost());
+        lead.uncontested();
+        leadership.held().await;
+        assert!(leadership.is_held());
+    }
 }

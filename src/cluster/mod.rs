@@ -8,4 +8,5 @@ pub mod election;
 pub mod grants;
 pub mod events;
 pub mod state;
+pub mod watch_health;
 pub mod watches;

@@ -155,7 +155,7 @@ impl Provisioner {
 
     async fn refuse(&self, claim: &Claim, refusal: &ClaimRefusal) -> Next {
         if self.context.catalog.class(&claim.class).is_some() {
-            self.context.metrics.provisions.failed(&claim.class);
+            self.context.metrics.provisions.failed(&claim.class, "");
         }
         let message = refusal.message(&claim.class, &self.context.scope.provisioner);
         warn!(claim = %name(claim), class = &*claim.class, reason = message, "refused");
@@ -265,7 +265,7 @@ impl Provisioner {
             (0, false) => " in a directory that was there before",
             _ => "",
         };
-        self.context.metrics.provisions.succeeded(&claim.class, started.elapsed());
+        self.context.metrics.provisions.succeeded(&claim.class, "", started.elapsed());
         let volume = claim.volume_name();
         info!(
             claim = %name(claim), volume, class = &*claim.class, export = &*self.export(directory).name,
@@ -287,7 +287,7 @@ impl Provisioner {
         if error.problem == Problem::NotLeading {
             return Next::PutBack;
         }
-        self.context.metrics.provisions.failed(&claim.class);
+        self.context.metrics.provisions.failed(&claim.class, "");
         let words = explain(error, &self.export(directory).source);
         error!(
             claim = %name(claim), volume = claim.volume_name(), class = &*claim.class,
@@ -308,7 +308,7 @@ impl Provisioner {
         (created, started): (Created, Instant),
         error: &ApiError,
     ) -> Next {
-        self.context.metrics.provisions.failed(&claim.class);
+        self.context.metrics.provisions.failed(&claim.class, "");
         error!(
             claim = %name(claim), volume = claim.volume_name(), class = &*claim.class,
             export = &*self.export(directory).name, path = directory.path.as_str(),
