@@ -47,8 +47,7 @@ fn default_filter() -> Targets {
 
 /// Reads `RUST_LOG`: levels, targets, and targets with levels, with commas between them.
 ///
-/// `EnvFilter` would read spans and fields, too, of which this program has none, and would bring a regex engine of half
-/// a megabyte.
+/// `EnvFilter` would read spans and fields, too, of which this program has none, and needs regular expressions for that.
 ///
 /// # Errors
 /// Returns what is wrong with it, in words that follow its name.
