@@ -1,8 +1,8 @@
-//! A work queue of keys: each is worked on by one worker at a time, again after a failure, and at once when its object
-//! has changed.
+//! A work queue of keys: each is worked on by one worker at a time, again after a failure, and at once when its
+//! object has changed.
 //!
-//! It is written by hand because kube's own is tied to its streams and shows neither depth nor age, and a queue of delays
-//! alone, as in tokio-util, is the smaller part of it.
+//! It is written by hand because kube's own is tied to its streams and shows neither depth nor age, and a queue of
+//! delays alone, as in tokio-util, is the smaller part of it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;
@@ -15,8 +15,8 @@ use tokio::time::{Instant, sleep_until};
 /// The longest wait between two tries of the same key: what failed for long may come right at any time.
 pub const RETRY_MAX: Duration = Duration::from_mins(5);
 
-/// Returns how long to wait before the next try after `failures` in a row, the latest included: half a second at first,
-/// doubling up to [`RETRY_MAX`].
+/// Returns how long to wait before the next try after `failures` in a row, the latest included: half a second at
+/// first, doubling up to [`RETRY_MAX`].
 #[must_use]
 pub fn retry_after(failures: u32) -> Duration {
     let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
@@ -78,8 +78,8 @@ impl RetryReason {
     }
 }
 
-/// Returns whether to say again why something waits, after `failures` in a row: the first times, and then often enough for
-/// the reason to be among the events of the last hour.
+/// Returns whether to say again why something waits, after `failures` in a row: the first times, and then often
+/// enough for the reason to be among the events of the last hour.
 #[must_use]
 pub fn is_worth_saying(failures: u32) -> bool {
     const FIRST: u32 = 7;
@@ -131,7 +131,8 @@ impl<K> Default for Queue<K> {
 }
 
 impl<K: Clone + Eq + Hash> Queue<K> {
-    /// Makes `key` ready to be taken, as if it had never failed. A key that is taken becomes ready once it is finished.
+    /// Makes `key` ready to be taken, as if it had never failed. A key that is taken becomes ready once it is
+    /// finished.
     pub fn push(&self, key: K) {
         let mut state = self.state.lock();
         match state.items.get_mut(&key) {
@@ -326,7 +327,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn those_that_failed_are_woken_and_wait_longer_still_if_they_fail_again() {
         let queue = Queue::default();
-        // The second is through, and due, before the first one's last wait is over, whatever is added to each wait.
+        // The second is through, and due, before the first one's last wait is over, whatever is added to each
+        // wait.
         for (key, failures) in [("a", 10), ("b", 8)] {
             queue.push(key);
             for _ in 0..failures {

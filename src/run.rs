@@ -47,8 +47,8 @@ const FAREWELL_MAX: Duration = Duration::from_secs(2);
 /// Serves until SIGTERM or SIGINT; a second signal ends the program on the spot.
 ///
 /// # Errors
-/// Returns why it cannot start: the export is not there, or the kubeconfig cannot be used. An API server that cannot be
-/// reached is waited for.
+/// Returns why it cannot start: the export is not there, or the kubeconfig cannot be used. An API server that
+/// cannot be reached is waited for.
 pub async fn run(config: Config) -> Result<()> {
     let stop = stop_on_signal()?;
     // A volume's directory is open to all whatever the umask was.

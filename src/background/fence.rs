@@ -9,8 +9,8 @@ use crate::cluster::election::Leadership;
 use crate::export::Export;
 use crate::model::exports::PerExport;
 
-/// How long after this process has stopped leading a change of a directory may still be under way. Together with what was
-/// left of the lock then it is less than the lock's whole duration.
+/// How long after this process has stopped leading a change of a directory may still be under way. Together with
+/// what was left of the lock then it is less than the lock's whole duration.
 const FENCE_AFTER: Duration = Duration::from_secs(4);
 
 /// Returns the exports with storage that begins no change unless this process leads.
@@ -23,9 +23,9 @@ pub fn fenced(exports: &PerExport<Export>, leadership: &Leadership) -> PerExport
     })
 }
 
-/// Ends the program if it stops leading while a directory is being changed and the server does not say whether that has
-/// been done: it could be done later, when another process leads and has given the path to a new claim. The kernel gives
-/// up the calls of a process that has ended.
+/// Ends the program if it stops leading while a directory is being changed and the server does not say whether
+/// that has been done: it could be done later, when another process leads and has given the path to a new claim.
+/// The kernel gives up the calls of a process that has ended.
 pub async fn end_if_changes_outlive_leadership(exports: PerExport<Export>, mut leadership: Leadership) {
     loop {
         leadership.held().await;

@@ -1,12 +1,12 @@
 //! Leader election: of several provisioners with one name, one works.
 //!
-//! The lock is a Lease, or, where Leases are forbidden, an annotation on an Endpoints object, as upstream has it: under
-//! upstream's RBAC the two programs exclude each other. The algorithm is client-go's: a holder renews the record every few
-//! seconds, and a candidate that sees it unchanged for the lease's duration may take it. A process compares times with
-//! its own clock only.
+//! The lock is a Lease, or, where Leases are forbidden, an annotation on an Endpoints object, as upstream has it:
+//! under upstream's RBAC the two programs exclude each other. The algorithm is client-go's: a holder renews the
+//! record every few seconds, and a candidate that sees it unchanged for the lease's duration may take it. A
+//! process compares times with its own clock only.
 //!
-//! The lock of the other kind is respected: no candidate begins to lead while that one has a holder that is alive, so
-//! that upstream and this program can be exchanged for each other while both run.
+//! The lock of the other kind is respected: no candidate begins to lead while that one has a holder that is alive,
+//! so that upstream and this program can be exchanged for each other while both run.
 //!
 //! The lock is advisory: it keeps two from working side by side, it does not make it safe. What makes it safe is
 //! that every step may run twice, and that a change of files begins only while [`Leadership::is_held`].
@@ -23,7 +23,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{Api, ApiResource, DynamicObject, PostParams, WatchParams};
 use kube::{Client, Error as KubeError};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
@@ -33,11 +33,12 @@ use crate::cluster::api::{ApiError, answered};
 /// How long a record counts after it was last seen to change.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
 
-/// How long this process leads after a renewal was sent. Shorter than [`LEASE_DURATION`]: the rest is for slow steps.
+/// How long this process leads after a renewal was sent. Shorter than [`LEASE_DURATION`]: the rest is for slow
+/// steps.
 const HELD_FOR: Duration = Duration::from_secs(10);
 
-/// The age, by our own clock, of a record of the other kind whose holder died long ago. It saves every start the wait for
-/// the record to change; no clock that works is so wrong.
+/// The age, by our own clock, of a record of the other kind whose holder died long ago. It saves every start the
+/// wait for the record to change; no clock that works is so wrong.
 const LONG_DEAD: SignedDuration = SignedDuration::from_hours(24);
 
 /// How long to wait between two tries to take or renew the lock.
@@ -114,7 +115,8 @@ impl Lead {
         self.0.send_replace(Some(Held { since, until: since + Duration::from_hours(365 * 24) }));
     }
 
-    /// Notes that the lock was taken or renewed, by a request that was sent at this time. Returns whether that is new.
+    /// Notes that the lock was taken or renewed, by a request that was sent at this time. Returns whether that is
+    /// new.
     fn renewed(&self, sent: Instant) -> bool {
         let since = self.0.borrow().map_or_else(Instant::now, |held| held.since);
         self.0.send_replace(Some(Held { since, until: sent + HELD_FOR })).is_none()
@@ -204,10 +206,11 @@ impl LockKind {
         match self {
             Self::Lease => {
                 let spec = json!(spec_of(record));
-                match &mut object.data {
-                    Value::Object(fields) => drop(fields.insert("spec".to_owned(), spec)),
-                    // Of an object that is new.
-                    data => *data = json!({ "spec": spec }),
+                if let Some(fields) = object.data.as_object_mut() {
+                    fields.insert("spec".to_owned(), spec);
+                } else {
+                    // The object is a new one.
+                    object.data = json!({ "spec": spec });
                 }
             }
             Self::Endpoints => {
@@ -300,8 +303,8 @@ fn spec_of(record: &Record) -> LeaseSpec {
     }
 }
 
-/// Takes part in the election for `lock`, and tells `lead` how it goes, until `stop` ends; then gives the lock back if this
-/// process holds it. Does not begin to lead while `other`, if that may be read, has a holder.
+/// Takes part in the election for `lock`, and tells `lead` how it goes, until `stop` ends; then gives the lock
+/// back if this process holds it. Does not begin to lead while `other`, if that may be read, has a holder.
 pub async fn elect(lead: Lead, lock: Lock, other: Option<Lock>, identity: String, stop: impl Future<Output = ()>) {
     let other = other.map(|lock| (lock, Seen::default()));
     let mut candidate = Candidate { lock, other, identity, seen: Seen::default() };
@@ -474,6 +477,8 @@ fn duration_of(record: &Record) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     fn record() -> Record {

@@ -1,7 +1,7 @@
 //! Events: what `kubectl describe` shows a claim's author or an administrator.
 //!
-//! They are core/v1 events: the RBAC that users of upstream have granted allows no others, which kube's own recorder
-//! would write.
+//! They are core/v1 events: the RBAC that users of upstream have granted allows no others, which kube's own
+//! recorder would write.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -198,9 +198,9 @@ impl Recorder {
         self.send(Note { subject: subject.into(), reason, message: shown(&message), under_way: None }).await;
     }
 
-    /// Records, as [`Recorder::record`] does, the start of something that is under way until the returned value is dropped.
-    /// If that has ended before its turn comes, and very many events are waiting, then the start is not written: the
-    /// event of the end says more, and in a burst each request is one less for all that wait.
+    /// Records, as [`Recorder::record`] does, the start of something that is under way until the returned value is
+    /// dropped. If that has ended before its turn comes, and very many events are waiting, then the start is not
+    /// written: the event of the end says more, and in a burst each request is one less for all that wait.
     pub async fn record_start(&self, subject: impl Into<Subject>, reason: Reason, message: String) -> Arc<()> {
         let under_way = Arc::new(());
         let (subject, message) = (subject.into(), shown(&message));
@@ -260,8 +260,8 @@ enum Write {
 }
 
 impl Writer {
-    /// Writes an event, and tries again while the API server gives no answer, or forbids it: an API server that has just
-    /// been started forbids everything until it knows the roles.
+    /// Writes an event, and tries again while the API server gives no answer, or forbids it: an API server that
+    /// has just been started forbids everything until it knows the roles.
     async fn write_surely(&self, note: &Note) -> Result<(), ApiError> {
         for pause in PAUSES {
             match self.write(note).await {
@@ -374,8 +374,8 @@ impl Writer {
 
 /// Returns what tells events apart: a hash of all that they say.
 ///
-/// It is part of the name of the Event object, so that a provisioner that was restarted, or built by another compiler,
-/// finds it again: std's hasher may change with the compiler.
+/// It is part of the name of the Event object, so that a provisioner that was restarted, or built by another
+/// compiler, finds it again: std's hasher may change with the compiler.
 fn key(note: &Note) -> u64 {
     let Subject { kind, namespace, name, uid } = &note.subject;
     let namespace = namespace.as_deref().unwrap_or_default();

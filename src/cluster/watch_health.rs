@@ -8,13 +8,13 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How long after its next try a watch that says nothing counts as failed: a watch that works again says nothing until
-/// something changes. The first is for an API server that could not be reached, which may take long to show that it
-/// still cannot; the second for one that answers.
+/// How long after its next try a watch that says nothing counts as failed: a watch that works again says nothing
+/// until something changes. The first is for an API server that could not be reached, which may take long to show
+/// that it still cannot; the second for one that answers.
 const FAILED_FOR: (Duration, Duration) = (Duration::from_mins(1), Duration::from_secs(3));
 
-/// The state of the connection to the API server and of the watches. The watches keep it up to date, health checks and
-/// whatever waits for complete knowledge read it.
+/// The state of the connection to the API server and of the watches. The watches keep it up to date, health checks
+/// and whatever waits for complete knowledge read it.
 #[derive(Debug)]
 pub struct WatchHealth {
     known: Mutex<Known>,
@@ -62,8 +62,8 @@ impl WatchHealth {
         let _ = self.listed.subscribe().wait_for(|listed| *listed).await;
     }
 
-    /// Notes that the watch of these objects has failed with this error, whether that was because the API server could
-    /// not be reached, and how long it is until the next try.
+    /// Notes that the watch of these objects has failed with this error, whether that was because the API server
+    /// could not be reached, and how long it is until the next try.
     pub(super) fn failed(&self, watched: &'static str, error: String, unreachable: bool, wait: Duration) {
         let silence = if unreachable { FAILED_FOR.0 } else { FAILED_FOR.1 };
         let until = Instant::now() + wait + silence;

@@ -29,8 +29,8 @@ use crate::model::volume::Volume;
 /// The shortest and the longest wait before a failed watch is tried again.
 const REWATCH: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
-/// The longest wait before an API server that cannot be reached is tried again. Short, because its first answer is often
-/// that the known version is too old, which costs one more try.
+/// The longest wait before an API server that cannot be reached is tried again. Short, because its first answer is
+/// often that the known version is too old, which costs one more try.
 const RECONNECT: Duration = Duration::from_secs(2);
 
 /// A kind of object that the catalog keeps records of.
@@ -81,8 +81,8 @@ impl Recorded for Slim<PersistentVolume> {
     }
 }
 
-/// Keeps the catalog up to date, for ever, and notes in `health` when everything has been listed once, and which watches
-/// fail.
+/// Keeps the catalog up to date, for ever, and notes in `health` when everything has been listed once, and which
+/// watches fail.
 ///
 /// A watch that fails is tried again, and what was missed meanwhile is found out; what is known stays known.
 pub async fn follow(client: Client, catalog: Arc<Catalog>, listing: ListMode, health: Arc<WatchHealth>) {

@@ -15,8 +15,8 @@ use crate::model::volume::Volume;
 /// The provisioner must not be running: it would put the finalizers back. May be run twice, and cut at any point.
 ///
 /// # Errors
-/// Returns an error if the kubeconfig cannot be used, or the API server refuses. Volumes that were done until then stay
-/// done.
+/// Returns an error if the kubeconfig cannot be used, or the API server refuses. Volumes that were done until then
+/// stay done.
 pub async fn remove_finalizers(provisioner: &str, kubeconfig: Option<&Path>) -> Result<()> {
     let client = Client::try_from(kube_config(kubeconfig).await?)?;
     let released = released(&Cluster::new(client, provisioner), provisioner).await?;

@@ -8,8 +8,8 @@ use clap::{Parser, Subcommand};
 /// The variable that Kubernetes sets in each Pod.
 pub(super) const IN_CLUSTER: &str = "KUBERNETES_SERVICE_HOST";
 
-/// The settings as they are given. Each is a flag, and an environment variable: the one that upstream reads, where it has
-/// the setting.
+/// The settings as they are given. Each is a flag, and an environment variable: the one that upstream reads, where
+/// it has the setting.
 #[derive(Debug, Clone, Parser)]
 #[command(
     name = "nfs-provisioner",
@@ -43,13 +43,13 @@ pub struct Args {
     #[arg(long, env = "NFS_MOUNT_PATH", value_name = "DIR", default_value = "/persistentvolumes")]
     pub(super) nfs_mount_path: PathBuf,
 
-    /// YAML file with more exports, as "exports: [{name: …, server: …, path: …, mount: …}]". The first one serves classes
-    /// that name none; that of `NFS_SERVER`, if it is set, is before them, and is called "default".
+    /// YAML file with more exports, as "exports: [{name: …, server: …, path: …, mount: …}]". The first one serves
+    /// classes that name none; that of `NFS_SERVER`, if it is set, is before them, and is called "default".
     #[arg(long, env = "EXPORTS_FILE", value_name = "FILE")]
     pub(super) exports_file: Option<OsString>,
 
-    /// Whether exports must be NFS mounts: "on" refuses to work on anything else, "off" only warns; "auto" is "on" in
-    /// a cluster, and elsewhere as soon as it was an NFS mount once.
+    /// Whether exports must be NFS mounts: "on" refuses to work on anything else, "off" only warns; "auto" is "on"
+    /// in a cluster, and elsewhere as soon as it was an NFS mount once.
     #[arg(long, env = "NFS_MOUNT_CHECK", value_name = "auto|on|off", default_value = "auto")]
     pub(super) nfs_mount_check: String,
 
@@ -73,7 +73,8 @@ pub struct Args {
     #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
     pub(super) kubeconfig: Option<OsString>,
 
-    /// Whether claims of all classes may have directories at, in or above those of other namespaces: true or false.
+    /// Whether claims of all classes may have directories at, in or above those of other namespaces: true or
+    /// false.
     #[arg(long, env = "SHARE_ACROSS_NAMESPACES", value_name = "BOOL", default_value = "false")]
     pub(super) share_across_namespaces: String,
 
@@ -85,8 +86,8 @@ pub struct Args {
     #[arg(long, env = "ENABLE_LEADER_ELECTION", value_name = "BOOL", default_value = "true")]
     pub(super) enable_leader_election: String,
 
-    /// What kind of object the lock is: leases, endpoints (as nfs-subdir-external-provisioner has it), or auto, which is
-    /// leases where these are allowed.
+    /// What kind of object the lock is: leases, endpoints (as nfs-subdir-external-provisioner has it), or auto,
+    /// which is leases where these are allowed.
     #[arg(long, env = "LEADER_ELECTION_LOCK", value_name = "auto|leases|endpoints", default_value = "auto")]
     pub(super) leader_election_lock: String,
 
@@ -121,12 +122,12 @@ impl LogFormat {
 /// Subcommands: what the program does instead of serving.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
 pub enum Command {
-    /// Take this provisioner's finalizer off its volumes, before an uninstall or a rollback. Stop it first: it puts
-    /// them back.
+    /// Take this provisioner's finalizer off its volumes, before an uninstall or a rollback. Stop it first: it
+    /// puts them back.
     RemoveFinalizers,
 
-    /// Check settings, API server, rights, classes and the export, and say what is wrong and how to mend it. It ends
-    /// with 1 if anything is that keeps the provisioner from its work. A provisioner may run meanwhile.
+    /// Check settings, API server, rights, classes and the export, and say what is wrong and how to mend it. It
+    /// ends with 1 if anything is that keeps the provisioner from its work. A provisioner may run meanwhile.
     Doctor {
         /// How to say it: text for people, json for machines.
         #[arg(

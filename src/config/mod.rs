@@ -43,7 +43,8 @@ pub struct Config {
 }
 
 impl Args {
-    /// Returns what [`Command::RemoveFinalizers`] needs: the provisioner's name, and the kubeconfig if one is named.
+    /// Returns what [`Command::RemoveFinalizers`] needs: the provisioner's name, and the kubeconfig if one is
+    /// named.
     ///
     /// # Errors
     /// Returns what is wrong with them.
@@ -177,7 +178,8 @@ fn boolean(text: &str) -> Result<bool, String> {
     go_bool(text).ok_or_else(|| format!("must be true or false, not {text:?}"))
 }
 
-/// Reads a provisioner's name: what the API server takes in a StorageClass, an optional DNS name and `/`, then a word.
+/// Reads a provisioner's name: what the API server takes in a StorageClass, an optional DNS name and `/`, then a
+/// word.
 fn provisioner_name(text: &str) -> Result<String, String> {
     let (domain, word) = text.split_once('/').map_or((None, text), |(domain, word)| (Some(domain), word));
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');

@@ -40,10 +40,11 @@ pub struct Pool<K> {
 }
 
 impl<K: Clone + Display + Eq + Hash + Send + Sync + 'static> Pool<K> {
-    /// Shows the queue in metrics, and works on what is in it while this process leads, until `stop` ends; then waits for
-    /// the rounds under way.
+    /// Shows the queue in metrics, and works on what is in it while this process leads, until `stop` ends; then
+    /// waits for the rounds under way.
     ///
-    /// `round` is given the key, how often it has failed in a row, and the worker's slot, which it may give up early.
+    /// `round` is given the key, how often it has failed in a row, and the worker's slot, which it may give up
+    /// early.
     ///
     /// Guarantees: one round at a time for one key; a round that panics is tried again, as one that has failed.
     pub async fn work<F>(self, stop: impl Future<Output = ()>, round: impl Fn(K, u32, Slot) -> F)
@@ -91,8 +92,8 @@ impl<K: Clone + Display + Eq + Hash + Send + Sync + 'static> Pool<K> {
     }
 }
 
-/// Wakes what waits in these queues after a failure whenever an export has come back, which `returned` tells, until the
-/// export is given up.
+/// Wakes what waits in these queues after a failure whenever an export has come back, which `returned` tells,
+/// until the export is given up.
 pub async fn wake_on_return<K: Clone + Eq + Hash>(mut returned: watch::Receiver<u64>, queues: [Arc<Queue<K>>; 2]) {
     while returned.changed().await.is_ok() {
         for queue in &queues {

@@ -13,8 +13,8 @@ const RUST_LOG: &str = "RUST_LOG";
 
 /// Starts the log on standard error: objects of JSON, or lines for people, with colours if that is a terminal.
 ///
-/// A `RUST_LOG` that cannot be read does not keep the program from starting: the log says what is wrong with it, and is
-/// written as if it were not set.
+/// A `RUST_LOG` that cannot be read does not keep the program from starting: the log says what is wrong with it,
+/// and is written as if it were not set.
 pub fn start(json: bool, on_terminal: bool) {
     let (filter, wrong) = match filter(std::env::var(RUST_LOG)) {
         Ok(filter) => (filter, None),
@@ -47,14 +47,15 @@ fn default_filter() -> Targets {
 
 /// Reads `RUST_LOG`: levels, targets, and targets with levels, with commas between them.
 ///
-/// `EnvFilter` would read spans and fields, too, of which this program has none, and needs regular expressions for that.
+/// `EnvFilter` would read spans and fields, too, of which this program has none, and needs regular expressions for
+/// that.
 ///
 /// # Errors
 /// Returns what is wrong with it, in words that follow its name.
 fn filter(value: Result<String, VarError>) -> Result<Targets, String> {
     let value = match value {
         Err(VarError::NotPresent) => String::new(),
-        Err(VarError::NotUnicode(value)) => return Err(format!("is not UTF-8: {value:?}")),
+        Err(VarError::NotUnicode(value)) => return Err(format!("is not UTF-8: {:?}", value.to_string_lossy())),
         Ok(value) => value,
     };
     if value.contains(['[', '{']) {

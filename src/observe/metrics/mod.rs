@@ -84,8 +84,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers all metrics. What can be asked for when metrics are read is not counted but asked for then: the state of
-    /// `exports`, and `leadership`. Storage notes in `durations` how long its calls take.
+    /// Registers all metrics. What can be asked for when metrics are read is not counted but asked for then: the
+    /// state of `exports`, and `leadership`. Storage notes in `durations` how long its calls take.
     #[must_use]
     pub fn new(exports: PerExport<Export>, durations: Durations, leadership: Leadership) -> Self {
         let mut all = Registry::default();

@@ -1,5 +1,5 @@
-//! Volumes made and deleted, under the metric names of the library that upstream is built on, so that its dashboards and
-//! alerts go on working.
+//! Volumes made and deleted, under the metric names of the library that upstream is built on, so that its
+//! dashboards and alerts go on working.
 
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -31,8 +31,8 @@ pub struct DeletionLabels {
 
 /// Counts how often one kind of operation succeeded and failed, and how long those that succeeded took.
 ///
-/// Classes become labels: only names of classes that exist may be given, or anybody who can make a claim could make a
-/// series.
+/// Classes become labels: only names of classes that exist may be given, or anybody who can make a claim could
+/// make a series.
 #[derive(Debug, Clone)]
 pub struct Operations<L> {
     done: Family<L, Counter>,
@@ -65,8 +65,8 @@ impl<L: Clone + Debug + Eq + Hash + EncodeLabelSet + Send + Sync + 'static> Oper
 }
 
 impl Operations<ProvisionLabels> {
-    /// Counts a volume that was made for a claim of `class`. `source` is the kind of the claim's data source, and empty
-    /// for a claim that has none.
+    /// Counts a volume that was made for a claim of `class`. `source` is the kind of the claim's data source, and
+    /// empty for a claim that has none.
     pub fn succeeded(&self, class: &str, source: &'static str, took: Duration) {
         self.count_success(&ProvisionLabels { class: class.to_owned(), source }, took);
     }

@@ -24,8 +24,8 @@ pub struct HeldByClaim {
 
 /// What is known of the usage of volumes, by volume name. Clones share it.
 ///
-/// Claims become labels, which is no closed set: an administrator has asked for that by a setting, and the series of a
-/// volume end with the volume.
+/// Claims become labels, which is no closed set: an administrator has asked for that by a setting, and the series
+/// of a volume end with the volume.
 #[derive(Debug, Clone, Default)]
 pub struct Usages(Arc<Mutex<BTreeMap<Arc<str>, HeldByClaim>>>);
 
