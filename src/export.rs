@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use anyhow::{Context as _, Result};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::model::exports::NamedExport;
-use crate::storage::{STUCK_AFTER, State, Storage};
+use crate::model::exports::{Exports, NamedExport, PerExport};
+use crate::storage::{Durations, ExportSpec, STUCK_AFTER, State, Storage};
 use crate::values::address::ExportAddress;
 use crate::values::headroom::Headroom;
 
@@ -43,6 +44,23 @@ impl Export {
     pub fn room(&self, promised: u128) -> Headroom {
         Headroom { usable: self.is_usable(), begun: false, usage: self.storage.usage(), promised }
     }
+}
+
+/// Opens the exports. One that does not answer yet is waited for later.
+///
+/// # Errors
+/// Returns an error if an export is certainly not where the settings say.
+pub async fn open_all(
+    exports: &Exports,
+    specs: &PerExport<ExportSpec>,
+    durations: &Durations,
+) -> Result<PerExport<Export>> {
+    let open = specs.try_map(|(id, spec)| async move {
+        let storage = Storage::at(spec, durations.clone()).await;
+        let unless = || format!("the export {:?} is not where NFS_MOUNT_PATH or EXPORTS_FILE says", spec.name);
+        Ok(Export::new(exports.get(id), storage.with_context(unless)?))
+    });
+    open.await
 }
 
 /// What is known of an export's trash: for metrics, and to tell that something new is in it.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use futures::FutureExt;
 use kube::Client;
 use nix::sys::stat::{Mode, umask};
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,9 +18,10 @@ use crate::background::reaper::reap_forever;
 use crate::background::usage;
 use crate::cluster::api::Cluster;
 use crate::cluster::connect::{ListMode, connect, kube_config, own_namespace};
-use crate::cluster::election::{Lead, Leadership, Lock, elect, own_identity};
+use crate::cluster::election::{Lead, Leadership, elect, own_identity};
 use crate::cluster::events::Recorder;
 use crate::cluster::grants::{Granted, Locks, check_access};
+use crate::cluster::lock::Lock;
 use crate::cluster::permissions::Awaited;
 use crate::cluster::state::Catalog;
 use crate::cluster::watch_health::WatchHealth;
@@ -34,12 +34,12 @@ use crate::controllers::pool::{Pool, wake_on_return};
 use crate::controllers::provisioner::Provisioner;
 use crate::controllers::reclaimer::Reclaimer;
 use crate::decide::Scope;
-use crate::export::Export;
-use crate::model::exports::{Exports, PerExport};
+use crate::export::{self, Export};
+use crate::model::exports::PerExport;
 use crate::observe::health::Health;
 use crate::observe::http;
 use crate::observe::metrics::Metrics;
-use crate::storage::{Durations, ExportSpec, Storage, durations};
+use crate::storage::durations;
 
 /// How long giving the lock back and writing the last events may take at the end, each.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
@@ -54,7 +54,7 @@ pub async fn run(config: Config) -> Result<()> {
     // A volume's directory is open to all whatever the umask was.
     umask(Mode::empty());
     let durations = durations();
-    let exports = open(&config.exports, &config.specs, &durations).await?;
+    let exports = export::open_all(&config.exports, &config.specs, &durations).await?;
     let client = Client::try_from(kube_config(config.kubeconfig.as_deref()).await?)?;
     let (lead, leadership) = Leadership::new();
     let watches = Arc::new(WatchHealth::default());
@@ -80,20 +80,6 @@ pub async fn run(config: Config) -> Result<()> {
     );
     serve(config, parts, lead, listing, stop).await;
     Ok(())
-}
-
-/// Opens the exports. One that does not answer yet is waited for later.
-async fn open(
-    exports: &Exports,
-    places: &PerExport<ExportSpec>,
-    durations: &Durations,
-) -> Result<PerExport<Export>> {
-    let open = places.try_map(|(id, place)| async move {
-        let storage = Storage::at(place, durations.clone()).await;
-        let unless = || format!("the export {:?} is not where NFS_MOUNT_PATH or EXPORTS_FILE says", place.name);
-        Ok(Export::new(exports.get(id), storage.with_context(unless)?))
-    });
-    open.await
 }
 
 /// The parts that exist before the API server has answered.
@@ -129,7 +115,10 @@ async fn serve(config: Config, parts: Parts, lead: Lead, listing: ListMode, stop
         let election = elect(lead, lock(own), other.map(lock), own_identity, came_true(leaving));
         let watches = Arc::clone(&watches);
         // A leader that does not know everything yet helps nobody.
-        tokio::spawn(async move { watches.all_listed().then(|()| election).await })
+        tokio::spawn(async move {
+            watches.all_listed().await;
+            election.await;
+        })
     } else {
         lead.uncontested();
         tokio::spawn(async {})

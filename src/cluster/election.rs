@@ -15,20 +15,14 @@
 
 use std::time::Duration;
 
-use futures::StreamExt;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::api::core::v1::Endpoints;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-use kube::api::{Api, ApiResource, DynamicObject, PostParams, WatchParams};
-use kube::{Client, Error as KubeError};
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use kube::Error as KubeError;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
-use crate::cluster::api::{ApiError, answered};
+use crate::cluster::api::ApiError;
+use crate::cluster::lock::{Lock, Record};
 
 /// How long a record counts after it was last seen to change.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
@@ -43,9 +37,6 @@ const LONG_DEAD: SignedDuration = SignedDuration::from_hours(24);
 
 /// How long to wait between two tries to take or renew the lock.
 const RETRY: Duration = Duration::from_secs(2);
-
-/// The annotation in which upstream's lock keeps its record.
-const ENDPOINTS_ANNOTATION: &str = "control-plane.alpha.kubernetes.io/leader";
 
 /// Whether this process leads, for all that asks or waits for it. Clones share it.
 #[derive(Debug, Clone)]
@@ -131,175 +122,6 @@ impl Lead {
     fn not_renewed(&self) -> bool {
         let over = self.0.borrow().is_some_and(|held| Instant::now() >= held.until);
         over && self.lost()
-    }
-}
-
-/// The record in the lock. The names are those in upstream's annotation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Record {
-    holder_identity: String,
-    lease_duration_seconds: i32,
-    #[serde(default)]
-    acquire_time: Option<Timestamp>,
-    #[serde(default)]
-    renew_time: Option<Timestamp>,
-    #[serde(default)]
-    leader_transitions: i32,
-}
-
-/// The kinds of objects that a lock can be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LockKind {
-    /// A Lease.
-    Lease,
-    /// An annotation on an Endpoints object.
-    Endpoints,
-}
-
-/// Which lock of leader election to use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LockChoice {
-    /// No lock: the administrator runs one process only.
-    None,
-    /// A Lease, or upstream's Endpoints object where Leases are forbidden.
-    Auto,
-    /// A lock of this kind only.
-    Only(LockKind),
-}
-
-impl LockKind {
-    /// Returns the other kind.
-    #[must_use]
-    pub fn other(self) -> Self {
-        match self {
-            Self::Lease => Self::Endpoints,
-            Self::Endpoints => Self::Lease,
-        }
-    }
-
-    fn resource(self) -> ApiResource {
-        match self {
-            Self::Lease => ApiResource::erase::<Lease>(&()),
-            Self::Endpoints => ApiResource::erase::<Endpoints>(&()),
-        }
-    }
-
-    /// Reads the record in an object of this kind; `None` if there is none that can be read.
-    fn record(self, object: &DynamicObject) -> Result<Option<Record>, ApiError> {
-        match self {
-            Self::Lease => {
-                let spec = object.data.get("spec").filter(|spec| !spec.is_null());
-                let spec = spec.map(LeaseSpec::deserialize).transpose();
-                Ok(spec.map_err(|error| ApiError::Kube(KubeError::SerdeError(error)))?.as_ref().map(record_of))
-            }
-            Self::Endpoints => {
-                let annotations = object.metadata.annotations.as_ref();
-                let text = annotations.and_then(|all| all.get(ENDPOINTS_ANNOTATION));
-                Ok(text.and_then(|text| serde_json::from_str(text).ok()))
-            }
-        }
-    }
-
-    /// Puts a record into an object of this kind.
-    fn set_record(self, object: &mut DynamicObject, record: &Record) {
-        match self {
-            Self::Lease => {
-                let spec = json!(spec_of(record));
-                if let Some(fields) = object.data.as_object_mut() {
-                    fields.insert("spec".to_owned(), spec);
-                } else {
-                    // The object is a new one.
-                    object.data = json!({ "spec": spec });
-                }
-            }
-            Self::Endpoints => {
-                // A struct of strings and numbers is always JSON.
-                let text = serde_json::to_string(record).unwrap_or_default();
-                object.metadata.annotations.get_or_insert_default().insert(ENDPOINTS_ANNOTATION.to_owned(), text);
-            }
-        }
-    }
-}
-
-/// The object that holds the record of who leads.
-#[derive(Clone)]
-pub struct Lock {
-    objects: Api<DynamicObject>,
-    kind: LockKind,
-    namespace: String,
-    name: String,
-}
-
-impl std::fmt::Debug for Lock {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?} {}/{}", self.kind, self.namespace, self.name)
-    }
-}
-
-/// A lock as it was read: to be replaced only if it is still so.
-struct Read {
-    record: Option<Record>,
-    object: DynamicObject,
-}
-
-impl Lock {
-    /// Makes a handle of the lock of the provisioner of this name. The lock has the name that upstream's has.
-    #[must_use]
-    pub fn new(client: Client, kind: LockKind, namespace: &str, provisioner: &str) -> Self {
-        let objects = Api::namespaced_with(client, namespace, &kind.resource());
-        Self { objects, kind, namespace: namespace.to_owned(), name: provisioner.replace('/', "-") }
-    }
-
-    async fn read(&self) -> Result<Option<Read>, ApiError> {
-        let Some(object) = answered(self.objects.get_opt(&self.name)).await? else { return Ok(None) };
-        Ok(Some(Read { record: self.kind.record(&object)?, object }))
-    }
-
-    /// Waits until the lock has changed since this version; for ever, if that is not to be learned.
-    async fn changed(&self, version: &str) {
-        let only = WatchParams::default().fields(&format!("metadata.name={}", self.name));
-        let changed = match self.objects.watch(&only, version).await {
-            Ok(events) => std::pin::pin!(events).next().await.is_some_and(|event| event.is_ok()),
-            Err(_) => false,
-        };
-        if !changed {
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// Creates the lock with `record`, or replaces `read` by it if it has not changed since.
-    async fn write(&self, record: &Record, read: Option<Read>) -> Result<(), ApiError> {
-        let post = PostParams::default();
-        if let Some(Read { mut object, .. }) = read {
-            self.kind.set_record(&mut object, record);
-            answered(self.objects.replace(&self.name, &post, &object)).await.map(drop)
-        } else {
-            let mut object = DynamicObject::new(&self.name, &self.kind.resource());
-            self.kind.set_record(&mut object, record);
-            answered(self.objects.create(&post, &object)).await.map(drop)
-        }
-    }
-}
-
-fn record_of(spec: &LeaseSpec) -> Record {
-    Record {
-        holder_identity: spec.holder_identity.clone().unwrap_or_default(),
-        lease_duration_seconds: spec.lease_duration_seconds.unwrap_or_default(),
-        acquire_time: spec.acquire_time.as_ref().map(|time| time.0),
-        renew_time: spec.renew_time.as_ref().map(|time| time.0),
-        leader_transitions: spec.lease_transitions.unwrap_or_default(),
-    }
-}
-
-fn spec_of(record: &Record) -> LeaseSpec {
-    LeaseSpec {
-        holder_identity: Some(record.holder_identity.clone()),
-        lease_duration_seconds: Some(record.lease_duration_seconds),
-        acquire_time: record.acquire_time.map(MicroTime),
-        renew_time: record.renew_time.map(MicroTime),
-        lease_transitions: Some(record.leader_transitions),
-        ..LeaseSpec::default()
     }
 }
 
@@ -477,75 +299,122 @@ fn duration_of(record: &Record) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
+    use std::collections::BTreeMap;
+    use std::convert::Infallible;
+    use std::sync::Arc;
+
+    use http_body_util::{BodyExt, Full};
+    use hyper::body::{Bytes, Incoming};
+    use hyper::service::service_fn;
+    use hyper::{Method, Request, Response};
+    use hyper_util::rt::TokioIo;
+    use kube::Client;
+    use parking_lot::Mutex;
+    use serde_json::{Value, json};
 
     use super::*;
+    use crate::cluster::lock::LockKind;
 
-    fn record() -> Record {
-        let time = |text: &str| Some(text.parse().unwrap());
-        Record {
-            holder_identity: "host_1".to_owned(),
-            lease_duration_seconds: 15,
-            acquire_time: time("2026-01-01T00:00:00.000001Z"),
-            renew_time: time("2026-01-02T00:00:00.5Z"),
-            leader_transitions: 3,
+    /// The objects of an API server, by path, and what it was asked for.
+    #[derive(Default)]
+    struct Objects {
+        by_path: BTreeMap<String, Value>,
+        asked: Vec<String>,
+        versions: u64,
+    }
+
+    impl Objects {
+        /// Answers as the API server does: creates what is not there, and replaces only the version that was read.
+        fn answer(&mut self, method: &Method, path: &str, body: &[u8]) -> Result<Value, (u16, &'static str)> {
+            let sent: Value = serde_json::from_slice(body).unwrap_or_default();
+            let name = sent["metadata"]["name"].as_str().unwrap_or_default();
+            let place = if *method == Method::POST { format!("{path}/{name}") } else { path.to_owned() };
+            self.asked.push(format!("{method} {place}"));
+            let there = self.by_path.get(&place);
+            match *method {
+                Method::GET => return there.cloned().ok_or((404, "NotFound")),
+                Method::POST if there.is_some() => return Err((409, "AlreadyExists")),
+                Method::PUT if there.is_none_or(|there| !has_version_of(&sent, there)) => {
+                    return Err((409, "Conflict"));
+                }
+                _ => {}
+            }
+            self.versions += 1;
+            let mut object = sent;
+            object["metadata"]["resourceVersion"] = json!(self.versions.to_string());
+            self.by_path.insert(place, object.clone());
+            Ok(object)
         }
     }
 
-    #[test]
-    fn a_record_is_read_as_it_was_written_into_either_kind_of_lock() {
-        for kind in [LockKind::Lease, LockKind::Endpoints] {
-            let mut object = DynamicObject::new("lock", &kind.resource());
-            assert_eq!(kind.record(&object).unwrap(), None);
-            kind.set_record(&mut object, &record());
-            let sent = serde_json::to_string(&object).unwrap();
-            let object: DynamicObject = serde_json::from_str(&sent).unwrap();
-            assert_eq!(kind.record(&object).unwrap(), Some(record()), "{sent}");
-        }
+    fn has_version_of(sent: &Value, there: &Value) -> bool {
+        sent["metadata"]["resourceVersion"] == there["metadata"]["resourceVersion"]
     }
 
-    #[test]
-    fn locks_are_the_objects_that_kubernetes_and_upstream_expect() {
-        let sent = |kind: LockKind| {
-            let mut object = DynamicObject::new("lock", &kind.resource());
-            kind.set_record(&mut object, &record());
-            serde_json::to_value(object).unwrap()
-        };
-        let lease = json!({
-            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "lock"},
-            "spec": {
-                "holderIdentity": "host_1", "leaseDurationSeconds": 15, "leaseTransitions": 3,
-                "acquireTime": "2026-01-01T00:00:00.000001Z", "renewTime": "2026-01-02T00:00:00.500000Z",
-            },
+    /// Starts an API server that has leases and endpoints, and cannot be watched.
+    async fn api_server(objects: Arc<Mutex<Objects>>) -> Client {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let objects = Arc::clone(&objects);
+                let answer = service_fn(move |request: Request<Incoming>| {
+                    let objects = Arc::clone(&objects);
+                    async move {
+                        let (parts, body) = request.into_parts();
+                        let body = body.collect().await.unwrap().to_bytes();
+                        let (code, answer) = match objects.lock().answer(&parts.method, parts.uri.path(), &body) {
+                            Ok(object) => (200, object),
+                            Err((code, reason)) => {
+                                let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure"});
+                                let mut status = status;
+                                status["code"] = json!(code);
+                                status["reason"] = json!(reason);
+                                (code, status)
+                            }
+                        };
+                        let body = Full::new(Bytes::from(answer.to_string()));
+                        Ok::<_, Infallible>(Response::builder().status(code).body(body).unwrap())
+                    }
+                });
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer),
+                );
+            }
         });
-        assert_eq!(sent(LockKind::Lease), lease);
-        let endpoints = sent(LockKind::Endpoints);
-        assert_eq!((&endpoints["apiVersion"], &endpoints["kind"]), (&json!("v1"), &json!("Endpoints")));
-        let text = endpoints["metadata"]["annotations"][ENDPOINTS_ANNOTATION].as_str().unwrap();
-        let expected = r#"{"holderIdentity":"host_1","leaseDurationSeconds":15,"acquireTime":"2026-01-01T00:00:00.000001Z","renewTime":"2026-01-02T00:00:00.5Z","leaderTransitions":3}"#;
-        assert_eq!(text, expected);
+        Client::try_from(kube::Config::new(format!("http://{address}").parse().unwrap())).unwrap()
     }
 
-    #[test]
-    fn what_else_is_in_a_lock_stays_and_a_lease_that_cannot_be_read_is_not_taken() {
-        let read = |object: Value| serde_json::from_value::<DynamicObject>(object).unwrap();
-        let mut object = read(json!({
-            "metadata": {"name": "lock", "resourceVersion": "7", "annotations": {"a": "b"}},
-            "subsets": [{"ports": []}],
-        }));
-        LockKind::Endpoints.set_record(&mut object, &record());
-        let sent = serde_json::to_value(&object).unwrap();
-        assert_eq!(sent["subsets"], json!([{"ports": []}]));
-        assert_eq!(
-            (&sent["metadata"]["resourceVersion"], &sent["metadata"]["annotations"]["a"]),
-            (&json!("7"), &json!("b"))
-        );
+    #[tokio::test]
+    async fn one_leads_by_either_kind_of_lock_and_the_next_one_once_it_is_given_back() {
+        for kind in [LockKind::Lease, LockKind::Endpoints] {
+            let objects = Arc::<Mutex<Objects>>::default();
+            let client = api_server(Arc::clone(&objects)).await;
+            let lock = |kind| Lock::new(client.clone(), kind, "team", "example.com/nfs");
+            let candidate = |name: &str| {
+                let ((lead, leadership), (stop, stopped)) =
+                    (Leadership::new(), tokio::sync::oneshot::channel::<()>());
+                let stopped = async { drop(stopped.await) };
+                let election = elect(lead, lock(kind), Some(lock(kind.other())), name.to_owned(), stopped);
+                (leadership, stop, tokio::spawn(election))
+            };
+            let (mut first, stop_first, first_ends) = candidate("first");
+            first.held().await;
+            let (mut second, _stop_second, _) = candidate("second");
+            sleep(Duration::from_millis(200)).await;
+            assert!(first.is_held() && !second.is_held());
+            stop_first.send(()).unwrap();
+            first_ends.await.unwrap();
+            assert!(!first.is_held());
+            timeout(RETRY * 2, second.held()).await.unwrap();
 
-        for (spec, is_read) in
-            [(json!(null), true), (json!({}), true), (json!({"leaseDurationSeconds": "x"}), false)]
-        {
-            let object = read(json!({"metadata": {"name": "lock"}, "spec": spec}));
-            assert_eq!(LockKind::Lease.record(&object).is_ok(), is_read, "{object:?}");
+            let place = match kind {
+                LockKind::Lease => "/apis/coordination.k8s.io/v1/namespaces/team/leases/example.com-nfs",
+                LockKind::Endpoints => "/api/v1/namespaces/team/endpoints/example.com-nfs",
+            };
+            let record = lock(kind).read().await.unwrap().unwrap().record.unwrap();
+            assert_eq!((&*record.holder_identity, record.leader_transitions), ("second", 1));
+            assert!(objects.lock().asked.contains(&format!("POST {place}")), "{:?}", objects.lock().asked);
         }
     }
 

@@ -3,7 +3,7 @@
 use kube::Client;
 use tracing::{error, info, warn};
 
-use crate::cluster::election::{LockChoice, LockKind};
+use crate::cluster::lock::{LockChoice, LockKind};
 use crate::cluster::permissions::{self, Awaited, Permission};
 
 /// What follows from the permissions that were found.

@@ -4,6 +4,7 @@ pub mod slim;
 pub mod api;
 pub mod connect;
 pub mod permissions;
+pub mod lock;
 pub mod election;
 pub mod grants;
 pub mod events;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use crate::cluster::election::{LockChoice, LockKind};
+use crate::cluster::lock::{LockChoice, LockKind};
 use crate::model::exports::{DEFAULT_NAME, Exports, NamedExport, PerExport};
 use crate::storage::{ExportSpec, MustBeNfs};
 use crate::values::address::ExportAddress;
