@@ -1,60 +1,79 @@
-//! An export, as the program works on it: where it is, its directories, its trash.
+//! An export as the program works on it: its name, its address, its directories and its trash.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use anyhow::{Context as _, Result};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::model::exports::NamedExport;
-use crate::storage::{STUCK_AFTER, State, Storage};
+use crate::model::exports::{Exports, NamedExport, PerExport};
+use crate::storage::{Durations, ExportSpec, STUCK_AFTER, State, Storage};
 use crate::values::address::ExportAddress;
 use crate::values::headroom::Headroom;
 
-/// One of the exports. Clones are the same one.
+/// An export that is served. Clones are the same export.
 #[derive(Debug, Clone)]
 pub struct Export {
-    /// Its name, as classes and metrics have it.
+    /// The name of the export in classes, metrics and logs.
     pub name: Box<str>,
-    /// Where it is.
+    /// The server, and the path there.
     pub source: ExportAddress,
-    /// Its directories.
+    /// The directories on the export.
     pub storage: Storage,
-    /// Its trash.
+    /// The trash on the export.
     pub backlog: Arc<Backlog>,
 }
 
 impl Export {
-    /// Nothing is known of its trash yet.
+    /// Puts an export together. Nothing is known of its trash yet.
     #[must_use]
     pub fn new(export: &NamedExport, storage: Storage) -> Self {
         let NamedExport { name, source } = export.clone();
         Self { name, source, storage, backlog: Arc::default() }
     }
 
-    /// Whether it is open and answers.
+    /// Returns whether the export is open and answers.
     #[must_use]
     pub fn is_usable(&self) -> bool {
         let answers = self.storage.silent_for().is_none_or(|silent| silent < STUCK_AFTER);
         answers && matches!(self.storage.state(), State::Open(_))
     }
 
-    /// How it stood at the last look; its volumes have been promised `promised` bytes.
+    /// Returns the room on the export as of the last look, when its volumes have been promised `promised` bytes.
     #[must_use]
     pub fn headroom(&self, promised: u128) -> Headroom {
         Headroom { usable: self.is_usable(), begun: false, usage: self.storage.usage(), promised }
     }
 }
 
-/// What is known of the trash: for metrics, and to say that there is something new in it.
+/// Opens the exports. One that does not answer yet is waited for later.
+///
+/// # Errors
+/// Returns an error if an export is certainly not where the settings say.
+pub async fn open_all(
+    exports: &Exports,
+    specs: &PerExport<ExportSpec>,
+    durations: &Durations,
+) -> Result<PerExport<Export>> {
+    let open = specs.try_map(|(id, spec)| async move {
+        let storage = Storage::at(spec, durations.clone()).await;
+        let unless = || format!("the export {:?} is not where NFS_MOUNT_PATH or EXPORTS_FILE says", spec.name);
+        Ok(Export::new(exports.get(id), storage.with_context(unless)?))
+    });
+    open.await
+}
+
+/// What is known of an export's trash: for metrics, and to tell that something new is in it.
 #[derive(Debug, Default)]
 pub struct Backlog {
     pushed: Notify,
     counts: Mutex<Counts>,
 }
 
-/// How it stands with the trash.
+/// The state of an export's trash.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// How many entries are known to be there; others may be.
+    /// How many entries are known; more may be there.
     pub waiting: usize,
     /// How many of those cannot be removed for now.
     pub blocked: usize,
@@ -63,23 +82,23 @@ pub struct Counts {
 }
 
 impl Backlog {
-    /// Says that something was put into the trash.
+    /// Tells that something was put into the trash.
     pub fn pushed(&self) {
         self.pushed.notify_one();
     }
 
-    /// Waits until something was put into the trash.
+    /// Waits until something is put into the trash.
     pub async fn changed(&self) {
         self.pushed.notified().await;
     }
 
-    /// How it stands now. All zero but for `removed` when we do not lead.
+    /// Returns the counts as of now. All are zero but for `removed` while this process does not lead.
     pub fn counts(&self) -> Counts {
-        *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.counts.lock()
     }
 
     /// Brings the counts up to date.
     pub fn update(&self, change: impl FnOnce(&mut Counts)) {
-        change(&mut self.counts.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.counts.lock());
     }
 }

@@ -4,31 +4,21 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use nfs_provisioner::commands::doctor;
+use nfs_provisioner::commands::{doctor, remove_finalizers};
 use nfs_provisioner::config::{Args, BadSettings, Command, Config};
+use nfs_provisioner::observe::log;
 use nfs_provisioner::run;
 use tracing::error;
-use tracing_subscriber::EnvFilter;
 
-/// What is logged unless `RUST_LOG` says otherwise. The client's errors are all reported by us, with what they
-/// mean.
-const LOGGED: &str = "warn,nfs_provisioner=info,kube_client=off,kube_runtime=off";
-
-/// More than all exports together can have wait for their servers.
+/// More threads than all exports together can have waiting for their servers.
 const BLOCKING_MAX: usize = 2048;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOGGED));
     let on_terminal = std::io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr);
-    if args.log_format.is_json(on_terminal) {
-        log.json().flatten_event(true).init();
-    } else {
-        log.with_ansi(on_terminal).init();
-    }
+    log::start(args.log_format.is_json(on_terminal), on_terminal);
 
-    // Which steps the program is to die at; see [`nfs_provisioner::failpoint`].
+    // Reads the steps that the program is to die at; see [`nfs_provisioner::failpoint`].
     #[cfg(feature = "failpoints")]
     let _failpoints = fail::FailScenario::setup();
 
@@ -57,9 +47,8 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
     let result = match args.command {
         Some(Command::RemoveFinalizers) => {
             let (provisioner, kubeconfig) = args.name_and_kubeconfig()?;
-            runtime
-                .block_on(run::remove_finalizers(&provisioner, kubeconfig.as_deref()))
-                .map(|()| ExitCode::SUCCESS)
+            let removing = remove_finalizers::remove_finalizers(&provisioner, kubeconfig.as_deref());
+            runtime.block_on(removing).map(|()| ExitCode::SUCCESS)
         }
         Some(Command::Doctor { output }) => {
             let config = Config::try_from(args)?;

@@ -1,57 +1,60 @@
-//! A work queue: what is to be looked at, each thing by one worker at a time, again after a failure, and at
-//! once when it has changed.
+//! A work queue of keys: each is worked on by one worker at a time, again after a failure, and at once when its
+//! object has changed.
+//!
+//! It is written by hand because kube's own is tied to its streams and shows neither depth nor age, and a queue of
+//! delays alone, as in tokio-util, is the smaller part of it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-/// The longest wait between two tries of the same thing: what failed for long may come right at any time.
+/// The longest wait between two tries of the same key: what failed for long may come right at any time.
 pub const RETRY_MAX: Duration = Duration::from_mins(5);
 
-/// How long to wait before the next try after `failures` in a row, the latest included: half a second at first,
-/// doubling up to [`RETRY_MAX`].
+/// Returns how long to wait before the next try after `failures` in a row, the latest included: half a second at
+/// first, doubling up to [`RETRY_MAX`].
 #[must_use]
 pub fn retry_after(failures: u32) -> Duration {
     let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
     Duration::from_millis(500).saturating_mul(doubled).min(RETRY_MAX)
 }
 
-/// What a worker says at the end of a round.
+/// What happens next to a key whose round has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// There is nothing to do any more, until something changes.
+    /// The key leaves the queue until it is pushed again: there is nothing more to do.
     Done,
-    /// It failed, for this reason, and is to be tried again, later each time.
+    /// The key is tried again, later after each failure, for this reason.
     Retry(RetryReason),
-    /// It was not to be done now: as if it had not been taken.
+    /// The key goes back as if it had not been taken: the round could not begin.
     PutBack,
 }
 
-/// Why something failed and is to be tried again.
+/// Why a round failed and is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryReason {
-    /// The export refused or could not be used.
+    /// The export refused, or could not be used.
     Export,
-    /// The API server refused or could not be reached.
+    /// The API server refused, or could not be reached.
     ApiServer,
-    /// Others have a part in the directory, or all groups, for now.
+    /// Another volume uses the directory for now, or all groups are taken.
     Neighbour,
-    /// What was decided on has changed meanwhile.
+    /// The object has changed since the decision.
     Changed,
-    /// What a claim is to be a copy of cannot be copied yet.
+    /// The claim to be copied cannot be copied yet.
     Source,
     /// No export has the room that the class demands.
     Headroom,
-    /// A defect of ours.
+    /// A defect of this program broke the round off.
     Defect,
 }
 
 impl RetryReason {
-    /// What it is called in metrics.
+    /// Returns the name of the reason in metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -65,18 +68,18 @@ impl RetryReason {
         }
     }
 
-    /// The longest wait before the next try.
-    fn longest(self) -> Duration {
+    /// Returns the longest wait before the next try.
+    fn longest_wait(self) -> Duration {
         match self {
-            // Nobody says when there is room again, and to look costs nothing.
+            // Nothing tells when there is room again, and to look costs nothing.
             Self::Headroom | Self::Source => Duration::from_secs(30),
             Self::Export | Self::ApiServer | Self::Neighbour | Self::Changed | Self::Defect => RETRY_MAX,
         }
     }
 }
 
-/// Whether to say once more why something waits that is tried again and again, the latest after `failures` in a row: at
-/// first, and then often enough to be found among the events of the last hour.
+/// Returns whether to say again why something waits, after `failures` in a row: the first times, and then often
+/// enough for the reason to be among the events of the last hour.
 #[must_use]
 pub fn is_worth_saying(failures: u32) -> bool {
     const FIRST: u32 = 7;
@@ -98,14 +101,14 @@ pub struct Queue<K> {
 struct State<K> {
     items: HashMap<K, Item>,
     ready: VecDeque<K>,
-    /// By when they are due; the number tells those apart that are due at the same time.
+    /// The keys that wait for a time, by that time and a number that tells equal times apart.
     delayed: BTreeMap<(Instant, u64), K>,
     sequence: u64,
 }
 
 #[derive(Debug)]
 struct Item {
-    /// Since when it has been in the queue.
+    /// When the key entered the queue.
     since: Instant,
     failures: u32,
     position: Position,
@@ -128,9 +131,10 @@ impl<K> Default for Queue<K> {
 }
 
 impl<K: Clone + Eq + Hash> Queue<K> {
-    /// Has `key` looked at soon, as if it had never failed. If it is being looked at, then once more after that.
+    /// Makes `key` ready to be taken, as if it had never failed. A key that is taken becomes ready once it is
+    /// finished.
     pub fn push(&self, key: K) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         match state.items.get_mut(&key) {
             None => state.make_ready(key, 0),
             Some(item) => match item.position {
@@ -146,9 +150,9 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         self.changed.notify_one();
     }
 
-    /// Has all keys looked at soon that wait because they failed. How often they did is not forgotten.
+    /// Makes all keys ready that wait because they failed. How often they failed is not forgotten.
     pub fn wake(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         for key in std::mem::take(&mut state.delayed).into_values() {
             let failures = state.items.get(&key).map_or(0, |item| item.failures);
             state.make_ready(key, failures);
@@ -157,12 +161,12 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         self.changed.notify_one();
     }
 
-    /// Takes the next key and how often it has failed in a row, once there is one. Whoever takes it says
-    /// [`Queue::finish`] of it. For one caller at a time.
+    /// Waits for a key that is ready, and takes it. Returns how often it has failed in a row, too. The caller must
+    /// [`Queue::finish`] the key. For one caller at a time.
     pub async fn take(&self) -> (K, u32) {
         loop {
             let due = {
-                let mut state = self.lock();
+                let mut state = self.state.lock();
                 state.move_due(Instant::now());
                 if let Some(taken) = state.take_ready() {
                     return taken;
@@ -179,46 +183,43 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         }
     }
 
-    /// Ends the round of a key that was taken.
-    pub fn finish(&self, key: &K, after: Next) {
-        let mut state = self.lock();
+    /// Ends the round of a key that was taken. A key that was pushed meanwhile is ready again, whatever is `next`.
+    pub fn finish(&self, key: &K, next: Next) {
+        let mut state = self.state.lock();
         let Some(item) = state.items.get(key) else { return };
         let failures = item.failures;
-        match (item.position, after) {
+        match (item.position, next) {
             (Position::TakenAgain, _) => state.make_ready(key.clone(), 0),
             (_, Next::PutBack) => state.make_ready(key.clone(), failures),
             (_, Next::Done) => drop(state.items.remove(key)),
-            (_, Next::Retry(why)) => state.delay(key.clone(), failures.saturating_add(1), why.longest()),
+            (_, Next::Retry(reason)) => {
+                state.delay(key.clone(), failures.saturating_add(1), reason.longest_wait());
+            }
         }
         drop(state);
         self.changed.notify_one();
     }
 
-    /// How many keys wait or are taken, and for how long the first of them has been there.
+    /// Returns how many keys wait or are taken, and for how long the oldest of them has been in the queue.
     pub fn depth_and_age(&self) -> (usize, Duration) {
-        let state = self.lock();
+        let state = self.state.lock();
         let oldest = state.items.values().map(|item| item.since).min();
         (state.items.len(), oldest.map(|since| since.elapsed()).unwrap_or_default())
     }
 
-    /// How many keys wait or are taken.
+    /// Returns how many keys wait or are taken.
     pub fn len(&self) -> usize {
-        self.lock().items.len()
+        self.state.lock().items.len()
     }
 
-    /// Whether any waits for its turn, and not for a time to come.
+    /// Returns whether any key is ready and waits for a worker.
     pub fn is_behind(&self) -> bool {
-        !self.lock().ready.is_empty()
+        !self.state.lock().ready.is_empty()
     }
 
-    /// Whether there is none.
+    /// Returns whether no key waits or is taken.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State<K>> {
-        // No code that holds it panics in between two changes that belong together.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -229,7 +230,7 @@ impl<K: Clone + Eq + Hash> State<K> {
     }
 
     fn delay(&mut self, key: K, failures: u32, longest: Duration) {
-        // Up to a tenth more, so that what failed together does not come back together.
+        // Up to a tenth more, so that keys that failed together do not come back together.
         let delay = retry_after(failures).min(longest).mul_f64(1.0 + fastrand::f64() / 10.0);
         self.sequence += 1;
         let due = (Instant::now() + delay, self.sequence);
@@ -242,6 +243,7 @@ impl<K: Clone + Eq + Hash> State<K> {
         self.items.insert(key, Item { since, failures, position });
     }
 
+    /// Makes the keys ready whose wait is over.
     fn move_due(&mut self, now: Instant) {
         while let Some(first) = self.delayed.first_entry().filter(|first| first.key().0 <= now) {
             let key = first.remove();
@@ -325,7 +327,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn those_that_failed_are_woken_and_wait_longer_still_if_they_fail_again() {
         let queue = Queue::default();
-        // The second is through, and due, before the first one's last wait is over, whatever is added to each wait.
+        // The second is through, and due, before the first one's last wait is over, whatever is added to each
+        // wait.
         for (key, failures) in [("a", 10), ("b", 8)] {
             queue.push(key);
             for _ in 0..failures {

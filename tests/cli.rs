@@ -105,3 +105,14 @@ fn without_any_api_server_the_ways_to_name_one_are_said() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text.contains("KUBECONFIG is not set") && text.contains("~/.kube/config"), "{text}");
 }
+
+#[test]
+fn what_is_logged_is_chosen_by_rust_log_and_one_that_cannot_be_read_is_said_once() {
+    let with = |value| run(&[], &[("RUST_LOG", value)]).1;
+    assert!(with("nfs_provisioner=warn").contains("PROVISIONER_NAME is not set"));
+    assert_eq!(with("off"), "");
+    let text = with("nfs_provisioner=loud");
+    let said: Vec<&str> = text.lines().filter(|line| line.contains("RUST_LOG")).collect();
+    assert!(matches!(said[..], [line] if line.contains("\"nfs_provisioner=loud\"")), "{text}");
+    assert!(text.contains("PROVISIONER_NAME is not set"), "{text}");
+}

@@ -4,3 +4,4 @@ pub mod reaper;
 pub mod orphans;
 pub mod staging;
 pub mod usage;
+pub mod fence;

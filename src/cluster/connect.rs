@@ -1,4 +1,4 @@
-//! The way to the API server: which one, and how it lists.
+//! The connection to the API server: which server, and how it lists.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,23 +12,23 @@ use tracing::{info, warn};
 
 use crate::cluster::api::answered;
 
-/// How many objects are read at a time where the API server does not stream lists: it bounds our memory.
+/// How many objects are read at a time where the API server does not stream lists. Bounds the memory.
 const PAGE: u32 = 100;
 
-/// How long one watch lasts, in seconds. A connection that has died silently is noticed soon after that.
+/// How long one watch lasts, in seconds. A connection that has died silently is noticed soon after.
 const WATCH_SECONDS: u32 = 120;
 
 /// The longest wait before an API server that cannot be reached is tried again.
 const RECONNECT_MAX: Duration = Duration::from_secs(15);
 
-/// Where Kubernetes tells a Pod its namespace.
+/// The file in which Kubernetes tells a Pod its namespace.
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 
-/// The settings of the API client: from the file that is named, else from the Pod we are in, else from
-/// `~/.kube/config`.
+/// Returns the settings of the API client: from this file if one is named, else from the Pod that this process
+/// runs in, else from `~/.kube/config`.
 ///
 /// # Errors
-/// If there is none, or it cannot be read.
+/// Returns an error if there are none, or they cannot be read.
 pub async fn kube_config(file: Option<&Path>) -> Result<KubeConfig> {
     let options = KubeConfigOptions::default();
     if let Some(file) = file {
@@ -44,16 +44,17 @@ pub async fn kube_config(file: Option<&Path>) -> Result<KubeConfig> {
     }
 }
 
-/// How the API server is asked for all objects of a kind.
+/// How to ask the API server for all objects of a kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListMode {
-    /// One object after the other, as a watch.
+    /// As a watch, one object after the other.
     Streamed,
-    /// In pages, for API servers that do not stream.
+    /// In pages, from API servers that do not stream.
     Paged,
 }
 
 impl ListMode {
+    /// Returns the settings of a watch that lists in this way.
     pub(super) fn config(self) -> watcher::Config {
         let config = watcher::Config::default().timeout(WATCH_SECONDS);
         match self {
@@ -63,7 +64,7 @@ impl ListMode {
     }
 }
 
-/// Waits for the API server, and finds out how it lists.
+/// Waits until the API server answers, and returns how it lists.
 pub async fn connect(client: &Client) -> ListMode {
     let mut pause = Duration::from_millis(500);
     loop {
@@ -79,8 +80,10 @@ pub async fn connect(client: &Client) -> ListMode {
     }
 }
 
-/// From 1.27 on the API server knows how to stream lists, and says so if it does not want to. An older one would
-/// take the question for a plain watch and never say that the list has ended.
+/// Returns how an API server of this version lists.
+///
+/// From 1.27 on it knows how to stream lists, and refuses if it does not want to. An older one would take the
+/// request for a plain watch and never tell that the list has ended.
 fn listing(major: &str, minor: &str) -> ListMode {
     let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u32>();
     match (digits(major), digits(minor)) {
@@ -90,7 +93,7 @@ fn listing(major: &str, minor: &str) -> ListMode {
     }
 }
 
-/// The namespace we run in, as the peer finds it (behaviour 4.4).
+/// Returns the namespace that this process runs in, as upstream finds it: the Pod's own, else `default`.
 #[must_use]
 pub fn own_namespace() -> String {
     let read = std::fs::read_to_string(NAMESPACE_FILE).unwrap_or_default();

@@ -1,53 +1,52 @@
 //! Leader election: of several provisioners with one name, one works.
 //!
-//! The lock is a Lease, or, where Leases are forbidden, an annotation on an Endpoints object, as the peer has it:
-//! under the peer's RBAC the two programs exclude each other. The algorithm is client-go's: a holder renews
-//! the record every few seconds, and whoever sees it unchanged for the lease's duration may take it. Nobody's
-//! clock but one's own is compared with.
+//! The lock is a Lease, or, where Leases are forbidden, an annotation on an Endpoints object, as upstream has it:
+//! under upstream's RBAC the two programs exclude each other. The algorithm is client-go's: a holder renews the
+//! record every few seconds, and a candidate that sees it unchanged for the lease's duration may take it. A
+//! process compares times with its own clock only.
 //!
-//! The lock of the other kind is respected: nobody begins to lead while that one has a holder that is alive, so that
-//! the peer and we can be exchanged for each other while both run.
+//! The lock of the other kind is respected: no candidate begins to lead while that one has a holder that is alive,
+//! so that upstream and this program can be exchanged for each other while both run.
 //!
 //! The lock is advisory: it keeps two from working side by side, it does not make it safe. What makes it safe is
 //! that every step may run twice, and that a change of files begins only while [`Leadership::is_held`].
+//!
+//! It is written by hand because no library has both kinds of lock, or respects another one than its own.
 
 use std::time::Duration;
 
-use futures::StreamExt;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::api::core::v1::Endpoints;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-use kube::api::{Api, ObjectMeta, PostParams, WatchParams};
-use kube::{Client, Error as KubeError};
-use serde::{Deserialize, Serialize};
+use kube::Error as KubeError;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
-use crate::cluster::api::{ApiError, answered};
+use crate::cluster::api::ApiError;
+use crate::cluster::lock::{Lock, Record};
 
 /// How long a record counts after it was last seen to change.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
 
-/// For how long after a renewal was sent we work. Shorter than [`LEASE_DURATION`]: the rest is for slow steps.
+/// How long this process leads after a renewal was sent. Shorter than [`LEASE_DURATION`]: the rest is for slow
+/// steps.
 const HELD_FOR: Duration = Duration::from_secs(10);
 
-/// When a record of the other kind was renewed so long ago, by our own clock, its holder has not been alive since
-/// long. It saves every start the wait for the record to change; no clock that works is so wrong.
+/// The age, by our own clock, of a record of the other kind whose holder died long ago. It saves every start the
+/// wait for the record to change; no clock that works is so wrong.
 const LONG_DEAD: SignedDuration = SignedDuration::from_hours(24);
 
 /// How long to wait between two tries to take or renew the lock.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Where the peer's lock keeps its record.
-const ENDPOINTS_ANNOTATION: &str = "control-plane.alpha.kubernetes.io/leader";
-
-/// Whether we lead, for those who work.
+/// Whether this process leads, for all that asks or waits for it. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Leadership(watch::Receiver<Option<Held>>);
 
-/// That we lead: since when, and until when at the least.
+/// The other end of a [`Leadership`]: tells it whether this process leads.
+#[derive(Debug)]
+pub struct Lead(watch::Sender<Option<Held>>);
+
+/// A leadership that is held: since when, and until when at the least.
 #[derive(Debug, Clone, Copy)]
 struct Held {
     since: Instant,
@@ -55,27 +54,26 @@ struct Held {
 }
 
 impl Leadership {
-    /// A leadership that nobody contests.
+    /// Makes a leadership that is not held yet, and what tells it otherwise: [`elect`], or [`Lead::uncontested`].
     #[must_use]
-    pub fn uncontested() -> Self {
-        // A year; the sender may go, the value stays.
-        let since = Instant::now();
-        Self(watch::channel(Some(Held { since, until: since + Duration::from_hours(365 * 24) })).1)
+    pub fn new() -> (Lead, Self) {
+        let (lead, leadership) = watch::channel(None);
+        (Lead(lead), Self(leadership))
     }
 
-    /// Whether we lead at this moment. Asked before each step that destroys something.
+    /// Returns whether this process leads at this moment. Asked before each step that destroys something.
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.0.borrow().is_some_and(|held| Instant::now() < held.until)
     }
 
-    /// Since when we lead, if we do.
+    /// Returns since when this process leads, if it does.
     #[must_use]
     pub fn since(&self) -> Option<Instant> {
         self.0.borrow().map(|held| held.since)
     }
 
-    /// Waits until we do not lead.
+    /// Waits until this process does not lead.
     pub async fn lost(&mut self) {
         loop {
             let Some(held) = *self.0.borrow_and_update() else { return };
@@ -89,7 +87,7 @@ impl Leadership {
         }
     }
 
-    /// Waits until we lead.
+    /// Waits until this process leads.
     pub async fn held(&mut self) {
         while !self.is_held() {
             if self.0.changed().await.is_err() {
@@ -100,210 +98,54 @@ impl Leadership {
     }
 }
 
-/// The record in the lock. The names are those of the peer's annotation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Record {
-    holder_identity: String,
-    lease_duration_seconds: i32,
-    #[serde(default)]
-    acquire_time: Option<Timestamp>,
-    #[serde(default)]
-    renew_time: Option<Timestamp>,
-    #[serde(default)]
-    leader_transitions: i32,
-}
+impl Lead {
+    /// Leads from now on, for as long as the program runs: there is no election.
+    pub fn uncontested(self) {
+        let since = Instant::now();
+        // A year; the value stays when the sender goes.
+        self.0.send_replace(Some(Held { since, until: since + Duration::from_hours(365 * 24) }));
+    }
 
-/// What kind of object the lock is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LockKind {
-    /// A Lease.
-    Lease,
-    /// An annotation on an Endpoints object.
-    Endpoints,
-}
+    /// Notes that the lock was taken or renewed, by a request that was sent at this time. Returns whether that is
+    /// new.
+    fn renewed(&self, sent: Instant) -> bool {
+        let since = self.0.borrow().map_or_else(Instant::now, |held| held.since);
+        self.0.send_replace(Some(Held { since, until: sent + HELD_FOR })).is_none()
+    }
 
-/// Which lock of leader election to use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LockChoice {
-    /// None: whoever sets this runs one process only.
-    None,
-    /// A Lease, or the peer's Endpoints object where Leases are forbidden.
-    Auto,
-    /// This kind only.
-    Only(LockKind),
-}
+    /// Notes that the lock is another one's, or given back. Returns whether that is new.
+    fn lost(&self) -> bool {
+        self.0.send_replace(None).is_some()
+    }
 
-/// Where the lock is.
-#[derive(Clone)]
-pub struct Lock {
-    client: Client,
-    kind: LockKind,
-    namespace: String,
-    name: String,
-}
-
-impl std::fmt::Debug for Lock {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?} {}/{}", self.kind, self.namespace, self.name)
+    /// Notes that the lock could not be renewed. Returns whether this process led until it could not any more.
+    fn not_renewed(&self) -> bool {
+        let over = self.0.borrow().is_some_and(|held| Instant::now() >= held.until);
+        over && self.lost()
     }
 }
 
-impl LockKind {
-    /// The other one.
-    #[must_use]
-    pub fn other(self) -> Self {
-        match self {
-            Self::Lease => Self::Endpoints,
-            Self::Endpoints => Self::Lease,
-        }
-    }
-}
-
-/// A record, and the object it was read from, to be replaced as it was.
-struct Read {
-    record: Option<Record>,
-    object: Object,
-}
-
-enum Object {
-    Lease(Box<Lease>),
-    Endpoints(Box<Endpoints>),
-}
-
-impl Object {
-    /// From which version on a watch tells what becomes of it.
-    fn version(&self) -> Option<&str> {
-        let metadata = match self {
-            Self::Lease(lease) => &lease.metadata,
-            Self::Endpoints(endpoints) => &endpoints.metadata,
-        };
-        metadata.resource_version.as_deref()
-    }
-}
-
-impl Lock {
-    /// The lock of the provisioner of this name, called as the peer's is (behaviour 4.4).
-    #[must_use]
-    pub fn new(client: Client, kind: LockKind, namespace: &str, provisioner: &str) -> Self {
-        Self { client, kind, namespace: namespace.to_owned(), name: provisioner.replace('/', "-") }
-    }
-
-    fn leases(&self) -> Api<Lease> {
-        Api::namespaced(self.client.clone(), &self.namespace)
-    }
-
-    fn endpoints(&self) -> Api<Endpoints> {
-        Api::namespaced(self.client.clone(), &self.namespace)
-    }
-
-    async fn read(&self) -> Result<Option<Read>, ApiError> {
-        Ok(match self.kind {
-            LockKind::Lease => answered(self.leases().get_opt(&self.name)).await?.map(|lease| Read {
-                record: lease.spec.as_ref().map(record_of),
-                object: Object::Lease(Box::new(lease)),
-            }),
-            LockKind::Endpoints => answered(self.endpoints().get_opt(&self.name)).await?.map(|endpoints| {
-                let text = endpoints.metadata.annotations.as_ref().and_then(|all| all.get(ENDPOINTS_ANNOTATION));
-                let record = text.and_then(|text| serde_json::from_str(text).ok());
-                Read { record, object: Object::Endpoints(Box::new(endpoints)) }
-            }),
-        })
-    }
-
-    /// Waits until the lock is not as it was at this version any more; for ever, if that is not to be learned.
-    async fn changed(&self, version: &str) {
-        let only = WatchParams::default().fields(&format!("metadata.name={}", self.name));
-        let changed = match self.kind {
-            LockKind::Lease => match self.leases().watch(&only, version).await {
-                Ok(events) => std::pin::pin!(events).next().await.is_some_and(|event| event.is_ok()),
-                Err(_) => false,
-            },
-            LockKind::Endpoints => match self.endpoints().watch(&only, version).await {
-                Ok(events) => std::pin::pin!(events).next().await.is_some_and(|event| event.is_ok()),
-                Err(_) => false,
-            },
-        };
-        if !changed {
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// Creates the lock with `record`, or replaces `read` by it if it has not changed since.
-    async fn write(&self, record: &Record, read: Option<Read>) -> Result<(), ApiError> {
-        let post = PostParams::default();
-        let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
-        match (read.map(|read| read.object), self.kind) {
-            (Some(Object::Lease(mut lease)), _) => {
-                lease.spec = Some(spec_of(record));
-                answered(self.leases().replace(&self.name, &post, &lease)).await.map(drop)
-            }
-            (None, LockKind::Lease) => {
-                let lease = Lease { metadata, spec: Some(spec_of(record)) };
-                answered(self.leases().create(&post, &lease)).await.map(drop)
-            }
-            (Some(Object::Endpoints(mut endpoints)), _) => {
-                annotate(&mut endpoints.metadata, record);
-                answered(self.endpoints().replace(&self.name, &post, &endpoints)).await.map(drop)
-            }
-            (None, LockKind::Endpoints) => {
-                let mut endpoints = Endpoints { metadata, subsets: None };
-                annotate(&mut endpoints.metadata, record);
-                answered(self.endpoints().create(&post, &endpoints)).await.map(drop)
-            }
-        }
-    }
-}
-
-fn annotate(metadata: &mut ObjectMeta, record: &Record) {
-    // A struct of strings and numbers is always JSON.
-    let text = serde_json::to_string(record).unwrap_or_default();
-    metadata.annotations.get_or_insert_default().insert(ENDPOINTS_ANNOTATION.to_owned(), text);
-}
-
-fn record_of(spec: &LeaseSpec) -> Record {
-    Record {
-        holder_identity: spec.holder_identity.clone().unwrap_or_default(),
-        lease_duration_seconds: spec.lease_duration_seconds.unwrap_or_default(),
-        acquire_time: spec.acquire_time.as_ref().map(|time| time.0),
-        renew_time: spec.renew_time.as_ref().map(|time| time.0),
-        leader_transitions: spec.lease_transitions.unwrap_or_default(),
-    }
-}
-
-fn spec_of(record: &Record) -> LeaseSpec {
-    LeaseSpec {
-        holder_identity: Some(record.holder_identity.clone()),
-        lease_duration_seconds: Some(record.lease_duration_seconds),
-        acquire_time: record.acquire_time.map(MicroTime),
-        renew_time: record.renew_time.map(MicroTime),
-        lease_transitions: Some(record.leader_transitions),
-        ..LeaseSpec::default()
-    }
-}
-
-/// Takes part in the election for `lock` until `stop` ends, then gives it back if it is ours. Does not begin to lead
-/// while `other`, if we may read that, has a holder. The other half of what is returned says whether we lead.
-pub fn elect(
-    lock: Lock,
-    other: Option<Lock>,
-    identity: String,
-    stop: impl Future<Output = ()>,
-) -> (Leadership, impl Future<Output = ()>) {
-    let (leads, leadership) = watch::channel(None);
+/// Takes part in the election for `lock`, and tells `lead` how it goes, until `stop` ends; then gives the lock
+/// back if this process holds it. Does not begin to lead while `other`, if that may be read, has a holder.
+pub async fn elect(lead: Lead, lock: Lock, other: Option<Lock>, identity: String, stop: impl Future<Output = ()>) {
     let other = other.map(|lock| (lock, Seen::default()));
     let mut candidate = Candidate { lock, other, identity, seen: Seen::default() };
-    let run = async move {
-        tokio::select! {
-            () = candidate.run(&leads) => {}
-            () = stop => {}
-        }
-        let led = leads.send_replace(None).is_some();
-        if led && let Err(error) = candidate.release().await {
-            warn!(lock = ?candidate.lock, %error, "failed to give the leader lock back, others have to wait for it");
-        }
-    };
-    (Leadership(leadership), run)
+    tokio::select! {
+        () = candidate.run(&lead) => {}
+        () = stop => {}
+    }
+    if lead.lost()
+        && let Err(error) = candidate.release().await
+    {
+        warn!(lock = ?candidate.lock, %error, "failed to give the leader lock back; the next leader waits until it expires");
+    }
+}
+
+/// Returns a name for this process that no other process has.
+#[must_use]
+pub fn own_identity() -> String {
+    let host = nix::unistd::gethostname().map(|host| host.to_string_lossy().into_owned()).unwrap_or_default();
+    format!("{host}_{:032x}", fastrand::u128(..))
 }
 
 struct Candidate {
@@ -313,7 +155,7 @@ struct Candidate {
     seen: Seen,
 }
 
-/// A record as last seen, and since when it has been like that.
+/// The last record that was seen, and since when it has been as it is.
 #[derive(Default)]
 struct Seen(Option<(Record, Instant)>);
 
@@ -324,7 +166,7 @@ impl Seen {
         }
     }
 
-    /// Who holds it, if that one has renewed it for as long as it is worth.
+    /// Returns the holder, unless it has not renewed the record for as long as that counts.
     fn holder(&self) -> Option<&str> {
         let (record, since) = self.0.as_ref()?;
         let alive = !record.holder_identity.is_empty() && since.elapsed() < duration_of(record);
@@ -332,18 +174,18 @@ impl Seen {
     }
 }
 
-/// What one try led to.
+/// The result of one try to take or renew the lock.
 enum Attempt {
     Held,
-    /// Another one holds it, and has since this version of the lock at least.
-    HeldBy {
+    HeldByOther {
         holder: String,
+        /// A version of the lock in which that one holds it, if the lock can be watched from there on.
         version: Option<String>,
     },
 }
 
 impl Candidate {
-    async fn run(&mut self, leads: &watch::Sender<Option<Held>>) {
+    async fn run(&mut self, lead: &Lead) {
         let mut told = None;
         loop {
             let sent = Instant::now();
@@ -351,14 +193,13 @@ impl Candidate {
             let attempt = timeout(HELD_FOR, self.attempt()).await.unwrap_or(Err(ApiError::Timeout));
             match attempt {
                 Ok(Attempt::Held) => {
-                    let since = leads.borrow().map_or_else(Instant::now, |held| held.since);
-                    if leads.send_replace(Some(Held { since, until: sent + HELD_FOR })).is_none() {
+                    if lead.renewed(sent) {
                         info!(lock = ?self.lock, identity = self.identity, "leading");
                         told = None;
                     }
                 }
-                Ok(Attempt::HeldBy { holder, version }) => {
-                    if leads.send_replace(None).is_some() {
+                Ok(Attempt::HeldByOther { holder, version }) => {
+                    if lead.lost() {
                         warn!(holder, "lost the leader lock, standing by");
                     } else if told.as_ref() != Some(&holder) {
                         info!(holder, lock = ?self.lock, "another one leads, standing by");
@@ -372,9 +213,7 @@ impl Candidate {
                 }
                 Err(error) => {
                     warn!(lock = ?self.lock, %error, "failed to take or renew the leader lock");
-                    let over = leads.borrow().is_some_and(|held| Instant::now() >= held.until);
-                    if over {
-                        leads.send_replace(None);
+                    if lead.not_renewed() {
                         warn!("the leader lock was not renewed in time, standing by");
                     }
                 }
@@ -383,7 +222,7 @@ impl Candidate {
         }
     }
 
-    /// Takes the lock if it is free or has expired, renews it if it is ours.
+    /// Takes the lock if it is free or has expired; renews it if this process holds it.
     async fn attempt(&mut self) -> Result<Attempt, ApiError> {
         let read = self.lock.read().await?;
         let found = read.as_ref().and_then(|read| read.record.clone());
@@ -393,11 +232,11 @@ impl Candidate {
         let mine = found.as_ref().is_some_and(|record| record.holder_identity == self.identity);
         if !mine {
             if let Some(holder) = found.as_ref().and_then(|_| self.seen.holder()) {
-                let version = read.as_ref().and_then(|read| read.object.version()).map(ToOwned::to_owned);
-                return Ok(Attempt::HeldBy { holder: holder.to_owned(), version });
+                let version = read.as_ref().and_then(|read| read.object.metadata.resource_version.clone());
+                return Ok(Attempt::HeldByOther { holder: holder.to_owned(), version });
             }
             if let Some(holder) = self.holder_of_other().await? {
-                return Ok(Attempt::HeldBy { holder, version: None });
+                return Ok(Attempt::HeldByOther { holder, version: None });
             }
         }
         let record = self.next_record(found.as_ref(), mine);
@@ -408,13 +247,13 @@ impl Candidate {
             }
             Err(ApiError::Kube(KubeError::Api(status))) if status.is_conflict() || status.is_already_exists() => {
                 debug!("another one was faster");
-                Ok(Attempt::HeldBy { holder: "another one".to_owned(), version: None })
+                Ok(Attempt::HeldByOther { holder: "another one".to_owned(), version: None })
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Who holds the lock of the other kind, if anybody.
+    /// Returns the holder of the lock of the other kind, if it has one.
     async fn holder_of_other(&mut self) -> Result<Option<String>, ApiError> {
         let Some((lock, seen)) = &mut self.other else { return Ok(None) };
         let Some(record) = lock.read().await?.and_then(|read| read.record) else { return Ok(None) };
@@ -424,6 +263,7 @@ impl Candidate {
         Ok(holder.map(|holder| format!("{holder} ({lock:?})")))
     }
 
+    /// Returns the record with which this process holds the lock from now on.
     fn next_record(&self, found: Option<&Record>, mine: bool) -> Record {
         let now = Timestamp::now();
         let transitions = found.map_or(0, |record| record.leader_transitions);
@@ -436,7 +276,7 @@ impl Candidate {
         }
     }
 
-    /// Gives the lock back, so that the next one need not wait for it to expire.
+    /// Gives the lock back, so that the next leader need not wait for it to expire.
     async fn release(&mut self) -> Result<(), ApiError> {
         let Some(read) = self.lock.read().await? else {
             return Ok(());
@@ -451,8 +291,147 @@ impl Candidate {
     }
 }
 
-/// For how long a record counts; what makes no sense counts as long as ours.
+/// Returns how long a record counts; one with a duration that makes no sense counts as long as our own.
 fn duration_of(record: &Record) -> Duration {
     let duration = SignedDuration::from_secs(i64::from(record.lease_duration_seconds));
     Duration::try_from(duration).ok().filter(|duration| !duration.is_zero()).unwrap_or(LEASE_DURATION)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::convert::Infallible;
+    use std::sync::Arc;
+
+    use http_body_util::{BodyExt, Full};
+    use hyper::body::{Bytes, Incoming};
+    use hyper::service::service_fn;
+    use hyper::{Method, Request, Response};
+    use hyper_util::rt::TokioIo;
+    use kube::Client;
+    use parking_lot::Mutex;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::cluster::lock::LockKind;
+
+    /// The objects of an API server, by path, and what it was asked for.
+    #[derive(Default)]
+    struct Objects {
+        by_path: BTreeMap<String, Value>,
+        asked: Vec<String>,
+        versions: u64,
+    }
+
+    impl Objects {
+        /// Answers as the API server does: creates what is not there, and replaces only the version that was read.
+        fn answer(&mut self, method: &Method, path: &str, body: &[u8]) -> Result<Value, (u16, &'static str)> {
+            let sent: Value = serde_json::from_slice(body).unwrap_or_default();
+            let name = sent["metadata"]["name"].as_str().unwrap_or_default();
+            let place = if *method == Method::POST { format!("{path}/{name}") } else { path.to_owned() };
+            self.asked.push(format!("{method} {place}"));
+            let there = self.by_path.get(&place);
+            match *method {
+                Method::GET => return there.cloned().ok_or((404, "NotFound")),
+                Method::POST if there.is_some() => return Err((409, "AlreadyExists")),
+                Method::PUT if there.is_none_or(|there| !has_version_of(&sent, there)) => {
+                    return Err((409, "Conflict"));
+                }
+                _ => {}
+            }
+            self.versions += 1;
+            let mut object = sent;
+            object["metadata"]["resourceVersion"] = json!(self.versions.to_string());
+            self.by_path.insert(place, object.clone());
+            Ok(object)
+        }
+    }
+
+    fn has_version_of(sent: &Value, there: &Value) -> bool {
+        sent["metadata"]["resourceVersion"] == there["metadata"]["resourceVersion"]
+    }
+
+    /// Starts an API server that has leases and endpoints, and cannot be watched.
+    async fn api_server(objects: Arc<Mutex<Objects>>) -> Client {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let objects = Arc::clone(&objects);
+                let answer = service_fn(move |request: Request<Incoming>| {
+                    let objects = Arc::clone(&objects);
+                    async move {
+                        let (parts, body) = request.into_parts();
+                        let body = body.collect().await.unwrap().to_bytes();
+                        let (code, answer) = match objects.lock().answer(&parts.method, parts.uri.path(), &body) {
+                            Ok(object) => (200, object),
+                            Err((code, reason)) => {
+                                let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure"});
+                                let mut status = status;
+                                status["code"] = json!(code);
+                                status["reason"] = json!(reason);
+                                (code, status)
+                            }
+                        };
+                        let body = Full::new(Bytes::from(answer.to_string()));
+                        Ok::<_, Infallible>(Response::builder().status(code).body(body).unwrap())
+                    }
+                });
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer),
+                );
+            }
+        });
+        Client::try_from(kube::Config::new(format!("http://{address}").parse().unwrap())).unwrap()
+    }
+
+    #[tokio::test]
+    async fn one_leads_by_either_kind_of_lock_and_the_next_one_once_it_is_given_back() {
+        for kind in [LockKind::Lease, LockKind::Endpoints] {
+            let objects = Arc::<Mutex<Objects>>::default();
+            let client = api_server(Arc::clone(&objects)).await;
+            let lock = |kind| Lock::new(client.clone(), kind, "team", "example.com/nfs");
+            let candidate = |name: &str| {
+                let ((lead, leadership), (stop, stopped)) =
+                    (Leadership::new(), tokio::sync::oneshot::channel::<()>());
+                let stopped = async { drop(stopped.await) };
+                let election = elect(lead, lock(kind), Some(lock(kind.other())), name.to_owned(), stopped);
+                (leadership, stop, tokio::spawn(election))
+            };
+            let (mut first, stop_first, first_ends) = candidate("first");
+            first.held().await;
+            let (mut second, _stop_second, _) = candidate("second");
+            sleep(Duration::from_millis(200)).await;
+            assert!(first.is_held() && !second.is_held());
+            stop_first.send(()).unwrap();
+            first_ends.await.unwrap();
+            assert!(!first.is_held());
+            timeout(RETRY * 2, second.held()).await.unwrap();
+
+            let place = match kind {
+                LockKind::Lease => "/apis/coordination.k8s.io/v1/namespaces/team/leases/example.com-nfs",
+                LockKind::Endpoints => "/api/v1/namespaces/team/endpoints/example.com-nfs",
+            };
+            let record = lock(kind).read().await.unwrap().unwrap().record.unwrap();
+            assert_eq!((&*record.holder_identity, record.leader_transitions), ("second", 1));
+            assert!(objects.lock().asked.contains(&format!("POST {place}")), "{:?}", objects.lock().asked);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leadership_ends_when_it_is_not_renewed_in_time() {
+        let (lead, mut leadership) = Leadership::new();
+        assert!(!leadership.is_held() && leadership.since().is_none());
+        assert!(lead.renewed(Instant::now()) && leadership.is_held());
+        let since = leadership.since();
+        tokio::time::advance(HELD_FOR / 2).await;
+        assert!(!lead.renewed(Instant::now()) && !lead.not_renewed());
+        assert_eq!(leadership.since(), since);
+        leadership.lost().await;
+        assert!(!leadership.is_held());
+        assert!(lead.not_renewed() && !lead.not_renewed() && !lead.lost());
+        lead.uncontested();
+        leadership.held().await;
+        assert!(leadership.is_held());
+    }
 }

@@ -1,17 +1,18 @@
-//! Events: what `kubectl describe` shows a claim's author or an admin.
+//! Events: what `kubectl describe` shows a claim's author or an administrator.
 //!
-//! They are core/v1 events, which is all that the RBAC of the peer's users allows to write.
+//! They are core/v1 events: the RBAC that users of upstream have granted allows no others, which kube's own
+//! recorder would write.
 
 use std::collections::HashMap;
-use std::collections::hash_map::{DefaultHasher, Entry};
-use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Client, Error as KubeError};
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -20,39 +21,41 @@ use tracing::{debug, warn};
 use crate::cluster::api::{ApiError, answered};
 use crate::model::volume::Volume;
 use crate::values::names::ClaimRef;
+use crate::values::text::{fnv1a, printable, truncated};
 
-/// Why an event is written: its `reason`. The peer's where it has one (behaviour 1.23–1.26).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// The `reason` of an event: the one that upstream gives, where it has such an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// A claim is being served.
     Provisioning,
     /// A claim has been served.
     ProvisioningSucceeded,
-    /// A claim could not be served, now or at all.
+    /// A claim could not be served, now or ever.
     ProvisioningFailed,
     /// A claim or a volume waits for an export that does not answer.
     ExportNotAnswering,
-    /// A volume could not be reclaimed, now or at all.
+    /// A volume could not be reclaimed, now or ever.
     VolumeFailedDelete,
-    /// A volume was deleted, but its directory stays, because others have a part in it.
+    /// A volume was deleted, but its directory stays, because another volume uses it.
     VolumeDirectoryKept,
     /// A volume was reclaimed, though it was not clear how it should be.
     VolumeReclaimUnclear,
-    /// A claim's volume is growing. This and the next two are those of Kubernetes' own resizers.
+    /// A claim's volume is growing. Kubernetes' own resizers give this reason and the next two.
     Resizing,
     /// A claim's volume has grown.
     VolumeResizeSuccessful,
-    /// A claim's volume could not grow, now or at all.
+    /// A claim's volume could not grow, now or ever.
     VolumeResizeFailed,
-    /// The files of another claim are being copied for a claim.
+    /// A claim is being filled with the files of another claim.
     Cloning,
     /// A claim's directory holds more than the claim asks for.
     UsageExceedsRequest,
-    /// It does not any more.
+    /// A claim's directory holds no more than the claim asks for again.
     UsageWithinRequest,
 }
 
 impl Reason {
+    /// Returns the `type` of events with this reason.
     fn kind(self) -> &'static str {
         match self {
             Self::Provisioning
@@ -90,8 +93,8 @@ impl Reason {
     }
 }
 
-/// What an event is about.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// The object that an event is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subject {
     kind: &'static str,
     namespace: Option<Box<str>>,
@@ -121,31 +124,32 @@ impl From<&Volume> for Subject {
 /// The longest message that the API server takes, in bytes.
 const MESSAGE_MAX: usize = 1024;
 
-/// How many events may wait to be written. Beyond that whoever has one more waits.
+/// How many events may wait to be written. With so many waiting, recording one more waits, too.
 const WAITING_MAX: usize = 1024;
 
-/// With this many waiting, what has been overtaken is not written any more: see [`Recorder::record_start`].
+/// With so many waiting, events that have been overtaken are not written: see [`Recorder::record_start`].
 const CROWD: usize = 64;
 
 /// How many requests for events are under way at a time.
 const WRITERS: usize = 4;
 
-/// The same event again is written this long after the last time, and not before.
+/// How long after the last time the same event is written again, and not before.
 const REPEAT_AFTER: Duration = Duration::from_mins(1);
 
 /// How long to wait between tries to write an event.
 const PAUSES: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(8)];
 
-/// How many different events are remembered, so as to recognise a repeat.
+/// How many different events are remembered, to recognise a repeat.
 const REMEMBERED_MAX: usize = 4096;
 
+/// An event that is to be written.
 #[derive(Debug)]
 struct Note {
     subject: Subject,
     reason: Reason,
     message: String,
-    /// For the start of something: goes when that has ended.
+    /// For the start of something: dangles once that has ended.
     under_way: Option<Weak<()>>,
 }
 
@@ -184,9 +188,9 @@ impl Recorder {
         self.send(Note { subject: subject.into(), reason, message: shown(&message), under_way: None }).await;
     }
 
-    /// As [`Recorder::record`], for the start of something that is under way as long as the returned value is there. If
-    /// it has ended before its turn comes, and very many are waiting, then the start is not written: how it ended says
-    /// more, and in a burst each request is one less for those who wait.
+    /// Records, as [`Recorder::record`] does, the start of something that is under way until the returned value is
+    /// dropped. If that has ended before its turn comes, and very many events are waiting, then the start is not
+    /// written: the event of the end says more, and in a burst each request is one less for all that wait.
     pub async fn record_start(&self, subject: impl Into<Subject>, reason: Reason, message: String) -> Arc<()> {
         let under_way = Arc::new(());
         let (subject, message) = (subject.into(), shown(&message));
@@ -200,18 +204,13 @@ impl Recorder {
     }
 }
 
-/// The message as it can be written: what a tenant put in it cannot break lines, and it fits.
+/// Returns the message as it can be written: what a tenant put into it cannot break lines, and it is short enough.
 fn shown(message: &str) -> String {
-    let mut message: String = message.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-    if message.len() > MESSAGE_MAX {
-        let mut end = MESSAGE_MAX - '…'.len_utf8();
-        while !message.is_char_boundary(end) {
-            end -= 1;
-        }
-        message.truncate(end);
-        message.push('…');
+    let message = printable(message);
+    if message.len() <= MESSAGE_MAX {
+        return message;
     }
-    message
+    format!("{}…", truncated(&message, MESSAGE_MAX - '…'.len_utf8()))
 }
 
 async fn write_all(writer: Arc<Writer>, waiting: Arc<tokio::sync::Mutex<mpsc::Receiver<Note>>>) {
@@ -236,14 +235,14 @@ struct Writer {
     sent: Mutex<HashMap<u64, Sent>>,
 }
 
-/// An event that has been written.
+/// When an event was last written, and how often it has happened.
 #[derive(Debug, Clone, Copy)]
 struct Sent {
     at: Instant,
     count: i32,
 }
 
-/// What is to be done for an event.
+/// The request that writes an event.
 enum Write {
     Create,
     Update { count: i32 },
@@ -251,8 +250,8 @@ enum Write {
 }
 
 impl Writer {
-    /// Writes an event, trying again while the API server gives no answer, or forbids it: one that has just
-    /// been started forbids everything until it knows the roles.
+    /// Writes an event, and tries again while the API server gives no answer, or forbids it: an API server that
+    /// has just been started forbids everything until it knows the roles.
     async fn write_surely(&self, note: &Note) -> Result<(), ApiError> {
         for pause in PAUSES {
             match self.write(note).await {
@@ -261,7 +260,7 @@ impl Writer {
                 }
                 result => return result,
             }
-            self.sent.lock().unwrap_or_else(PoisonError::into_inner).remove(&key(note));
+            self.sent.lock().remove(&key(note));
             tokio::time::sleep(pause).await;
         }
         self.write(note).await
@@ -270,7 +269,7 @@ impl Writer {
     async fn write(&self, note: &Note) -> Result<(), ApiError> {
         let key = key(note);
         let namespace = note.subject.namespace.as_deref().unwrap_or("default");
-        let name = format!("{}.{key:016x}", note.subject.name);
+        let name = name(note);
         let events: Api<Event> = Api::namespaced(self.client.clone(), namespace);
         match self.due(key, Instant::now()) {
             Write::Nothing => Ok(()),
@@ -301,11 +300,11 @@ impl Writer {
         }
     }
 
-    /// Whether an event is to be written, or brought up to date, or was written only just now.
+    /// Returns whether an event is to be created, to be brought up to date, or was written only just now.
     fn due(&self, key: u64, now: Instant) -> Write {
-        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sent = self.sent.lock();
         if sent.len() >= REMEMBERED_MAX && !sent.contains_key(&key) {
-            // The older half. Should one of those come back, its object is found by its name.
+            // The older half goes. Should one of those come back, its object is found by its name.
             let mut times: Vec<Instant> = sent.values().map(|sent| sent.at).collect();
             times.sort_unstable();
             let middle = times.get(times.len() / 2).copied().unwrap_or(now);
@@ -325,6 +324,7 @@ impl Writer {
         }
     }
 
+    /// Brings an Event object's time and, if given, its count up to date.
     async fn touch(&self, events: &Api<Event>, name: &str, count: Option<i32>) -> Result<(), ApiError> {
         let mut patch = json!({ "lastTimestamp": Time(jiff::Timestamp::now()) });
         if let (Some(count), Some(fields)) = (count, patch.as_object_mut()) {
@@ -362,10 +362,51 @@ impl Writer {
     }
 }
 
-/// Tells events apart. It is part of the Event object's name, so that a restarted provisioner finds it again.
+/// Returns what tells events apart: a hash of all that they say.
+///
+/// It is part of the name of the Event object, so that a provisioner that was restarted, or built by another
+/// compiler, finds it again: std's hasher may change with the compiler.
 fn key(note: &Note) -> u64 {
-    // Not keyed: the same in every process.
-    let mut hasher = DefaultHasher::new();
-    (&note.subject, note.reason, &note.message).hash(&mut hasher);
-    hasher.finish()
+    let Subject { kind, namespace, name, uid } = &note.subject;
+    let namespace = namespace.as_deref().unwrap_or_default();
+    // No name and no reason has a control character, and no message has one any more.
+    fnv1a([*kind, namespace, name, uid, note.reason.as_str(), &note.message].join("\n").as_bytes())
+}
+
+/// Returns the name of the Event object for an event.
+fn name(note: &Note) -> String {
+    format!("{}.{:016x}", note.subject.name, key(note))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(reason: Reason, message: &str) -> Note {
+        let (namespace, name, uid) = (Some("team".into()), "data".into(), "1-2".into());
+        let subject = Subject { kind: "PersistentVolumeClaim", namespace, name, uid };
+        Note { subject, reason, message: shown(message), under_way: None }
+    }
+
+    #[test]
+    fn an_event_has_the_same_name_after_a_restart_and_an_update() {
+        let failed = note(Reason::ProvisioningFailed, "no such class");
+        assert_eq!(name(&failed), "data.846efc3bc333c3e3");
+        let other_reason = note(Reason::Provisioning, "no such class");
+        let other_message = note(Reason::ProvisioningFailed, "no such class!");
+        let volume = Subject { kind: "PersistentVolume", ..failed.subject.clone() };
+        let other_subject = Note { subject: volume, ..note(Reason::ProvisioningFailed, "no such class") };
+        for other in [other_reason, other_message, other_subject] {
+            assert_ne!(name(&other), name(&failed));
+        }
+    }
+
+    #[test]
+    fn messages_are_one_line_that_the_api_server_takes() {
+        assert_eq!(shown("a\nb\u{1b}[1m"), "a\u{fffd}b\u{fffd}[1m");
+        let longest = "é".repeat(MESSAGE_MAX / 2);
+        assert_eq!(shown(&longest), longest);
+        let cut = shown(&format!("{longest}x"));
+        assert!(cut.len() <= MESSAGE_MAX && cut.ends_with("é…"), "{}", cut.len());
+    }
 }

@@ -1,32 +1,32 @@
-//! What this process may do beyond what it needs, and which leader lock follows from that.
+//! What the API server permits this process, and which leader lock and abilities follow from that.
 
 use kube::Client;
 use tracing::{error, info, warn};
 
-use crate::cluster::election::{LockChoice, LockKind};
+use crate::cluster::lock::{LockChoice, LockKind};
 use crate::cluster::permissions::{self, Awaited, Permission};
 
-/// What we are allowed to do beyond what is needed.
+/// What follows from the permissions that were found.
 #[derive(Debug)]
 pub struct Granted {
-    /// The locks that there are to hold, and to respect; none, if there is no election.
+    /// The locks to hold and to respect; `None` if there is no election.
     pub locks: Option<Locks>,
-    /// Whether we may change volumes.
+    /// Whether volumes may be changed, and so get finalizers.
     pub may_patch: bool,
-    /// What it takes for volumes to grow.
+    /// The permissions that volumes need to grow.
     pub expand: Awaited,
 }
 
-/// Which lock we use, and which one we respect.
+/// The lock that this process uses, and the one that it respects.
 #[derive(Debug, Clone, Copy)]
 pub struct Locks {
-    /// The one that this process holds while it leads.
+    /// The lock that this process holds while it leads.
     pub own: LockKind,
-    /// The other one, where we may read it.
+    /// The lock of the other kind, where it may be read.
     pub other: Option<LockKind>,
 }
 
-/// Finds out what we are allowed to do; says in the log what is off for lack of what.
+/// Asks the API server for permissions, and logs which abilities are off for lack of which of them.
 pub async fn check_access(client: &Client, namespace: &str, lock: LockChoice) -> Granted {
     let (needed, protect, expand) = futures::join!(
         missing(client, permissions::NEEDED, None),
@@ -62,15 +62,15 @@ pub async fn check_access(client: &Client, namespace: &str, lock: LockChoice) ->
     Granted { locks, may_patch: protect.is_empty(), expand }
 }
 
-/// Which of `permissions` we do not have; none, if the API server does not say.
+/// Returns which of `permissions` are missing; none, if the API server does not say.
 async fn missing(client: &Client, permissions: &[Permission], namespace: Option<&str>) -> Vec<Permission> {
     permissions::missing(client, permissions, namespace).await.unwrap_or_else(|error| {
-        warn!(%error, "failed to ask the API server what is allowed");
+        warn!(%error, "failed to ask the API server for the permissions of this process; assuming that none is missing");
         Vec::new()
     })
 }
 
-/// A Lease where we may use one, else the peer's Endpoints object.
+/// Chooses a Lease where one may be used, else upstream's Endpoints object.
 async fn find_lock(client: &Client, namespace: &str) -> LockKind {
     let lease = missing(client, permissions::LEASE, Some(namespace)).await;
     if lease.is_empty() {
@@ -91,7 +91,7 @@ async fn find_lock(client: &Client, namespace: &str) -> LockKind {
     LockKind::Lease
 }
 
-/// The lock of the other kind, if we may read it.
+/// Returns the kind of lock that is not our own, if such a lock may be read.
 async fn find_other(client: &Client, namespace: &str, own: LockKind) -> Option<LockKind> {
     let needed = match own {
         LockKind::Lease => permissions::ENDPOINTS_READ,
@@ -102,7 +102,7 @@ async fn find_other(client: &Client, namespace: &str, own: LockKind) -> Option<L
         return Some(own.other());
     }
     if own == LockKind::Endpoints {
-        // Where Leases are forbidden nobody else of our name has one.
+        // Where Leases are forbidden no other provisioner of this name has one.
         return None;
     }
     info!(

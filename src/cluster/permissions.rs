@@ -1,4 +1,4 @@
-//! What the API server lets us do, asked before we rely on it.
+//! Permissions, which the API server is asked for before they are relied on.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use tokio::time::Instant;
 
 use crate::cluster::api::{ApiError, answered};
 
-/// Something we may want to do: a verb on a resource, in one namespace or in all.
+/// A permission: a verb on a resource, in one namespace or in all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Permission {
     /// The verb.
     pub verb: &'static str,
-    /// The resource's API group; empty is the core group.
+    /// The API group of the resource; empty for the core group.
     pub group: &'static str,
-    /// The resource, or a part of it, as `persistentvolumeclaims/status`.
+    /// The resource, or a part of it such as `persistentvolumeclaims/status`.
     pub resource: &'static str,
 }
 
@@ -38,7 +38,7 @@ const fn permission(verb: &'static str, group: &'static str, resource: &'static 
     Permission { verb, group, resource }
 }
 
-/// Without these nothing works; users of the peer have granted all of them (behaviour 4.9).
+/// The permissions without which nothing works. Users of upstream have granted all of them: its RBAC has them.
 pub const NEEDED: &[Permission] = &[
     permission("list", "", "persistentvolumeclaims"),
     permission("watch", "", "persistentvolumeclaims"),
@@ -54,46 +54,46 @@ pub const NEEDED: &[Permission] = &[
     permission("patch", "", "events"),
 ];
 
-/// For finalizers on volumes.
+/// The permissions for finalizers on volumes.
 pub const PROTECT: &[Permission] = &[permission("patch", "", "persistentvolumes")];
 
-/// For volumes to grow.
+/// The permissions for volumes to grow.
 pub const EXPAND: &[Permission] =
     &[permission("patch", "", "persistentvolumes"), permission("patch", "", "persistentvolumeclaims/status")];
 
-/// For leader election by a Lease, in our own namespace.
+/// The permissions for leader election by a Lease, in the namespace of the lock.
 pub const LEASE: &[Permission] = &[
     permission("get", "coordination.k8s.io", "leases"),
     permission("create", "coordination.k8s.io", "leases"),
     permission("update", "coordination.k8s.io", "leases"),
 ];
 
-/// To learn at once that the leader has given its Lease back.
+/// The permission to learn at once that the leader has given its Lease back.
 pub const LEASE_WATCH: &[Permission] = &[permission("watch", "coordination.k8s.io", "leases")];
 
-/// To see whether the peer leads by its lock, where we use a Lease.
+/// The permission to see whether upstream leads by its lock, where this process uses a Lease.
 pub const ENDPOINTS_READ: &[Permission] = &[permission("get", "", "endpoints")];
 
-/// To see whether another one leads by a Lease, where we use the peer's lock.
+/// The permission to see whether another process leads by a Lease, where this one uses upstream's lock.
 pub const LEASE_READ: &[Permission] = &[permission("get", "coordination.k8s.io", "leases")];
 
-/// For leader election as the peer does it, in our own namespace.
+/// The permissions for leader election as upstream does it, in the namespace of the lock.
 pub const ENDPOINTS: &[Permission] = &[
     permission("get", "", "endpoints"),
     permission("create", "", "endpoints"),
     permission("update", "", "endpoints"),
 ];
 
-/// Several of them, in words.
+/// Returns a list of permissions, in words.
 #[must_use]
 pub fn listed(permissions: &[Permission]) -> String {
     permissions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Which of `permissions` we do not have, in `namespace` or, without one, in all.
+/// Returns which of `permissions` this process does not have, in `namespace` or, without one, in all.
 ///
 /// # Errors
-/// Those of the API server.
+/// Returns any API error.
 pub async fn missing(
     client: &Client,
     permissions: &[Permission],
@@ -126,10 +126,10 @@ async fn allowed(client: &Client, permission: Permission, namespace: Option<&str
     Ok(answer.status.is_some_and(|status| status.allowed))
 }
 
-/// How long what we may not do is taken for what we still may not.
+/// How long a missing permission is taken to be missing still.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
-/// Permissions, of which those that we lack may be granted while we run.
+/// Permissions of which the missing ones may be granted while this process runs.
 pub struct Awaited {
     client: Client,
     permissions: &'static [Permission],
@@ -149,17 +149,18 @@ struct Known {
 }
 
 impl Awaited {
-    /// `permissions`, of which those `missing` were not granted just now.
+    /// Takes note of `permissions`, of which `missing` were found missing just now.
     #[must_use]
     pub fn new(client: Client, permissions: &'static [Permission], missing: Vec<Permission>) -> Self {
         Self { client, permissions, known: Mutex::new(Known { missing, since: Instant::now() }) }
     }
 
-    /// Which of them we do not have. The API server is asked as long as there are any, and not each time.
+    /// Returns which of the permissions are missing. As long as there are any the API server is asked, but not
+    /// each time.
     pub async fn missing(&self) -> Vec<Permission> {
         let mut known = self.known.lock().await;
         if !known.missing.is_empty() && known.since.elapsed() >= ASK_AGAIN {
-            // Without an answer it is as before.
+            // Without an answer everything is as before.
             if let Ok(missing) = missing(&self.client, self.permissions, None).await {
                 known.missing = missing;
             }

@@ -20,27 +20,27 @@ use crate::cluster::api::answered;
 use crate::cluster::connect::ListMode;
 use crate::cluster::slim::Slim;
 use crate::cluster::state::{ClusterState, Watched};
+use crate::cluster::watch_health::WatchHealth;
 use crate::model::claim::Claim;
 use crate::model::class::Class;
 use crate::model::expansion::Expansion;
 use crate::model::volume::Volume;
-use crate::observe::health::ClusterHealth;
 
 /// The shortest and the longest wait before a failed watch is tried again.
 const REWATCH: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
-/// The longest wait before an API server that is not there is tried again. Short, because its first answer is often that
-/// what we know is too old, after which there is one more.
+/// The longest wait before an API server that cannot be reached is tried again. Short, because its first answer is
+/// often that the known version is too old, which costs one more try.
 const RECONNECT: Duration = Duration::from_secs(2);
 
-/// An object that the state keeps a record of.
+/// A kind of object that the state keeps records of.
 trait Recorded: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static {
     const KIND: Watched;
 
-    /// What its record is found by.
+    /// Returns the key of the object's record.
     fn key(&self) -> Option<&str>;
 
-    /// Takes the object in, or forgets it.
+    /// Records the object, or forgets it if it is gone.
     fn put(state: &ClusterState, key: &str, object: Option<&Self>);
 }
 
@@ -82,16 +82,11 @@ impl Recorded for Slim<PersistentVolume> {
     }
 }
 
-/// Keeps the state up to date, for ever. `synced` becomes true once everything has been listed once.
+/// Keeps the state up to date, for ever, and notes in `health` when everything has been listed once, and which
+/// watches fail.
 ///
 /// A watch that fails is tried again, and what was missed meanwhile is found out; what is known stays known.
-pub async fn follow(
-    client: Client,
-    state: Arc<ClusterState>,
-    listing: ListMode,
-    synced: watch::Sender<bool>,
-    health: Arc<ClusterHealth>,
-) {
+pub async fn follow(client: Client, state: Arc<ClusterState>, listing: ListMode, health: Arc<WatchHealth>) {
     let (classes, classes_listed) = watch::channel(false);
     let (claims, claims_listed) = watch::channel(false);
     let (volumes, volumes_listed) = watch::channel(false);
@@ -100,9 +95,8 @@ pub async fn follow(
             // The sender lives as long as its watch, which never ends.
             let _ = listed.wait_for(|listed| *listed).await;
         }
-        synced.send_replace(true);
         health.listed();
-        info!("all StorageClasses, PersistentVolumeClaims and PersistentVolumes are known");
+        info!("all StorageClasses, PersistentVolumeClaims and PersistentVolumes have been read");
     };
     join!(
         follow_kind::<StorageClass>(&client, &state, listing, classes, &health),
@@ -112,12 +106,13 @@ pub async fn follow(
     );
 }
 
+/// Follows the objects of one kind, for ever.
 async fn follow_kind<K: Recorded>(
     client: &Client,
     state: &ClusterState,
     first: ListMode,
     listed: watch::Sender<bool>,
-    health: &ClusterHealth,
+    health: &WatchHealth,
 ) {
     let watched = K::KIND.as_str();
     let mut listing = first;
@@ -137,7 +132,7 @@ async fn follow_kind<K: Recorded>(
                     break;
                 }
                 Err(error) => {
-                    warn!(kind = ?K::KIND, %error, "failed to watch, will try again");
+                    warn!(kind = ?K::KIND, %error, "a watch failed, will try again");
                     let unreachable = !is_answer(&error);
                     let wait = pause.mul_f64(1.0 + fastrand::f64() / 2.0);
                     health.failed(watched, error.to_string(), unreachable, wait);
@@ -153,12 +148,12 @@ async fn follow_kind<K: Recorded>(
     }
 }
 
-/// Whether the API server has refused to stream a list, which is no error of ours.
+/// Returns whether the API server has refused to stream a list, which is normal for older ones.
 fn is_unsupported(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchStartFailed(KubeError::Api(status)) if matches!(status.code, 400 | 422))
 }
 
-/// Whether the API server has answered with an error; otherwise it has not answered.
+/// Returns whether the API server has answered with an error; otherwise it has not answered.
 fn is_answer(error: &watcher::Error) -> bool {
     match error {
         watcher::Error::InitialListFailed(error)
@@ -168,6 +163,7 @@ fn is_answer(error: &watcher::Error) -> bool {
     }
 }
 
+/// Brings the state up to date with what a watch has brought.
 fn take_in<K: Recorded>(state: &ClusterState, event: Event<K>, listed: &watch::Sender<bool>) {
     match event {
         Event::Init => state.begin_list(K::KIND),

@@ -1,4 +1,4 @@
-//! Commands for people.
+//! Subcommands: what people run beside the provisioner, or instead of it.
 
 pub mod remove_finalizers;
 pub mod doctor;

@@ -1,16 +1,35 @@
-//! What an uninstall, or a rollback to nfs-subdir-external-provisioner, needs: volumes without our finalizer.
+//! `nfs-provisioner remove-finalizers`: what an uninstall, or a rollback to upstream, needs.
+
+use std::path::Path;
+
+use anyhow::Result;
+use kube::Client;
+use tracing::info;
 
 use crate::cluster::api::{ApiError, Cluster};
+use crate::cluster::connect::kube_config;
 use crate::model::volume::Volume;
 use crate::values::names::VolumeName;
 
-/// Takes our finalizer off all volumes of ours, and returns their names.
+/// Removes this program's finalizer from all volumes of the provisioner of this name, and logs each.
 ///
-/// The provisioner must not be running: it would put them back. May be run twice, and cut at any point.
+/// The provisioner must not be running: it would put the finalizers back. May be run twice, and cut at any point.
 ///
 /// # Errors
-/// Those of the API server. Volumes that were done until then stay done.
-pub async fn remove_finalizers(cluster: &Cluster, provisioner: &str) -> Result<Vec<VolumeName>, ApiError> {
+/// Returns an error if the kubeconfig cannot be used, or the API server refuses. Volumes that were done until then
+/// stay done.
+pub async fn remove_finalizers(provisioner: &str, kubeconfig: Option<&Path>) -> Result<()> {
+    let client = Client::try_from(kube_config(kubeconfig).await?)?;
+    let released = released(&Cluster::new(client, provisioner), provisioner).await?;
+    for volume in &released {
+        info!(volume = volume.as_str(), "removed the finalizer");
+    }
+    info!("removed the finalizer from {} volumes", released.len());
+    Ok(())
+}
+
+/// Removes the finalizers, and returns the names of the volumes that had one.
+async fn released(cluster: &Cluster, provisioner: &str) -> Result<Vec<VolumeName>, ApiError> {
     let mut held: Vec<Volume> = Vec::new();
     cluster
         .volumes(|volume| held.extend(Some(volume).filter(|volume| volume.finalizer && volume.is_of(provisioner))))

@@ -5,6 +5,7 @@
 
 pub mod report;
 pub mod context;
+pub mod pool;
 pub mod copies;
 mod attempts;
 mod claim_outcome;

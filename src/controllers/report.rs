@@ -113,8 +113,10 @@ impl Count {
     fn count(&self, metrics: &Metrics) {
         let known = |class: &Option<ClassName>| class.as_ref().map_or("", ClassName::as_str).to_owned();
         match self {
-            Self::Provisioned { class, source: _, took } => metrics.provisions.succeeded(class.as_str(), *took),
-            Self::NotProvisioned { class, source: _ } => metrics.provisions.failed(class.as_str()),
+            Self::Provisioned { class, source, took } => {
+                metrics.provisions.succeeded(class.as_str(), source, *took)
+            }
+            Self::NotProvisioned { class, source } => metrics.provisions.failed(class.as_str(), source),
             Self::ClaimRefused(reason) => {
                 let _ = metrics.claims_refused.get_or_create(&metrics::reason(reason)).inc();
             }

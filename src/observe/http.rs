@@ -1,4 +1,7 @@
 //! The HTTP port: `/metrics` for Prometheus, `/livez` and `/readyz` for the kubelet.
+//!
+//! It stands on hyper, which the API client brings anyway: for three routes a web framework would be more code
+//! than this.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -16,24 +19,24 @@ use tracing::debug;
 use crate::observe::health::{Check, Health};
 use crate::observe::metrics::Metrics;
 
-/// How Prometheus calls the text that we answer with.
+/// The content type of the text format of Prometheus.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Begins to listen.
 ///
 /// # Errors
-/// If the address is in use, or is not one of this machine's.
+/// Returns an error if the address is in use, or is not one of this machine's.
 pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
-/// Answers for ever.
+/// Answers requests, for ever.
 pub async fn serve(listener: TcpListener, metrics: Metrics, health: Health) {
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Out of descriptors, say: others may give some back.
+                // For example because descriptors have run out: other tasks may give some back.
                 debug!(%error, "failed to accept a connection");
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                 continue;
@@ -54,10 +57,11 @@ pub async fn serve(listener: TcpListener, metrics: Metrics, health: Health) {
     }
 }
 
+/// Answers one request.
 fn respond(request: &Request<Incoming>, metrics: &Metrics, health: &Health) -> Response<Full<Bytes>> {
     let (status, kind, body) = match (request.method(), request.uri().path()) {
         (&Method::GET, "/metrics") => (StatusCode::OK, METRICS_TYPE, metrics.text()),
-        // That it answers is what it says: no restart of ours mends a server that is away.
+        // Alive is what answers. No other check belongs here: a restart does not bring back a server that is away.
         (&Method::GET, "/livez") => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
         (&Method::GET, "/readyz") => {
             let (status, body) = readiness(health, request.uri().query() == Some("verbose"));
@@ -72,7 +76,7 @@ fn respond(request: &Request<Incoming>, metrics: &Metrics, health: &Health) -> R
     response
 }
 
-/// Whether all is well, and what is not; with `verbose`, what is.
+/// Returns whether all checks pass, and a line for each that fails; with `verbose`, for each check.
 fn readiness(health: &Health, verbose: bool) -> (StatusCode, String) {
     let checks = health.checks();
     let is_ready = checks.iter().all(|check| check.state.is_ok());

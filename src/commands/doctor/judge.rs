@@ -6,7 +6,7 @@ use nix::errno::Errno;
 
 use super::facts::{ClusterFacts, ExportFacts, Missing, Skew, Try};
 use super::report::{Finding, Report};
-use crate::cluster::election::{LockChoice, LockKind};
+use crate::cluster::lock::{LockChoice, LockKind};
 use crate::cluster::permissions::{Permission, listed};
 use crate::config::Config;
 use crate::layout::new_directory;

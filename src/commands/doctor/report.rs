@@ -5,6 +5,7 @@ use serde_json::json;
 
 use crate::config::Output;
 use crate::model::exports::DEFAULT_NAME;
+use crate::values::text::printable;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -95,8 +96,7 @@ fn line(Finding { level, export, check, message, fix }: &Finding) -> String {
         line.push_str(fix);
     }
     // Names and messages are others'.
-    let shown: String = line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-    shown + "\n"
+    printable(&line) + "\n"
 }
 
 #[cfg(test)]

@@ -1,0 +1,45 @@
+//! The fence: nothing on an export is changed by a process that does not lead any more.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tracing::error;
+
+use crate::cluster::election::Leadership;
+use crate::export::Export;
+use crate::model::exports::PerExport;
+
+/// How long after this process has stopped leading a change of a directory may still be under way. Together with
+/// what was left of the lock then it is less than the lock's whole duration.
+const FENCE_AFTER: Duration = Duration::from_secs(4);
+
+/// Returns the exports with storage that begins no change unless this process leads.
+#[must_use]
+pub fn fenced(exports: &PerExport<Export>, leadership: &Leadership) -> PerExport<Export> {
+    exports.map(|(_, export)| {
+        let leadership = leadership.clone();
+        let storage = export.storage.clone().fenced_by(move || leadership.is_held());
+        Export { storage, ..export.clone() }
+    })
+}
+
+/// Ends the program if it stops leading while a directory is being changed and the server does not say whether
+/// that has been done: it could be done later, when another process leads and has given the path to a new claim.
+/// The kernel gives up the calls of a process that has ended.
+pub async fn end_if_changes_outlive_leadership(exports: PerExport<Export>, mut leadership: Leadership) {
+    loop {
+        leadership.held().await;
+        leadership.lost().await;
+        sleep(FENCE_AFTER).await;
+        let under_way: usize = exports.values().map(|export| export.storage.changes_under_way()).sum();
+        if under_way > 0 && !leadership.is_held() {
+            error!(
+                under_way,
+                "stopped leading while the export has not answered whether directories have been changed; ending, so \
+                 that they will not be changed later"
+            );
+            #[expect(clippy::exit, reason = "an end in order would wait for what must not happen any more")]
+            std::process::exit(1);
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The state of each export: its file system, its trash, and calls that are not answered.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::export::{Counts, Export};
+
+use super::labels::{ExportLabel, export_label, register};
+
+type Gauges = Family<ExportLabel, Gauge>;
+
+/// The families of series about exports.
+#[derive(Debug, Clone)]
+pub(super) struct ExportMetrics {
+    usable: Gauges,
+    bytes: Gauges,
+    bytes_free: Gauges,
+    inodes: Gauges,
+    inodes_free: Gauges,
+    stuck_calls: Gauges,
+    trash: Gauges,
+    trash_stuck: Gauges,
+    trash_removed: Family<ExportLabel, Counter<u64, AtomicU64>>,
+}
+
+impl ExportMetrics {
+    pub(super) fn registered(registry: &mut Registry) -> Self {
+        let mut gauges = |name, help| -> Gauges { register(registry, name, help) };
+        Self {
+            usable: gauges("export_usable", "Whether the export is open and answers (1) or not (0)"),
+            bytes: gauges("export_size_bytes", "Size of the export's file system"),
+            bytes_free: gauges("export_free_bytes", "What can be written in the export's file system"),
+            inodes: gauges("export_inodes", "Inodes of the export's file system; 0 if unlimited"),
+            inodes_free: gauges("export_free_inodes", "Inodes of the export's file system that are free"),
+            stuck_calls: gauges(
+                "stuck_calls",
+                "File system calls that the export has not answered for 10 s or longer",
+            ),
+            trash: gauges("trash_entries", "Directories in the trash"),
+            trash_stuck: gauges(
+                "trash_stuck_entries",
+                "Directories in the trash that could not be removed whole at the last try",
+            ),
+            trash_removed: register(
+                registry,
+                "trash_removed_files",
+                "Files and directories removed from the trash",
+            ),
+        }
+    }
+
+    /// Brings the series of this export up to date.
+    pub(super) fn update(&self, export: &Export) {
+        let usage = export.storage.usage().unwrap_or_default();
+        let Counts { waiting, blocked, removed } = export.backlog.counts();
+        let label = export_label(&export.name);
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        for (gauges, value) in [
+            (&self.usable, export.is_usable().into()),
+            (&self.bytes, usage.bytes),
+            (&self.bytes_free, usage.bytes_free),
+            (&self.inodes, usage.inodes),
+            (&self.inodes_free, usage.inodes_free),
+            (&self.stuck_calls, count(export.storage.stuck_calls())),
+            (&self.trash, count(waiting)),
+            (&self.trash_stuck, count(blocked)),
+        ] {
+            gauges.get_or_create(&label).set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
+        self.trash_removed.get_or_create(&label).inner().store(removed, Ordering::Relaxed);
+    }
+}
