@@ -38,9 +38,9 @@ use crate::export::Export;
 use crate::model::exports::{Exports, PerExport};
 use crate::observe::health::{ClusterHealth, Health};
 use crate::observe::http;
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{Durations, Metrics};
 use crate::queue::{Next, Queue, RetryReason};
-use crate::storage::{Durations, ExportSpec, Storage, durations};
+use crate::storage::{ExportSpec, Storage};
 
 /// How many claims, how many volumes, and how many claims that grow are worked on at a time.
 const WORKERS: usize = 16;
@@ -72,10 +72,10 @@ pub async fn run(config: Config) -> Result<()> {
     let stop = stop_on_signal()?;
     // A volume's directory is open to all whatever the umask was.
     umask(Mode::empty());
-    let durations = durations();
+    let durations = Durations::default();
     let exports = open(&config.exports, &config.specs, &durations).await?;
     let client = Client::try_from(kube_config(config.kubeconfig.as_deref()).await?)?;
-    let metrics = Metrics::new(exports.clone(), durations);
+    let metrics = Metrics::new(exports.clone(), &durations);
     let cluster_health = Arc::new(ClusterHealth::default());
     let health = Health::new(exports.clone(), Arc::clone(&cluster_health));
     if let Some(address) = config.http {
@@ -107,7 +107,7 @@ async fn open(
     durations: &Durations,
 ) -> Result<PerExport<Export>> {
     let open = places.try_map(|(id, place)| async move {
-        let storage = Storage::at(place, durations.clone()).await;
+        let storage = Storage::at(place, durations.of(&place.name)).await;
         let unless = || format!("the export {:?} is not where NFS_MOUNT_PATH or EXPORTS_FILE says", place.name);
         Ok(Export::new(exports.get(id), storage.with_context(unless)?))
     });

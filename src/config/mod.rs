@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::cluster::election::{LockChoice, LockKind};
 use crate::model::exports::{DEFAULT_NAME, Exports, NamedExport, PerExport};
-use crate::storage::{ExportSpec, MustBeNfs};
+use crate::storage::{ExportSpec, MustBeNfs, Reach};
 use crate::values::address::ExportAddress;
 use crate::values::text::go_bool;
 
@@ -244,9 +244,8 @@ impl TryFrom<Args> for Config {
         }
         let specs = exports.map(|(id, NamedExport { name, source })| ExportSpec {
             name: name.clone(),
-            mount: mounts.get(id).clone(),
-            source: source.clone(),
-            must_be_nfs,
+            address: source.clone(),
+            reach: Reach::Mounted { at: mounts.get(id).clone(), must_be_nfs },
         });
         Ok(Self {
             provisioner,
@@ -449,9 +448,9 @@ mod tests {
         let config = config(&[]).unwrap();
         assert_eq!(config.provisioner, "example.com/nfs");
         let specs: Vec<&ExportSpec> = config.specs.values().collect();
-        let [ExportSpec { name, mount, source, .. }] = &*specs else { panic!("{specs:?}") };
-        assert_eq!((&**name, &*source.to_string()), ("default", "nas:/export/k"));
-        assert_eq!(*mount, PathBuf::from("/persistentvolumes"));
+        let [ExportSpec { name, address, reach }] = &*specs else { panic!("{specs:?}") };
+        assert_eq!((&**name, &*address.to_string()), ("default", "nas:/export/k"));
+        assert_eq!(reach.mount_path(), Some(Path::new("/persistentvolumes")));
         assert_eq!(config.lock, LockChoice::Auto);
         assert_eq!((config.kubeconfig, config.namespace), (None, None));
     }
@@ -463,7 +462,10 @@ mod tests {
         let args = ["x", "--provisioner-name", "a/b", "--exports-file", file.path().to_str().unwrap()];
         let args = Args::try_parse_from(args.iter().chain(environment)).unwrap();
         let config = Config::try_from(args).map_err(|error| error.to_string())?;
-        let shown = config.specs.values().map(|place| format!("{}={}", place.name, place.mount.display()));
+        let shown = config
+            .specs
+            .values()
+            .map(|spec| format!("{}={}", spec.name, spec.reach.mount_path().unwrap().display()));
         Ok(shown.collect::<Vec<_>>().join(" "))
     }
 

@@ -9,7 +9,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nix::errno::Errno;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, interval, sleep};
 use tracing::{debug, info, warn};
@@ -24,7 +23,7 @@ use crate::layout::STAGING;
 use crate::model::claim::{Claim, claim_uid, volume_name};
 use crate::model::exports::{ExportId, Location};
 use crate::observe::metrics;
-use crate::storage::{Created, Problem, Progress, StorageError};
+use crate::storage::{CopyTo, Created, Errno, Problem, Progress, StorageError};
 use crate::values::ownership::Ownership;
 use crate::values::path::RelPath;
 use crate::values::time::milliseconds;
@@ -224,11 +223,16 @@ impl Cloner {
             return Err(failed(Problem::Os(Errno::ESTALE)));
         }
         let _reading = Reading(self, source);
-        let opened = from.open_volume(&source.path).await?.ok_or_else(|| failed(Problem::Os(Errno::ENOENT)))?;
-        let stage = to.stage(&volume, &order.directory.path, seconds_now()).await?;
-        let group = order.copy_of.gid.zip(order.gid);
+        let opened = from.open_source(&source.path).await?.ok_or_else(|| failed(Problem::Os(Errno::ENOENT)))?;
+        let job = CopyTo {
+            volume: &volume,
+            directory: &order.directory.path,
+            top: order.ownership,
+            group: order.copy_of.gid.zip(order.gid),
+            now: seconds_now(),
+        };
         let (mut counted, label) = ((0, 0), metrics::export_label(&self.export(&order.directory).name));
-        let copying = to.copy(opened, stage, (order.ownership, group), progress);
+        let copying = to.copy(opened, job, progress);
         let copied = tokio::select! {
             copied = copying => copied,
             () = self.say_progress(claim, progress, &mut counted, &label) => Ok(()),

@@ -4,7 +4,6 @@
 //! removal, the rest of the tree, which the next round removes; after it, a volume without a directory, which the
 //! next round deletes.
 
-use serde_json::json;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
@@ -16,6 +15,7 @@ use crate::controllers::context::{Context, Slot};
 use crate::decide::{Doubt, VolumePlan, VolumeRefusal, for_volume};
 use crate::export::Export;
 use crate::failpoint::Failpoint;
+use crate::layout::Note;
 use crate::ledger::placements::Neighbour;
 use crate::model::exports::Location;
 use crate::model::parameters::Fate;
@@ -27,17 +27,21 @@ use crate::values::time::milliseconds;
 use crate::values::time::seconds_now;
 
 /// Whose an archive was, for those who find it.
-fn note(volume: &Volume, directory: &Location) -> String {
+fn note(volume: &Volume, directory: &Location) -> Note {
     let claim = volume.claim.as_ref();
-    let note = json!({
-        "directory": directory.path.as_str(),
-        "volume": volume.name,
-        "class": volume.class,
-        "namespace": claim.map(|claim| &claim.namespace),
-        "claim": claim.map(|claim| &claim.name),
-        "archived": jiff::Timestamp::now().to_string(),
-    });
-    format!("{note}\n")
+    Note {
+        directory: directory.path.clone(),
+        volume: volume.name.clone(),
+        class: volume.class.clone(),
+        namespace: claim.map(|claim| claim.namespace.clone()),
+        claim: claim.map(|claim| claim.name.clone()),
+        claim_uid: None,
+        archived: jiff::Timestamp::now(),
+        capacity: None,
+        access_modes: Vec::new(),
+        gid: None,
+        provisioner: None,
+    }
 }
 
 /// The claim that a volume was made for, for the log.

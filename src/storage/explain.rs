@@ -1,12 +1,9 @@
 //! What goes wrong with an export, in words for whoever can mend it.
 
-use nix::errno::Errno;
-
-use crate::storage::mounted::dirfd::Problem;
-use crate::storage::root::StorageError;
+use crate::storage::error::{Errno, Problem, StorageError};
 use crate::values::address::ExportAddress;
 
-/// What was being done, on which export, what was wrong, and, where a person can mend it, the likely cause and what
+/// Says what was being done, on which export, what was wrong, and, where a person can mend it, the likely cause and what
 /// to do.
 #[must_use]
 pub fn explain(error: &StorageError, export: &ExportAddress) -> String {
@@ -22,12 +19,12 @@ pub fn explain(error: &StorageError, export: &ExportAddress) -> String {
     }
 }
 
-/// What is to be said where a directory may not be given away.
+/// The advice where a directory may not be given away.
 const CHOWN: &str = "Only root may give a directory to others, and the NFS server takes this provisioner for another user \
      (root_squash, all_squash). Root with no_root_squash, or take a class without directoryUid, directoryGid and \
      gidRange.";
 
-/// The likely cause of a problem and what to do, where a person can mend it.
+/// Says what is likely to have caused a problem and what to do, where a person can mend it.
 #[must_use]
 pub fn advice(problem: Problem) -> Option<&'static str> {
     match problem {
