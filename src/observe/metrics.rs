@@ -34,10 +34,13 @@ type ClassLabel = Vec<(&'static str, String)>;
 /// How long things take, in seconds: those of the library that the peer is built on (behaviour 4.7).
 const BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
+/// Durations by two labels.
+type Histograms = Family<[(&'static str, String); 2], Histogram, fn() -> Histogram>;
+
 /// How long calls on exports take, in seconds, by export and by what they do, the wait for a thread not counted. Clones
 /// count together.
 #[derive(Debug, Clone)]
-pub struct Durations(Family<[(&'static str, String); 2], Histogram, fn() -> Histogram>);
+pub struct Durations(Histograms);
 
 impl Default for Durations {
     fn default() -> Self {

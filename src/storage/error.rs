@@ -87,7 +87,7 @@ errnos! {
     ECONNREFUSED = "connection refused",
     EHOSTDOWN = "host is down",
     EHOSTUNREACH = "no route to host",
-    ESTALE = "stale nfs file handle",
+    ESTALE = "stale file handle",
     EREMOTEIO = "remote i/o error",
     EDQUOT = "quota exceeded",
     ECANCELED = "operation canceled",

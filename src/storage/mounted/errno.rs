@@ -17,7 +17,6 @@ macro_rules! same {
 }
 
 /// Returns our name for what the kernel answers.
-#[expect(clippy::wildcard_enum_match_arm, reason = "all others are told by their numbers")]
 fn errno(raw: Raw) -> Errno {
     same!(raw;
         EPERM ENOENT EINTR EIO ENXIO E2BIG EBADF EAGAIN ENOMEM EACCES EFAULT EBUSY EEXIST EXDEV ENODEV ENOTDIR EISDIR
@@ -30,11 +29,9 @@ fn errno(raw: Raw) -> Errno {
 
 /// Returns our name for a number of the kernel's.
 fn from_number(number: i32) -> Errno {
-    match Raw::from_raw(number) {
-        // Such as ENOTSUPP, which the kernel's NFS client lets out and no library knows.
-        Raw::UnknownErrno => Errno::Other(number),
-        raw => errno(raw),
-    }
+    let raw = Raw::from_raw(number);
+    // Such as ENOTSUPP, which the kernel's NFS client lets out and no library knows.
+    if raw == Raw::UnknownErrno { Errno::Other(number) } else { errno(raw) }
 }
 
 impl From<Raw> for Problem {

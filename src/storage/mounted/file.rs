@@ -39,10 +39,10 @@ impl Fd {
     /// Sets the owner and the group, as far as they are named. On NFS the server decides whether that is allowed;
     /// elsewhere it takes a capability, and the problem says so if that is what lacks.
     pub(crate) fn set_owners(&self, uid: Option<u32>, gid: Option<u32>) -> Result<(), Problem> {
-        fchown(self, uid, gid).map_err(|error| match Problem::from(error) {
-            Problem::Os(Errno::EPERM) if !self.is_nfs() && lacks_chown() => Problem::Capability("CHOWN"),
-            problem => problem,
-        })
+        let Err(error) = fchown(self, uid, gid) else { return Ok(()) };
+        let problem = Problem::from(error);
+        let lacking = problem == Problem::Os(Errno::EPERM) && !self.is_nfs() && lacks_chown();
+        Err(if lacking { Problem::Capability("CHOWN") } else { problem })
     }
 
     /// Sets the mode.

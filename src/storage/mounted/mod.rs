@@ -5,6 +5,6 @@
 
 mod errno;
 pub(crate) mod file;
-pub(crate) mod dirfd;
 pub(crate) mod mount;
+pub(crate) mod dirfd;
 pub(crate) mod thread;

@@ -19,7 +19,7 @@ use crate::storage::error::{Errno, Problem};
 use crate::storage::mounted::thread::give_way;
 use crate::storage::ops::copy_file::{Entries, Progress, copy_xattrs};
 use crate::storage::root::OWN_MODE;
-use crate::values::ownership::Ownership;
+use crate::values::ownership::{Mode, Ownership};
 
 /// How many names are read, and how many entries one thread takes, at a time.
 const BATCH: usize = 128;
@@ -57,7 +57,7 @@ pub(crate) fn copy(order: TreeCopy<'_>) -> Result<(), (String, Problem)> {
     let own = |problem| (".".to_owned(), problem);
     let found = source.inode().attributes().map_err(own)?;
     let status = Attributes {
-        mode: top.mode.map_or(found.mode, |mode| mode.bits()),
+        mode: top.mode.map_or(found.mode, Mode::bits),
         uid: top.uid.unwrap_or(found.uid),
         gid: top.gid.unwrap_or(found.gid),
         ..found
