@@ -21,7 +21,7 @@ pub fn explain(error: &StorageError, export: &ExportAddress) -> String {
 
 /// The advice where a directory may not be given away.
 const CHOWN: &str = "Only root may give a directory to others, and the NFS server takes this provisioner for another user \
-     (root_squash, all_squash). Root with no_root_squash, or take a class without directoryUid, directoryGid and \
+     (root_squash, all_squash). Export with no_root_squash, or take a class without directoryUid, directoryGid and \
      gidRange.";
 
 /// Says what is likely to have caused a problem and what to do, where a person can mend it.
@@ -48,11 +48,11 @@ fn advice_on(errno: Errno) -> Option<&'static str> {
     let advice = match errno {
         Errno::EACCES | Errno::EPERM => {
             "The NFS server takes this provisioner for a user who may not do that (root_squash, all_squash), does not \
-             export to this node (any more), or the file is immutable there. Root with no_root_squash, or give the \
+             export to this node (any more), or the file is immutable there. Export with no_root_squash, or give the \
              directory above it on the server to the user that root is mapped to."
         }
         Errno::EROFS => {
-            "The export is read-only, or mounted so, or the server's disk has become so after a fault. Root and \
+            "The export is read-only, or mounted so, or the server's disk has become so after a fault. Export and \
              mount it with rw, and see the server's kernel log."
         }
         Errno::ENOSPC => {

@@ -10,12 +10,12 @@ use nfs_provisioner::export::{Backlog, Counts};
 use nfs_provisioner::layout::TRASH;
 use nfs_provisioner::storage::{Left, Root, Storage};
 
-use crate::engine::ENGINES;
+use crate::engine::USUAL;
 use crate::{Mounted, NOW, PATIENCE, Place, VOLUME, names, rel, spread, stamps};
 
 /// A storage whose trash is emptied while `case` runs.
 async fn while_reaped<F: Future>(leads: &AtomicBool, case: impl FnOnce(Arc<Place>, Storage, Arc<Backlog>) -> F) {
-    let place = Arc::new(Place::new(&ENGINES[0]));
+    let place = Arc::new(Place::new(&USUAL));
     let storage = Storage::from(Root::open(&place.root).unwrap());
     let backlog = Arc::new(Backlog::default());
     tokio::select! {
@@ -77,7 +77,7 @@ async fn only_who_leads_reaps_and_the_next_to_lead_finishes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reaping_ends_when_nobody_waits_for_it() {
-    let place = Place::new(&ENGINES[0]);
+    let place = Place::new(&USUAL);
     spread(&place.at("a"), 100, 300);
     let (name, at) = place.trashed("a");
     let storage = Storage::from(Root::open(&place.root).unwrap());

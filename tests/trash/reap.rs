@@ -16,7 +16,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::sys::statfs::{NFS_SUPER_MAGIC, statfs};
 
-use crate::engine::ENGINES;
+use crate::engine::USUAL;
 use crate::{
     Immutable, Mounted, OnDrop, PATIENCE, Place, WORKERS, by_each_engine, chmod, dig, names, open_dir, spread,
     touch,
@@ -24,7 +24,7 @@ use crate::{
 
 #[test]
 fn a_wide_tree_is_reaped() {
-    let place = Place::new(&ENGINES[0]);
+    let place = Place::new(&USUAL);
     spread(&place.at("a"), 100, 1000);
     let (name, _) = place.trashed("a");
     assert_eq!(place.reap_all(&name), 100_101);
@@ -32,7 +32,7 @@ fn a_wide_tree_is_reaped() {
 
 #[test]
 fn any_number_of_directories_in_one_is_reaped() {
-    let place = Place::new(&ENGINES[0]);
+    let place = Place::new(&USUAL);
     spread(&place.at("a"), 20_000, 1);
     let (name, _) = place.trashed("a");
     assert_eq!(place.reap_all(&name), 40_001);
@@ -68,7 +68,7 @@ fn deep_trees_are_reaped_with_few_open_files() {
 #[test]
 fn whoever_empties_the_trash_lets_all_others_have_the_processor_first() {
     let priority = || rustix::process::getpriority_process(None).unwrap();
-    let place = Place::new(&ENGINES[0]);
+    let place = Place::new(&USUAL);
     place.put(&["v/a/x", "v/b/x", "v/c/x"]);
     let (name, _) = place.trashed("v");
     let (before, lowered) = (priority(), Mutex::new(Vec::new()));
@@ -127,7 +127,7 @@ fn anything_can_be_in_a_tree_that_is_reaped() {
 #[test]
 #[ignore = "run by a_directory_without_rights_is_reaped_by_one_who_is_not_root"]
 fn as_nobody() {
-    let place = Place::new(&ENGINES[0]);
+    let place = Place::new(&USUAL);
     for mode in [0o000, 0o400, 0o100, 0o500, 0o200] {
         place.put(&["a/b/c/f", "a/b/e/", "a/g/f"]);
         dig(&place.at("a/deep"), 200, 1);
