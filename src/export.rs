@@ -1,13 +1,14 @@
 //! An export as the program works on it: its name, its address, its directories and its trash.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::model::exports::{Exports, NamedExport, PerExport};
-use crate::storage::{Durations, ExportSpec, STUCK_AFTER, State, Storage};
+use crate::storage::{ExportSpec, STUCK_AFTER, State, Storage};
 use crate::values::address::ExportAddress;
 use crate::values::headroom::Headroom;
 
@@ -17,7 +18,7 @@ pub struct Export {
     /// The name of the export in classes, metrics and logs.
     pub name: Box<str>,
     /// The server, and the path there.
-    pub source: ExportAddress,
+    pub address: ExportAddress,
     /// The directories on the export.
     pub storage: Storage,
     /// The trash on the export.
@@ -28,8 +29,8 @@ impl Export {
     /// Puts an export together. Nothing is known of its trash yet.
     #[must_use]
     pub fn new(export: &NamedExport, storage: Storage) -> Self {
-        let NamedExport { name, source } = export.clone();
-        Self { name, source, storage, backlog: Arc::default() }
+        let NamedExport { name, address } = export.clone();
+        Self { name, address, storage, backlog: Arc::default() }
     }
 
     /// Returns whether the export is open and answers.
@@ -46,17 +47,19 @@ impl Export {
     }
 }
 
-/// Opens the exports. One that does not answer yet is waited for later.
+/// Opens the exports. One that does not answer yet is waited for later. `observer` gives what is told how long the calls on
+/// the export of a name take.
 ///
 /// # Errors
 /// Returns an error if an export is certainly not where the settings say.
-pub async fn open_all(
+pub async fn open_all<O: Fn(&'static str, Duration) + Send + Sync + 'static>(
     exports: &Exports,
     specs: &PerExport<ExportSpec>,
-    durations: &Durations,
+    observer: impl Fn(&str) -> O,
 ) -> Result<PerExport<Export>> {
+    let observer = &observer;
     let open = specs.try_map(|(id, spec)| async move {
-        let storage = Storage::at(spec, durations.clone()).await;
+        let storage = Storage::at(spec, observer(&spec.name)).await;
         let unless = || format!("the export {:?} is not where NFS_MOUNT_PATH or EXPORTS_FILE says", spec.name);
         Ok(Export::new(exports.get(id), storage.with_context(unless)?))
     });

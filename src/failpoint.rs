@@ -1,4 +1,5 @@
-//! The steps of serving a claim, of reclaiming a volume and of growing one, and what a crash right after each leaves behind.
+//! The steps of serving a claim, of copying a volume for it, of reclaiming a volume and of growing one, and what a crash
+//! right after each leaves behind.
 //!
 //! The code passes them in this order. With the feature `failpoints`, tests make the process die at each one
 //! (`tests/crash.rs`); without it, passing one costs nothing.
@@ -12,6 +13,17 @@ pub enum Failpoint {
     DirectoryMade,
     /// The claim's directory is complete. Left: as before.
     DirectoryReady,
+    /// The place has been made in which a copy is made for the claim. Left: an empty place among the copies. The next
+    /// round for the claim puts it into the trash and makes it anew; if the claim has gone meanwhile, the sweep of places
+    /// that no claim waits for puts it there.
+    CopyStaged,
+    /// The note was written that a copy is complete, before its rename. Left: a whole copy in its place, and a note that
+    /// no directory answers to. The copy is made again, or swept, as before.
+    CopyMarked,
+    /// A copy has been renamed to the claim's directory, and no volume points at it yet. Left: the directory, and the
+    /// place with the note of the copy's number. The next round for the claim knows the copy by that number and goes on
+    /// with it; if the claim has gone meanwhile, the directory stays, is counted as nobody's, and the place is swept.
+    CopyPlaced,
     /// The volume has been created. Left: nothing amiss but an event that is not written; Kubernetes binds the claim.
     VolumeCreated,
     /// A volume's directory has been renamed into the trash, or archived, or kept. Left: a volume without a
@@ -30,10 +42,13 @@ pub enum Failpoint {
 }
 
 impl Failpoint {
-    /// All there are.
-    pub const ALL: [Self; 8] = [
+    /// Lists all steps.
+    pub const ALL: [Self; 11] = [
         Self::DirectoryMade,
         Self::DirectoryReady,
+        Self::CopyStaged,
+        Self::CopyMarked,
+        Self::CopyPlaced,
         Self::VolumeCreated,
         Self::DirectoryDisposed,
         Self::VolumeReleased,
@@ -42,12 +57,15 @@ impl Failpoint {
         Self::ClaimGrown,
     ];
 
-    /// The name that a test calls it by.
+    /// Returns the name that a test calls the step by.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::DirectoryMade => "directory-made",
             Self::DirectoryReady => "directory-ready",
+            Self::CopyStaged => "copy-staged",
+            Self::CopyMarked => "copy-marked",
+            Self::CopyPlaced => "copy-placed",
             Self::VolumeCreated => "volume-created",
             Self::DirectoryDisposed => "directory-disposed",
             Self::VolumeReleased => "volume-released",

@@ -37,8 +37,7 @@ use crate::export::{self, Export};
 use crate::model::exports::PerExport;
 use crate::observe::health::Health;
 use crate::observe::http;
-use crate::observe::metrics::Metrics;
-use crate::storage::durations;
+use crate::observe::metrics::{Durations, Metrics};
 use crate::values::names::ClaimUid;
 
 /// How long giving the lock back and writing the last events may take at the end, each.
@@ -53,12 +52,12 @@ pub async fn run(config: Config) -> Result<()> {
     let stop = stop_on_signal()?;
     // A volume's directory is open to all whatever the umask was.
     umask(Mode::empty());
-    let durations = durations();
-    let exports = export::open_all(&config.exports, &config.specs, &durations).await?;
+    let durations = Durations::default();
+    let exports = export::open_all(&config.exports, &config.specs, |name| durations.of(name)).await?;
     let client = Client::try_from(kube_config(config.kubeconfig.as_deref()).await?)?;
     let (lead, leadership) = Leadership::new();
     let watches = Arc::new(WatchHealth::default());
-    let metrics = Metrics::new(exports.clone(), durations, leadership.clone());
+    let metrics = Metrics::new(exports.clone(), &durations, leadership.clone());
     let health = Health::new(exports.clone(), Arc::clone(&watches), leadership.clone());
     if let Some(address) = config.http {
         let listener = http::listen(address).await;
@@ -78,7 +77,7 @@ pub async fn run(config: Config) -> Result<()> {
         provisioner = config.provisioner, exports = %config.exports,
         version = env!("CARGO_PKG_VERSION"), "started"
     );
-    serve(config, parts, lead, listing, stop).await;
+    Box::pin(serve(config, parts, lead, listing, stop)).await;
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use crate::cluster::election::Leadership;
 use crate::export::Export;
-use crate::layout::{ARCHIVE_PREFIX, RESERVED_PREFIX};
+use crate::layout::{RootEntry, classify};
 use crate::ledger::Ledger;
 use crate::ledger::placements::Relation;
 use crate::model::exports::{ExportId, PerExport};
@@ -70,7 +70,7 @@ pub async fn find(storage: &Storage, export: ExportId, ledger: &Ledger) -> Resul
             if looked_at > LOOKED_AT {
                 return Ok(orphans);
             }
-            if above.is_none() && (name.starts_with(RESERVED_PREFIX) || name.starts_with(ARCHIVE_PREFIX)) {
+            if above.is_none() && classify(&name) != RootEntry::Volume {
                 continue;
             }
             let path = above.as_ref().map_or_else(|| name.clone(), |above| format!("{above}/{name}"));

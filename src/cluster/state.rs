@@ -169,13 +169,19 @@ impl ClusterState {
         match kind {
             Watched::Classes => {
                 let gone = self.classes.lock().end_list();
-                gone.iter().for_each(|name| self.reconsider(name));
+                for name in &gone {
+                    self.reconsider(name);
+                }
             }
             Watched::Claims => {
                 let gone = self.claims.lock().end_list();
-                gone.into_iter().for_each(|uid| self.changed_claims.push(uid));
+                for uid in gone {
+                    self.changed_claims.push(uid);
+                }
                 let gone = self.expansions.lock().end_list();
-                gone.into_iter().for_each(|uid| self.changed_expansions.push(uid));
+                for uid in gone {
+                    self.changed_expansions.push(uid);
+                }
             }
             Watched::Volumes => self.end_list_of_volumes(),
         }
@@ -187,8 +193,12 @@ impl ClusterState {
         volumes.reclaimed.retain(|volume, _| self.ledger.exists(volume));
         let work = volumes.work.end_list();
         drop(volumes);
-        work.into_iter().for_each(|name| self.changed_volumes.push(name));
-        gone.iter().for_each(|name| self.reconsider_claim_of(name));
+        for name in work {
+            self.changed_volumes.push(name);
+        }
+        for name in &gone {
+            self.reconsider_claim_of(name);
+        }
     }
 
     /// Takes in a class as it is now; `None` is one that has gone.
@@ -243,15 +253,12 @@ impl ClusterState {
     pub fn put_volume(&self, name: &VolumeName, record: Option<Volume>) {
         let has_gone = record.is_none();
         let mut volumes = self.volumes.lock();
-        let has_changed = match record {
-            Some(volume) => {
-                self.settle(&volume);
-                volumes.put(volume, &self.scope)
-            }
-            None => {
-                self.ledger.forget(name);
-                volumes.gone(name)
-            }
+        let has_changed = if let Some(volume) = record {
+            self.settle(&volume);
+            volumes.put(volume, &self.scope)
+        } else {
+            self.ledger.forget(name);
+            volumes.gone(name)
         };
         drop(volumes);
         if has_changed {

@@ -53,7 +53,7 @@ impl ExportEntry {
         }
         let server = ExportAddress::server(&self.server).map_err(|words| at("server", words))?;
         let path = ExportAddress::path(&self.path).map_err(|words| at("path", words))?;
-        Ok((NamedExport { name: self.name.into(), source: ExportAddress::new(server, path) }, self.mount))
+        Ok((NamedExport { name: self.name.into(), address: ExportAddress::new(server, path) }, self.mount))
     }
 }
 

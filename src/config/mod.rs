@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cluster::lock::{LockChoice, LockKind};
 use crate::model::exports::{DEFAULT_NAME, Exports, NamedExport, PerExport};
-use crate::storage::{ExportSpec, MustBeNfs};
+use crate::storage::{ExportSpec, MustBeNfs, Reach};
 use crate::values::address::ExportAddress;
 use crate::values::text::go_bool;
 
@@ -83,11 +83,10 @@ impl TryFrom<Args> for Config {
         let config = || {
             let (exports, mounts) = mounted?;
             let must_be_nfs = must_be_nfs?;
-            let specs = exports.map(|(id, NamedExport { name, source })| ExportSpec {
+            let specs = exports.map(|(id, NamedExport { name, address })| ExportSpec {
                 name: name.clone(),
-                mount: mounts.get(id).clone(),
-                source: source.clone(),
-                must_be_nfs,
+                address: address.clone(),
+                reach: Reach::Mounted { at: mounts.get(id).clone(), must_be_nfs },
             });
             Some(Self {
                 provisioner: provisioner?,
@@ -141,8 +140,8 @@ fn default_export(args: &Args, settings: &mut Settings) -> Option<Mounted> {
     if !mount.is_absolute() {
         settings.wrong(format!("NFS_MOUNT_PATH must be an absolute path, not \"{}\"", mount.display()));
     }
-    let source = ExportAddress::new(server?, path?);
-    Some((NamedExport { name: DEFAULT_NAME.into(), source }, mount.clone()))
+    let export = ExportAddress::new(server?, path?);
+    Some((NamedExport { name: DEFAULT_NAME.into(), address: export }, mount.clone()))
 }
 
 /// Reads when an export must be an NFS mount.
@@ -227,9 +226,9 @@ mod tests {
         let config = config(&[]).unwrap();
         assert_eq!(config.provisioner, "example.com/nfs");
         let specs: Vec<&ExportSpec> = config.specs.values().collect();
-        let [ExportSpec { name, mount, source, .. }] = &*specs else { panic!("{specs:?}") };
-        assert_eq!((&**name, &*source.to_string()), ("default", "nas:/export/k"));
-        assert_eq!(*mount, PathBuf::from("/persistentvolumes"));
+        let [ExportSpec { name, address, reach }] = &*specs else { panic!("{specs:?}") };
+        assert_eq!((&**name, &*address.to_string()), ("default", "nas:/export/k"));
+        assert_eq!(reach.mount_path(), Some(Path::new("/persistentvolumes")));
         assert_eq!(config.lock, LockChoice::Auto);
         assert_eq!((config.kubeconfig, config.namespace), (None, None));
     }
@@ -241,7 +240,10 @@ mod tests {
         let args = ["x", "--provisioner-name", "a/b", "--exports-file", file.path().to_str().unwrap()];
         let args = Args::try_parse_from(args.iter().chain(environment)).unwrap();
         let config = Config::try_from(args).map_err(|error| error.to_string())?;
-        let shown = config.specs.values().map(|place| format!("{}={}", place.name, place.mount.display()));
+        let shown = config
+            .specs
+            .values()
+            .map(|spec| format!("{}={}", spec.name, spec.reach.mount_path().unwrap().display()));
         Ok(shown.collect::<Vec<_>>().join(" "))
     }
 

@@ -120,7 +120,7 @@ impl Context {
     async fn say_waiting(&self, subject: &Subject, export: &Export, waited: Duration) {
         // It may have been silent before this call. If others are answered, this one is just slow, or waits for them.
         let silent = export.storage.silent_for().unwrap_or_default();
-        let export = &export.source;
+        let export = &export.address;
         let message = if silent >= STUCK_AFTER {
             let seconds = silent.as_secs();
             format!(

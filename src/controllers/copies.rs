@@ -18,7 +18,7 @@ use crate::export::Export;
 use crate::ledger::Ledger;
 use crate::model::exports::{Location, PerExport};
 use crate::observe::metrics::{self, Metrics};
-use crate::storage::{Created, Errno, Problem, Progress, StorageError};
+use crate::storage::{CopyTo, Created, Errno, Problem, Progress, StorageError};
 use crate::values::names::VolumeName;
 use crate::values::ownership::Ownership;
 use crate::values::time::seconds_now;
@@ -172,7 +172,8 @@ impl Copies {
         };
         let gone = || failed(Problem::Os(Errno::ENOENT));
         let source = from.open_source(&job.from.path).await?.ok_or_else(gone)?;
-        let copying = to.copy(source, volume, &job.to.path, seconds_now(), (job.top, job.group), progress);
+        let order = CopyTo { volume, directory: &job.to.path, top: job.top, group: job.group, now: seconds_now() };
+        let copying = to.copy(source, order, progress);
         let mut counted = (0, 0);
         let copied = tokio::select! {
             copied = copying => copied,

@@ -64,10 +64,10 @@ impl ExpansionRound<'_> {
     }
 
     /// Spells the event that the volume could not grow, as Kubernetes' own resizers do.
-    fn failed(&self, cause: &str) -> Option<(Reason, String)> {
+    fn failed(&self, cause: &str) -> (Reason, String) {
         let (volume, resizer) = (self.expansion.volume.as_str(), self.provisioner);
         let message = format!("resize volume {volume:?} by resizer {resizer:?} failed: {cause}");
-        Some((Reason::VolumeResizeFailed, message))
+        (Reason::VolumeResizeFailed, message)
     }
 }
 
@@ -103,7 +103,7 @@ impl ExpansionOutcome {
                 level: Level::ERROR,
                 message: Cow::Borrowed("failed to grow the volume"),
                 fields: with_error(error),
-                event: round.failed(&error.to_string()),
+                event: Some(round.failed(&error.to_string())),
                 counts: vec![Count::Expansion(FAILED)],
                 next: Next::Retry(RetryReason::ApiServer),
             },
@@ -123,7 +123,7 @@ fn after_refusal(refusal: &ExpansionRefusal) -> Next {
 fn refused(refusal: &ExpansionRefusal, next: Next, round: &ExpansionRound<'_>) -> Report {
     let words = refusal.to_string();
     Report {
-        event: round.failed(&words),
+        event: Some(round.failed(&words)),
         counts: vec![Count::Expansion(REFUSED)],
         ..Report::warning("refused to grow the volume", Fields { reason: Some(words), ..round.who() }, next)
     }

@@ -126,7 +126,8 @@ mod tests {
     use super::*;
     use crate::export::Export;
     use crate::model::exports::Exports;
-    use crate::storage::{Root, Storage, durations};
+    use crate::observe::metrics::Durations;
+    use crate::storage::{Root, Storage};
     use crate::values::address::ExportAddress;
 
     #[tokio::test(start_paused = true)]
@@ -136,7 +137,7 @@ mod tests {
         let storage = Storage::from(Root::open(dir.path()).unwrap());
         let exports = exports.map(|(_, export)| Export::new(export, storage.clone()));
         let (lead, leadership) = Leadership::new();
-        let metrics = Metrics::new(exports, durations(), leadership.clone());
+        let metrics = Metrics::new(exports, &Durations::default(), leadership.clone());
         let queue = Arc::new(Queue::default());
         queue.push("key");
         let pool = Pool { name: "claims", queue: Arc::clone(&queue), metrics: metrics.clone(), leadership };

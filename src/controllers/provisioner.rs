@@ -254,7 +254,7 @@ impl Provisioner {
         if error.problem == Problem::NotLeading {
             return ClaimOutcome::NotLeading;
         }
-        let words = explain(error, &self.context.export(at).source);
+        let words = explain(error, &self.context.export(at).address);
         ClaimOutcome::FailedToMake { words, path: error.path.clone() }
     }
 

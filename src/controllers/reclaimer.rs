@@ -157,7 +157,7 @@ impl Reclaimer {
         if error.problem == Problem::NotLeading {
             return VolumeOutcome::NotLeading;
         }
-        VolumeOutcome::FailedToDispose { fate, words: explain(error, &self.context.export(at).source) }
+        VolumeOutcome::FailedToDispose { fate, words: explain(error, &self.context.export(at).address) }
     }
 
     /// Deletes the volume, after it has taken our finalizer off, if it has that: once it is deleted, the controller

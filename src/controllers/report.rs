@@ -114,7 +114,7 @@ impl Count {
         let known = |class: &Option<ClassName>| class.as_ref().map_or("", ClassName::as_str).to_owned();
         match self {
             Self::Provisioned { class, source, took } => {
-                metrics.provisions.succeeded(class.as_str(), source, *took)
+                metrics.provisions.succeeded(class.as_str(), source, *took);
             }
             Self::NotProvisioned { class, source } => metrics.provisions.failed(class.as_str(), source),
             Self::ClaimRefused(reason) => {

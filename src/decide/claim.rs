@@ -175,7 +175,7 @@ fn plan(facts: &ClaimFacts<'_>, class: &Class, scope: &Scope) -> Result<Provisio
     let export = choose(&scope.exports, &demand, headrooms)?;
     let fate_of_claim = fate_of_claim(claim, class)?;
     let ownership = ownership(claim, class)?;
-    let address = &scope.exports.get(export).source;
+    let address = &scope.exports.get(export).address;
     let options = &class.mount_options;
     let volume = NewVolume {
         claim: claim.claim.clone(),

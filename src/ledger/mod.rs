@@ -129,6 +129,7 @@ impl Ledger {
 
     /// Ends a list of all volumes: those that it has not shown do not exist, and those of them that were on our exports are
     /// returned. What is reserved stays so.
+    #[must_use]
     pub fn end_list(&self) -> Vec<VolumeName> {
         let Books { placements, gids } = &mut *self.books();
         gids.end_list();

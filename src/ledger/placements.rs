@@ -416,7 +416,7 @@ mod tests {
     fn exports() -> Exports {
         let named = |name: &str| NamedExport {
             name: name.into(),
-            source: ExportAddress::new("nas".into(), format!("/{name}").into()),
+            address: ExportAddress::new("nas".into(), format!("/{name}").into()),
         };
         Exports::new(vec![(named("one"), ()), (named("other"), ())]).unwrap().0
     }

@@ -72,7 +72,7 @@ pub struct NamedExport {
     /// Its name.
     pub name: Box<str>,
     /// Where it is.
-    pub source: ExportAddress,
+    pub address: ExportAddress,
 }
 
 /// The one that serves classes that name none.
@@ -126,8 +126,8 @@ pub enum Elsewhere {
 impl Exports {
     /// One export, called [`DEFAULT_NAME`].
     #[must_use]
-    pub fn single(source: ExportAddress) -> Self {
-        Self(PerExport(vec![NamedExport { name: DEFAULT_NAME.into(), source }]))
+    pub fn single(address: ExportAddress) -> Self {
+        Self(PerExport(vec![NamedExport { name: DEFAULT_NAME.into(), address }]))
     }
 
     /// Several of them, each with something that is kept beside it. None may be called as another, or lie at or in
@@ -147,10 +147,10 @@ impl Exports {
                 if one.name == other.name {
                     return Err(format!("names two exports {:?}", one.name));
                 }
-                if one.source.overlaps(&other.source) {
+                if one.address.overlaps(&other.address) {
                     return Err(format!(
                         "has the export {:?} ({}) at, in or above the export {:?} ({})",
-                        one.name, one.source, other.name, other.source
+                        one.name, one.address, other.name, other.address
                     ));
                 }
             }
@@ -173,7 +173,7 @@ impl Exports {
 
     /// Says of exports what they lack.
     pub fn in_words(&self, lacks: impl Iterator<Item = (ExportId, Shortage)>) -> Box<str> {
-        let words: Vec<String> = lacks.map(|(id, lack)| format!("{} {lack}", self.get(id).source)).collect();
+        let words: Vec<String> = lacks.map(|(id, lack)| format!("{} {lack}", self.get(id).address)).collect();
         words.join(", and ").into()
     }
 
@@ -186,7 +186,7 @@ impl Exports {
             Choice::First => Ok(vec![FIRST]),
             Choice::Named(names) => names.iter().map(|name| self.named(name)).collect(),
             Choice::At { server, path } => {
-                let is_it = |export: &NamedExport| export.source.is_on(server) && export.source.is_at(path);
+                let is_it = |export: &NamedExport| export.address.is_on(server) && export.address.is_at(path);
                 let found = self.0.iter().find(|(_, export)| is_it(export));
                 let unknown = || format!("the export {server}:{path}, but this provisioner serves {self}");
                 found.map(|(id, _)| vec![id]).ok_or_else(unknown)
@@ -205,17 +205,18 @@ impl Exports {
     /// Why it is on none of them.
     pub fn locate(&self, server: &str, path: &str) -> Result<Location, Elsewhere> {
         let mut wrong: Option<(PathError, Vec<String>)> = None;
-        for (export, NamedExport { source, .. }) in self.0.iter().filter(|(_, export)| export.source.is_on(server))
+        for (export, NamedExport { address, .. }) in
+            self.0.iter().filter(|(_, export)| export.address.is_on(server))
         {
-            let error = match source.relative(path) {
+            let error = match address.relative(path) {
                 Ok(path) if is_reserved(&path) => PathError::Reserved,
                 Ok(path) => return Ok(Location { export, path }),
                 Err(error) => error,
             };
             match &mut wrong {
-                None => wrong = Some((error, vec![source.to_string()])),
+                None => wrong = Some((error, vec![address.to_string()])),
                 Some((before, sources)) => {
-                    sources.push(source.to_string());
+                    sources.push(address.to_string());
                     // Of several reasons that says least that holds for all the others.
                     if *before == PathError::Outside {
                         *before = error;
@@ -230,12 +231,12 @@ impl Exports {
 
 impl fmt::Display for Exports {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let [NamedExport { source, .. }] = &*self.0.0 {
-            return source.fmt(f);
+        if let [NamedExport { address, .. }] = &*self.0.0 {
+            return address.fmt(f);
         }
-        for (number, NamedExport { name, source }) in self.0.values().enumerate() {
+        for (number, NamedExport { name, address }) in self.0.values().enumerate() {
             let separator = if number == 0 { "" } else { ", " };
-            write!(f, "{separator}{source} ({name:?})")?;
+            write!(f, "{separator}{address} ({name:?})")?;
         }
         Ok(())
     }
@@ -251,7 +252,10 @@ mod tests {
     fn exports(rows: &[Row<'_>]) -> Result<Exports, String> {
         let named = |(name, server, path): &Row<'_>| NamedExport {
             name: (*name).into(),
-            source: ExportAddress::new(ExportAddress::server(server).unwrap(), ExportAddress::path(path).unwrap()),
+            address: ExportAddress::new(
+                ExportAddress::server(server).unwrap(),
+                ExportAddress::path(path).unwrap(),
+            ),
         };
         Exports::new(rows.iter().map(|row| (named(row), ())).collect()).map(|(exports, _)| exports)
     }

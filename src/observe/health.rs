@@ -49,13 +49,13 @@ impl Health {
     }
 }
 
-fn state_of(Export { source, storage, .. }: &Export) -> Result<&'static str, String> {
+fn state_of(Export { address, storage, .. }: &Export) -> Result<&'static str, String> {
     if let Some(silent) = storage.silent_for().filter(|silent| *silent >= STUCK_AFTER) {
-        return Err(format!("{source} has not answered for {} s", silent.as_secs()));
+        return Err(format!("{address} has not answered for {} s", silent.as_secs()));
     }
     match storage.state() {
         State::Open(_) => Ok("open"),
-        State::Unknown => Err(format!("{source} has not been opened yet")),
-        State::Unusable(error) => Err(explain(&error, source)),
+        State::Unknown => Err(format!("{address} has not been opened yet")),
+        State::Unusable(error) => Err(explain(&error, address)),
     }
 }

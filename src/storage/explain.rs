@@ -1,12 +1,9 @@
 //! What goes wrong with an export, in words for whoever can mend it.
 
-use nix::errno::Errno;
-
-use crate::storage::mounted::dirfd::Problem;
-use crate::storage::root::StorageError;
+use crate::storage::error::{Errno, Problem, StorageError};
 use crate::values::address::ExportAddress;
 
-/// What was being done, on which export, what was wrong, and, where a person can mend it, the likely cause and what
+/// Says what was being done, on which export, what was wrong, and, where a person can mend it, the likely cause and what
 /// to do.
 #[must_use]
 pub fn explain(error: &StorageError, export: &ExportAddress) -> String {
@@ -22,12 +19,12 @@ pub fn explain(error: &StorageError, export: &ExportAddress) -> String {
     }
 }
 
-/// What is to be said where a directory may not be given away.
+/// The advice where a directory may not be given away.
 const CHOWN: &str = "Only root may give a directory to others, and the NFS server takes this provisioner for another user \
-     (root_squash, all_squash). Root with no_root_squash, or take a class without directoryUid, directoryGid and \
+     (root_squash, all_squash). Export with no_root_squash, or take a class without directoryUid, directoryGid and \
      gidRange.";
 
-/// The likely cause of a problem and what to do, where a person can mend it.
+/// Says what is likely to have caused a problem and what to do, where a person can mend it.
 #[must_use]
 pub fn advice(problem: Problem) -> Option<&'static str> {
     match problem {
@@ -51,11 +48,11 @@ fn advice_on(errno: Errno) -> Option<&'static str> {
     let advice = match errno {
         Errno::EACCES | Errno::EPERM => {
             "The NFS server takes this provisioner for a user who may not do that (root_squash, all_squash), does not \
-             export to this node (any more), or the file is immutable there. Root with no_root_squash, or give the \
+             export to this node (any more), or the file is immutable there. Export with no_root_squash, or give the \
              directory above it on the server to the user that root is mapped to."
         }
         Errno::EROFS => {
-            "The export is read-only, or mounted so, or the server's disk has become so after a fault. Root and \
+            "The export is read-only, or mounted so, or the server's disk has become so after a fault. Export and \
              mount it with rw, and see the server's kernel log."
         }
         Errno::ENOSPC => {

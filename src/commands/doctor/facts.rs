@@ -83,7 +83,7 @@ pub(super) struct ExportFacts {
     pub(super) owner: Option<u32>,
     /// The server's clock.
     pub(super) clock: Option<Skew>,
-    /// The trial's directory, while it is there.
+    /// The name of the write test's directory, while it is there.
     pub(super) trial: Option<String>,
     /// What earlier runs had left.
     pub(super) leftovers: Leftovers,

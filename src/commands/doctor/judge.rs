@@ -1,8 +1,7 @@
 //! What it means that was found, and what to do about it. No I/O.
 
 use std::collections::BTreeMap;
-
-use nix::errno::Errno;
+use std::path::Path;
 
 use super::facts::{ClusterFacts, ExportFacts, Missing, Skew, Try};
 use super::report::{Finding, Report};
@@ -13,7 +12,7 @@ use crate::layout::new_directory;
 use crate::model::class::Class;
 use crate::model::exports::Exports;
 use crate::model::parameters::parameter;
-use crate::storage::{ExportSpec, MustBeNfs, Problem, StorageError, advice};
+use crate::storage::{Errno, ExportSpec, Problem, StorageError, advice};
 use crate::values::headroom::FsUsage;
 use crate::values::pattern::Facts;
 
@@ -25,7 +24,7 @@ const ALMOST_FULL: u64 = 20;
 
 /// Judges all that was found.
 pub(super) fn judge(config: &Config, cluster: &Result<ClusterFacts, String>, exports: &[ExportFacts]) -> Report {
-    let served = |place: &ExportSpec| format!("{}, mounted at {}", place.source, place.mount.display());
+    let served = |spec: &ExportSpec| format!("{}, {}", spec.address, spec.reach);
     let served: Vec<String> = config.specs.values().map(served).collect();
     let settings = format!("{:?} serves {}", config.provisioner, served.join("; "));
     let mut findings = vec![Finding::ok("settings", settings)];
@@ -37,11 +36,11 @@ pub(super) fn judge(config: &Config, cluster: &Result<ClusterFacts, String>, exp
             "See that the API server is up and can be reached from here, and that KUBECONFIG, if it is set, is right.",
         )),
     }
-    for (place, export) in config.specs.values().zip(exports) {
+    for (spec, export) in config.specs.values().zip(exports) {
         let cluster = findings.len();
-        judge_export(place, export, &mut findings);
+        judge_export(spec, export, &mut findings);
         let of_it = findings.iter_mut().skip(cluster);
-        of_it.for_each(|finding| finding.export = Some(place.name.clone()));
+        of_it.for_each(|finding| finding.export = Some(spec.name.clone()));
     }
     Report { findings }
 }
@@ -229,11 +228,11 @@ fn judge_class(class: &Class, exports: &Exports, findings: &mut Vec<Finding>) {
     }
 }
 
-fn judge_export(place: &ExportSpec, export: &ExportFacts, findings: &mut Vec<Finding>) {
+fn judge_export(spec: &ExportSpec, export: &ExportFacts, findings: &mut Vec<Finding>) {
     findings.extend(
         export.tried.iter().find(|(what, _)| *what == Try::Open).map(|(what, result)| tried(*what, result)),
     );
-    judge_mount(place, export, findings);
+    judge_mount(spec, export, findings);
     findings.extend(export.usage.map(space));
     let others = export.tried.iter().filter(|(what, result)| match what {
         Try::Open => false,
@@ -250,7 +249,7 @@ fn judge_export(place: &ExportSpec, export: &ExportFacts, findings: &mut Vec<Fin
 }
 
 fn judge_mount(expected: &ExportSpec, export: &ExportFacts, findings: &mut Vec<Finding>) {
-    let place = expected.mount.display();
+    let Some(place) = expected.reach.mount_path().map(Path::display) else { return };
     let Some(mount) = &export.mount else {
         if export.tried.iter().any(|(what, result)| *what == Try::Open && result.is_ok()) {
             let fix = "Run it where /proc can be read.";
@@ -264,19 +263,19 @@ fn judge_mount(expected: &ExportSpec, export: &ExportFacts, findings: &mut Vec<F
         findings.push(finding);
     };
     let not_nfs = advice(Problem::NotNfs).unwrap_or_default();
-    match (mount.difference(&expected.source), expected.must_be_nfs) {
-        (Some(difference), MustBeNfs::Always) if !mount.is_nfs() => {
+    match mount.difference(&expected.address) {
+        Some(difference) if expected.reach.refuses(mount) => {
             unsound(Finding::failure("mount", format!("{place}: {difference}"), not_nfs));
         }
-        (Some(difference), _) if !mount.is_nfs() => {
+        Some(difference) if !mount.is_nfs() => {
             let fix = "If the export should be mounted there, mount it, and set NFS_MOUNT_CHECK to on.";
             unsound(Finding::warning("mount", format!("{place}: {difference}"), fix));
         }
-        (Some(difference), _) => {
+        Some(difference) => {
             let fix = "Make NFS_SERVER and NFS_PATH (or EXPORTS_FILE) what is mounted, or mount what they say.";
             unsound(Finding::warning("mount", format!("{place}: {difference}"), fix));
         }
-        (None, _) => {}
+        None => {}
     }
     if mount.has("ro") {
         let fix = advice(Problem::Os(Errno::EROFS)).unwrap_or_default();

@@ -17,7 +17,7 @@ pub use report::{Finding, Level, Report};
 
 /// Looks at everything, and says what it found. Ends in about a minute at the latest, whoever does not answer.
 pub async fn examine(config: &Config) -> Report {
-    let trying = config.specs.values().map(|place| read::export(place.mount.clone(), place.must_be_nfs));
+    let trying = config.specs.values().map(read::export);
     let (cluster, exports) = futures::join!(read::cluster(config), join_all(trying));
     judge::judge(config, &cluster, &exports)
 }

@@ -1,6 +1,5 @@
 //! Looks at the cluster and tries the export. Nobody is waited for without an end.
 
-use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use hyper::Request;
@@ -20,7 +19,7 @@ use crate::cluster::connect::{kube_config, own_namespace};
 use crate::cluster::permissions::{self, Permission};
 use crate::config::Config;
 use crate::model::class::Class;
-use crate::storage::{MustBeNfs, Root, STUCK_AFTER, StorageError, mount_of};
+use crate::storage::{ExportSpec, STUCK_AFTER, Storage, StorageError, WriteStep};
 
 /// How long the API server may take for one answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -95,11 +94,11 @@ async fn classes(client: &Client) -> Result<Vec<Class>, String> {
 }
 
 /// Tries the export, as far as its server answers.
-pub(super) async fn export(mount: PathBuf, must_be_nfs: MustBeNfs) -> ExportFacts {
+pub(super) async fn export(spec: &ExportSpec) -> ExportFacts {
     let user = nix::unistd::geteuid().as_raw();
     let (tell, mut told) = watch::channel(ExportFacts { user, ..ExportFacts::default() });
-    // If the server does not answer, its thread ends with the process.
-    let trying = tokio::task::spawn_blocking(move || try_out(&mount, must_be_nfs, &Tell(tell)));
+    // If the server does not answer, the thread of that call ends with the process.
+    let trying = tokio::spawn(try_out(spec.clone(), Tell(tell)));
     let ended = timeout(EXPORT_MAX, async {
         loop {
             match timeout(STUCK_AFTER, told.changed()).await {
@@ -118,13 +117,14 @@ pub(super) async fn export(mount: PathBuf, must_be_nfs: MustBeNfs) -> ExportFact
     told.borrow().clone()
 }
 
-/// Where it is told what is being tried, and what came of it.
+/// Where it is told what is being tried, and what came of it. Clones tell the same.
+#[derive(Clone)]
 struct Tell(watch::Sender<ExportFacts>);
 
 impl Tell {
-    fn tries<T>(&self, what: Try, call: impl FnOnce() -> Result<T, StorageError>) -> Option<T> {
+    async fn tries<T>(&self, what: Try, call: impl Future<Output = Result<T, StorageError>>) -> Option<T> {
         self.note(|facts| facts.unanswered = Some(what));
-        let (value, result) = match call() {
+        let (value, result) = match call.await {
             Ok(value) => (Some(value), Ok(())),
             Err(error) => (None, Err(error)),
         };
@@ -140,32 +140,38 @@ impl Tell {
     }
 }
 
-/// Blocks, for as long as the server pleases.
-fn try_out(path: &Path, must_be_nfs: MustBeNfs, tell: &Tell) {
-    let Some(export) = tell.tries(Try::Open, || Root::open(path)) else { return };
-    let mount = mount_of(&export);
+/// Tries one thing after the other, and waits for each as long as the server pleases.
+async fn try_out(spec: ExportSpec, tell: Tell) {
+    let Some(storage) = tell.tries(Try::Open, Storage::visit(&spec)).await else { return };
+    // It is open, and the kernel is asked, not the server.
+    let mount = storage.mount().await.ok().flatten();
     tell.note(|facts| facts.mount.clone_from(&mount));
-    let usage = tell.tries(Try::Statfs, || export.usage());
+    let usage = tell.tries(Try::Statfs, storage.measure()).await;
     tell.note(|facts| facts.usage = usage);
-    if must_be_nfs == MustBeNfs::Always && mount.is_some_and(|mount| !mount.is_nfs()) {
+    if mount.is_some_and(|mount| spec.reach.refuses(&mount)) {
         // The provisioner writes nothing there either.
         return;
     }
-    let Some(trial) = tell.tries(Try::Mkdir, || export.begin_write_test()) else { return };
-    let made = trial.made();
+    let Some(test) = tell.tries(Try::Mkdir, storage.begin_write_test()).await else { return };
+    let made = test.made();
     tell.note(|facts| {
-        facts.trial = Some(trial.name().to_owned());
+        facts.trial = Some(test.name().to_owned());
         facts.owner = Some(made.owner);
         facts.clock = Some(Skew::new(made.between, made.at, Duration::ZERO));
     });
-    let _ = tell
-        .tries(Try::Write, || trial.write())
-        .and_then(|()| tell.tries(Try::Chmod, || trial.set_mode()))
-        .and_then(|()| tell.tries(Try::Rename, || trial.rename()));
-    if tell.tries(Try::Remove, || trial.remove()).is_some() {
+    for (what, step) in
+        [(Try::Write, WriteStep::Write), (Try::Chmod, WriteStep::SetMode), (Try::Rename, WriteStep::Rename)]
+    {
+        if tell.tries(what, storage.write_test(&test, step)).await.is_none() {
+            break;
+        }
+    }
+    if tell.tries(Try::Remove, storage.write_test(&test, WriteStep::Remove)).await.is_some() {
         tell.note(|facts| facts.trial = None);
     }
-    if let Some(leftovers) = tell.tries(Try::List, || trial.remove_leftovers(&|| tell.note(|_| {}))) {
+    let told = tell.clone();
+    let removing = storage.remove_leftovers(&test, move || told.note(|_| {}));
+    if let Some(leftovers) = tell.tries(Try::List, removing).await {
         tell.note(|facts| facts.leftovers = leftovers);
     }
 }

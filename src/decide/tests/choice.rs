@@ -10,7 +10,7 @@ fn three() -> Exports {
     let rows = [("default", "nas", "/export"), ("fast", "nas", "/fast"), ("far", "nas2", "/export")];
     let named = |(name, server, path): (&'static str, &'static str, &'static str)| {
         let address = ExportAddress::new(server.into(), path.into());
-        (NamedExport { name: name.into(), source: address }, ())
+        (NamedExport { name: name.into(), address }, ())
     };
     Exports::new(rows.map(named).into()).unwrap().0
 }

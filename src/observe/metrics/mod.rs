@@ -16,13 +16,14 @@ use prometheus_client::registry::Registry;
 use crate::cluster::election::Leadership;
 use crate::export::Export;
 use crate::model::exports::PerExport;
-use crate::storage::Durations;
 
+mod durations;
 mod labels;
 mod operations;
 mod usages;
 mod exports;
 
+pub use durations::Durations;
 use exports::ExportMetrics;
 pub use labels::{ExportLabel, FAILED, REFUSED, SUCCEEDED, directory, export_label, reason, result};
 use labels::{Label, Labels, register, register_as};
@@ -87,7 +88,7 @@ impl Metrics {
     /// Registers all metrics. What can be asked for when metrics are read is not counted but asked for then: the
     /// state of `exports`, and `leadership`. Storage notes in `durations` how long its calls take.
     #[must_use]
-    pub fn new(exports: PerExport<Export>, durations: Durations, leadership: Leadership) -> Self {
+    pub fn new(exports: PerExport<Export>, durations: &Durations, leadership: Leadership) -> Self {
         let mut all = Registry::default();
         let what = "Volumes to be made for claims";
         let provisions = Operations::registered(&mut all, "controller_persistentvolumeclaim_provision", what);
@@ -97,7 +98,7 @@ impl Metrics {
         let build: Family<Labels, Gauge> = register(ours, "build_info", "Version and commit of this program");
         build.get_or_create(&[("version", env!("CARGO_PKG_VERSION")), ("commit", COMMIT)]).set(1);
         let help = "Time that operations on directories took, in seconds, by export and operation";
-        register_as(ours, "directory_operation_duration_seconds", help, durations);
+        register_as(ours, "directory_operation_duration_seconds", help, durations.0.clone());
         let usages = Usages::default();
         ours.register_collector(Box::new(usages.clone()));
         let metrics = Self {

@@ -7,98 +7,44 @@
 //! It is no snapshot: each file is as it was when its turn came, and what goes before its turn is not in the copy.
 
 use std::ffi::{CStr, CString};
-use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use nix::errno::Errno as NixErrno;
-use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, Uid, XattrFlags, chownat,
-    copy_file_range, fchmod, fchown, fgetxattr, flistxattr, fsetxattr, fstat, fsync, ftruncate, futimens, linkat,
-    mkdirat, mknodat, openat, readlinkat, seek, statat, symlinkat, utimensat,
-};
-use rustix::io::{Errno, pread, pwrite};
+use parking_lot::{Condvar, Mutex};
 
-use crate::storage::mounted::dirfd::{Access, DirFd, Listing, Problem};
-use crate::storage::ops::remove_tree::give_way;
-use crate::values::ownership::Ownership;
+use crate::storage::dir::{Dir, Listing};
+use crate::storage::entry::{Access, Attributes, FileKind};
+use crate::storage::error::{Errno, Problem};
+use crate::storage::mounted::thread::give_way;
+use crate::storage::ops::copy_file::{Entries, Progress, copy_xattrs};
+use crate::storage::root::OWN_MODE;
+use crate::values::ownership::{Mode, Ownership};
 
 /// How many names are read, and how many entries one thread takes, at a time.
 const BATCH: usize = 128;
 
-/// How many bytes are asked to be copied in one call. Between two of them the copy can be stopped.
-const CHUNK: usize = 8 << 20;
-
-/// How many bytes are copied at a time where the kernel or the server does not copy by itself. One such block of nothing
-/// but zeros is left out: the file then has a hole there.
-const BLOCK: usize = 128 << 10;
-
 /// How many locks the files with several names share.
 const STRIPES: usize = 64;
 
-/// How far a copy is. Clones are the same one.
-#[derive(Debug, Clone, Default)]
-pub struct Progress(Arc<Counts>);
-
-#[derive(Debug, Default)]
-struct Counts {
-    files: AtomicU64,
-    bytes: AtomicU64,
-    left_out: AtomicU64,
-    stopped: AtomicBool,
-}
-
-impl Progress {
-    /// How many files and others have been copied, directories included.
-    #[must_use]
-    pub fn files(&self) -> u64 {
-        self.0.files.load(Ordering::Relaxed)
-    }
-
-    /// How many bytes.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.0.bytes.load(Ordering::Relaxed)
-    }
-
-    /// How many devices and sockets were left out, because this process may not make any.
-    #[must_use]
-    pub fn left_out(&self) -> u64 {
-        self.0.left_out.load(Ordering::Relaxed)
-    }
-
-    /// Has the copy stopped soon.
-    pub fn stop(&self) {
-        self.0.stopped.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it has been stopped.
-    #[must_use]
-    pub fn is_stopped(&self) -> bool {
-        self.0.stopped.load(Ordering::Relaxed)
-    }
-}
-
 /// What is copied, and where to.
-pub(in crate::storage) struct Order<'a> {
+pub(crate) struct TreeCopy<'a> {
     /// The directory that is copied.
-    pub(in crate::storage) source: DirFd,
+    pub(crate) source: Dir,
     /// An empty directory that becomes its copy.
-    pub(in crate::storage) target: DirFd,
+    pub(crate) target: Dir,
     /// An empty directory on the same file system as `target`.
-    pub(in crate::storage) links: DirFd,
+    pub(crate) links: Dir,
     /// Whose the copy itself is to be, where not as the source.
-    pub(in crate::storage) top: Ownership,
+    pub(crate) top: Ownership,
     /// A group that becomes another one.
-    pub(in crate::storage) group: Option<(u32, u32)>,
+    pub(crate) group: Option<(u32, u32)>,
     /// How many threads work on it.
-    pub(in crate::storage) workers: usize,
+    pub(crate) workers: usize,
     /// Is told how far it is.
-    pub(in crate::storage) progress: &'a Progress,
+    pub(crate) progress: &'a Progress,
     /// Is asked before each entry.
-    pub(in crate::storage) goes_on: &'a (dyn Fn() -> bool + Sync),
+    pub(crate) goes_on: &'a (dyn Fn() -> bool + Sync),
 }
 
 /// Copies all that is in a directory, and what it is itself.
@@ -106,20 +52,19 @@ pub(in crate::storage) struct Order<'a> {
 /// # Errors
 /// The name of what could not be copied, and why; [`Problem::NotLeading`] if it was stopped. What has been copied by then
 /// is left.
-pub(in crate::storage) fn copy(order: Order<'_>) -> Result<(), (String, Problem)> {
-    let Order { source, target, links, top, group, workers, progress, goes_on } = order;
+pub(crate) fn copy(order: TreeCopy<'_>) -> Result<(), (String, Problem)> {
+    let TreeCopy { source, target, links, top, group, workers, progress, goes_on } = order;
     let own = |problem| (".".to_owned(), problem);
-    let mut status = fstat(source.as_fd()).map_err(|error| own(of(error)))?;
-    if let Some(mode) = top.mode {
-        status.st_mode = (status.st_mode & !0o7777) | mode.bits();
-    }
-    status.st_uid = top.uid.unwrap_or(status.st_uid);
-    status.st_gid = top.gid.unwrap_or(status.st_gid);
+    let found = source.inode().attributes().map_err(own)?;
+    let status = Attributes {
+        mode: top.mode.map_or(found.mode, Mode::bits),
+        uid: top.uid.unwrap_or(found.uid),
+        gid: top.gid.unwrap_or(found.gid),
+        ..found
+    };
     let copy = Copy {
         links,
-        group,
-        progress,
-        goes_on,
+        entries: Entries { group, progress, goes_on },
         crew: Mutex::new(Crew { tasks: Vec::new(), busy: 0, failed: None }),
         changed: Condvar::new(),
         stripes: std::array::from_fn(|_| Mutex::new(())),
@@ -140,15 +85,15 @@ pub(in crate::storage) fn copy(order: Order<'_>) -> Result<(), (String, Problem)
             copy.work();
         }
     });
-    let failed = copy.crew().failed.take();
+    let failed = copy.crew.lock().failed.take();
     failed.map_or(Ok(()), Err)
 }
 
 /// A directory that is being copied. Its times are set when all that is in it has been.
 struct Node {
-    source: DirFd,
-    target: DirFd,
-    status: Stat,
+    source: Dir,
+    target: Dir,
+    status: Attributes,
     parent: Option<Arc<Self>>,
     /// How many tasks in it are left, and directories that are not done.
     pending: AtomicUsize,
@@ -170,10 +115,8 @@ struct Crew {
 }
 
 struct Copy<'a> {
-    links: DirFd,
-    group: Option<(u32, u32)>,
-    progress: &'a Progress,
-    goes_on: &'a (dyn Fn() -> bool + Sync),
+    links: Dir,
+    entries: Entries<'a>,
     crew: Mutex<Crew>,
     changed: Condvar,
     /// One is held by whoever copies a file that has several names.
@@ -184,12 +127,8 @@ struct Copy<'a> {
 type Failed = (CString, Problem);
 
 impl Copy<'_> {
-    fn crew(&self) -> MutexGuard<'_, Crew> {
-        self.crew.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn push(&self, task: Task) {
-        self.crew().tasks.push(task);
+        self.crew.lock().tasks.push(task);
         self.changed.notify_one();
     }
 
@@ -197,7 +136,7 @@ impl Copy<'_> {
     fn work(&self) {
         while let Some(task) = self.take() {
             let result = self.perform(task);
-            let mut crew = self.crew();
+            let mut crew = self.crew.lock();
             crew.busy -= 1;
             if let Err((name, problem)) = result {
                 crew.failed.get_or_insert_with(|| (name.to_string_lossy().into_owned(), problem));
@@ -208,7 +147,7 @@ impl Copy<'_> {
     }
 
     fn take(&self) -> Option<Task> {
-        let mut crew = self.crew();
+        let mut crew = self.crew.lock();
         loop {
             if crew.failed.is_some() {
                 return None;
@@ -220,7 +159,7 @@ impl Copy<'_> {
             if crew.busy == 0 {
                 return None;
             }
-            crew = self.changed.wait(crew).unwrap_or_else(PoisonError::into_inner);
+            self.changed.wait(&mut crew);
         }
     }
 
@@ -239,7 +178,7 @@ impl Copy<'_> {
             }
             Task::Entries(node, names) => {
                 for name in names {
-                    if self.progress.is_stopped() || !(self.goes_on)() {
+                    if !self.entries.go_on() {
                         return Err((name, Problem::NotLeading));
                     }
                     match self.entry(&node, &name) {
@@ -269,59 +208,45 @@ impl Copy<'_> {
                 break;
             }
             let own = |problem| (c".".to_owned(), problem);
-            copy_attributes(&node.source, &node.target).map_err(own)?;
-            self.own(&node.target, &node.status).map_err(|error| own(of(error)))?;
-            self.progress.0.files.fetch_add(1, Ordering::Relaxed);
+            copy_xattrs(node.source.inode(), node.target.inode()).map_err(own)?;
+            self.entries.own(node.target.inode(), &node.status).map_err(own)?;
+            self.entries.progress.count_entry();
             next = node.parent.as_ref().map(Arc::clone);
         }
         Ok(())
     }
 
     fn entry(&self, node: &Arc<Node>, name: &CStr) -> Result<(), Problem> {
-        let status = statat(node.source.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW).map_err(of)?;
-        let target = node.target.as_fd();
-        match FileType::from_raw_mode(status.st_mode) {
-            FileType::Directory => {
+        let found = node.source.entry(name)?;
+        match found.kind {
+            FileKind::Directory => {
                 node.pending.fetch_add(1, Ordering::Relaxed);
                 self.push(Task::Enter(Arc::clone(node), name.to_owned()));
                 return Ok(());
             }
-            FileType::RegularFile if status.st_nlink > 1 => self.file_with_names(node, name, &status)?,
-            FileType::RegularFile => self.file(&node.source, name, &node.target, name)?,
-            FileType::Symlink => {
-                let leads_to = readlinkat(node.source.as_fd(), name, Vec::new()).map_err(of)?;
-                symlinkat(&*leads_to, target, name).map_err(of)?;
-                let (uid, gid) = self.owners(&status);
-                chownat(target, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).map_err(of)?;
-                utimensat(target, name, &times(&status), AtFlags::SYMLINK_NOFOLLOW).map_err(of)?;
-            }
-            kind @ (FileType::Fifo
-            | FileType::Socket
-            | FileType::CharacterDevice
-            | FileType::BlockDevice
-            | FileType::Unknown) => {
-                let mode = Mode::from_raw_mode(status.st_mode & 0o7777);
-                match mknodat(target, name, kind, mode, status.st_rdev) {
-                    Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::INVAL) => {
-                        self.progress.0.left_out.fetch_add(1, Ordering::Relaxed);
-                        return Ok(());
-                    }
-                    result => result.map_err(of)?,
+            FileKind::File if found.links > 1 => self.file_with_names(node, name, &found)?,
+            FileKind::File => self.entries.file(&node.source, name, &node.target, name)?,
+            FileKind::Link => self.entries.link(&node.source, &node.target, name, &found)?,
+            FileKind::Fifo
+            | FileKind::Socket
+            | FileKind::CharacterDevice
+            | FileKind::BlockDevice
+            | FileKind::Other => {
+                if !self.entries.node(&node.target, name, &found)? {
+                    self.entries.progress.count_left_out();
+                    return Ok(());
                 }
-                let (uid, gid) = self.owners(&status);
-                chownat(target, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).map_err(of)?;
-                utimensat(target, name, &times(&status), AtFlags::SYMLINK_NOFOLLOW).map_err(of)?;
             }
         }
-        self.progress.0.files.fetch_add(1, Ordering::Relaxed);
+        self.entries.progress.count_entry();
         Ok(())
     }
 
     fn enter(&self, above: &Arc<Node>, name: &CStr) -> Result<(), Problem> {
         let source = above.source.open(name, Access::Read)?;
-        let status = fstat(source.as_fd()).map_err(of)?;
+        let status = source.inode().attributes()?;
         let listing = source.listing()?;
-        mkdirat(above.target.as_fd(), name, Mode::RWXU).map_err(of)?;
+        above.target.make(name, OWN_MODE)?;
         let target = above.target.open(name, Access::Read)?;
         above.pending.fetch_add(1, Ordering::Relaxed);
         let parent = Some(Arc::clone(above));
@@ -330,190 +255,33 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// A file that has several names, perhaps in this tree.
-    fn file_with_names(&self, node: &Node, name: &CStr, status: &Stat) -> Result<(), Problem> {
-        let stripe = usize::try_from(status.st_ino % STRIPES as u64).unwrap_or_default();
-        let _lock = self.stripes.get(stripe).map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Copies a file that has several names, perhaps in this tree: once, and then gives it each name.
+    fn file_with_names(&self, node: &Node, name: &CStr, found: &Attributes) -> Result<(), Problem> {
+        let stripe = usize::try_from(found.inode % STRIPES as u64).unwrap_or_default();
+        let _lock = self.stripes.get(stripe).map(Mutex::lock);
         // A number has no NUL in it.
-        let own = CString::new(status.st_ino.to_string()).unwrap_or_default();
-        let link = || linkat(self.links.as_fd(), &*own, node.target.as_fd(), name, AtFlags::empty());
+        let own = CString::new(found.inode.to_string()).unwrap_or_default();
+        let link = || self.links.link(&*own, &node.target, name);
         match link() {
-            Err(Errno::NOENT) => {
-                self.file(&node.source, name, &self.links, &own)?;
-                link().map_err(of)
+            Err(Problem::Os(Errno::ENOENT)) => {
+                self.entries.file(&node.source, name, &self.links, &own)?;
+                link()
             }
-            Err(Errno::MLINK) => self.file(&node.source, name, &node.target, name),
-            linked => linked.map_err(of),
+            Err(Problem::Os(Errno::EMLINK)) => self.entries.file(&node.source, name, &node.target, name),
+            linked => linked,
         }
-    }
-
-    fn file(&self, source: &DirFd, name: &CStr, target: &DirFd, new: &CStr) -> Result<(), Problem> {
-        // Whatever it is by now, it is not waited for and not followed.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let from = openat(source.as_fd(), name, flags, Mode::empty()).map_err(of)?;
-        let status = fstat(&from).map_err(of)?;
-        if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
-            return Err(Problem::Os(NixErrno::ESTALE));
-        }
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let to = openat(target.as_fd(), new, flags, Mode::RUSR | Mode::WUSR).map_err(of)?;
-        self.content(&from, &to, &status)?;
-        copy_attributes(&from, &to)?;
-        self.own(&to, &status).map_err(of)?;
-        // An NFS client says only now that there was no room.
-        fsync(&to).map_err(of)
-    }
-
-    /// Copies what is in a file, and leaves holes where it has some.
-    fn content(&self, from: &OwnedFd, to: &OwnedFd, status: &Stat) -> Result<(), Problem> {
-        let size = u64::try_from(status.st_size).unwrap_or_default();
-        let on_disk = u64::try_from(status.st_blocks).unwrap_or_default().saturating_mul(512);
-        ftruncate(to, size).map_err(of)?;
-        let mut at = 0;
-        while at < size {
-            let data = match seek(from, SeekFrom::Data(at)) {
-                Err(Errno::NXIO) => break,
-                // Not all file systems can tell.
-                Err(Errno::INVAL | Errno::OPNOTSUPP) => at,
-                data => data.map_err(of)?,
-            };
-            let end = match seek(from, SeekFrom::Hole(data)) {
-                Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NXIO) => size,
-                end => end.map_err(of)?.min(size),
-            };
-            // Where it has holes of which nobody tells, as over NFS v3, they are looked for.
-            let has_hidden_holes = data == 0 && end == size && on_disk < size;
-            if end <= data || !self.part(from, to, data..end, has_hidden_holes)? {
-                break;
-            }
-            at = end;
-        }
-        Ok(())
-    }
-
-    /// Copies a part of a file, by reading it if that is wanted or there is no other way; whether it was all there.
-    fn part(&self, from: &OwnedFd, to: &OwnedFd, part: Range<u64>, by_reading: bool) -> Result<bool, Problem> {
-        let Range { start: mut at, end } = part;
-        let mut block = if by_reading { vec![0; BLOCK] } else { Vec::new() };
-        while at < end {
-            if self.progress.is_stopped() || !(self.goes_on)() {
-                return Err(Problem::NotLeading);
-            }
-            let left = usize::try_from(end - at).unwrap_or(usize::MAX);
-            let copied = if block.is_empty() {
-                let (mut read_at, mut write_at) = (at, at);
-                copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), left.min(CHUNK))
-            } else {
-                copy_block(from, to, at, block.get_mut(..left.min(BLOCK)).unwrap_or_default())
-            };
-            match copied {
-                Ok(0) => return Ok(false),
-                Ok(copied) => {
-                    at += copied as u64;
-                    self.progress.0.bytes.fetch_add(copied as u64, Ordering::Relaxed);
-                }
-                Err(Errno::INTR) => {}
-                Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM)
-                    if block.is_empty() =>
-                {
-                    block = vec![0; BLOCK];
-                }
-                Err(error) => return Err(of(error)),
-            }
-        }
-        Ok(true)
-    }
-
-    /// Gives a copy its owners, its mode and its times, in this order: an owner loses some of the mode's bits.
-    fn own(&self, copy: impl AsFd, status: &Stat) -> Result<(), Errno> {
-        let (uid, gid) = self.owners(status);
-        fchown(&copy, uid, gid)?;
-        fchmod(&copy, Mode::from_raw_mode(status.st_mode & 0o7777))?;
-        futimens(&copy, &times(status))
-    }
-
-    fn owners(&self, status: &Stat) -> (Option<Uid>, Option<Gid>) {
-        let gid = match self.group {
-            Some((from, to)) if status.st_gid == from => to,
-            _ => status.st_gid,
-        };
-        (Some(Uid::from_raw(status.st_uid)), Some(Gid::from_raw(gid)))
     }
 }
 
-/// Copies one block by reading and writing it, unless it is nothing but zeros.
-fn copy_block(from: &OwnedFd, to: &OwnedFd, at: u64, block: &mut [u8]) -> Result<usize, Errno> {
-    let read = pread(from, &mut *block, at)?;
-    let mut rest = block.get(..read).unwrap_or_default();
-    if rest.iter().all(|byte| *byte == 0) {
-        return Ok(read);
-    }
-    let mut at = at;
-    while !rest.is_empty() {
-        let written = pwrite(to, rest, at)?;
-        at += written as u64;
-        rest = rest.get(written..).unwrap_or_default();
-    }
-    Ok(read)
-}
-
-/// Copies extended attributes, access lists among them, where both sides have such. Those of the kernel's security modules
-/// are nobody's to copy.
-fn copy_attributes(from: impl AsFd, to: impl AsFd) -> Result<(), Problem> {
-    let mut names = vec![0; 64 << 10];
-    let length = match flistxattr(&from, &mut *names) {
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
-        length => length.map_err(of)?,
-    };
-    let names = names.get(..length).unwrap_or_default();
-    for name in names.split_inclusive(|byte| *byte == 0).filter_map(|name| CStr::from_bytes_with_nul(name).ok()) {
-        if name.to_bytes().starts_with(b"security.") || name.to_bytes().starts_with(b"trusted.") {
-            continue;
-        }
-        let mut value = vec![0; 64 << 10];
-        let length = match fgetxattr(&from, name, &mut *value) {
-            Err(Errno::NODATA) => continue,
-            length => length.map_err(of)?,
-        };
-        match fsetxattr(&to, name, value.get(..length).unwrap_or_default(), XattrFlags::empty()) {
-            Err(Errno::OPNOTSUPP) => {}
-            set => set.map_err(of)?,
-        }
-    }
-    Ok(())
-}
-
-fn times(status: &Stat) -> Timestamps {
-    let time = |seconds, nanoseconds| Timespec {
-        tv_sec: seconds,
-        tv_nsec: i64::try_from(nanoseconds).unwrap_or_default(),
-    };
-    Timestamps {
-        last_access: time(status.st_atime, status.st_atime_nsec),
-        last_modification: time(status.st_mtime, status.st_mtime_nsec),
-    }
-}
-
-/// Whether an entry is not to be copied: it has gone, or a listing has shown it twice while others came and went.
+/// Tells whether an entry is not to be copied: it has gone, or a listing has shown it twice while others came and went.
 fn is_passed_by(problem: Problem, node: &Node, name: &CStr) -> bool {
-    let may_have_gone = matches!(
-        problem,
-        Problem::Os(NixErrno::ENOENT | NixErrno::ESTALE) | Problem::Link | Problem::NotDirectory
-    );
-    problem == Problem::Os(NixErrno::EEXIST) || (may_have_gone && has_gone(node, name))
+    problem == Problem::Os(Errno::EEXIST) || (problem.has_gone() && has_gone(node, name))
 }
 
-/// Whether an entry of the source is not there any more, or is another by now.
+/// Tells whether an entry of the source is not there any more, or is another by now.
 fn has_gone(node: &Node, name: &CStr) -> bool {
-    let now = statat(node.source.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW);
-    !matches!(
-        now.map(|status| FileType::from_raw_mode(status.st_mode)),
-        Ok(FileType::Directory | FileType::RegularFile)
-    )
-}
-
-fn of(error: Errno) -> Problem {
-    Problem::Os(NixErrno::from_raw(error.raw_os_error()))
+    let now = node.source.entry(name).map(|found| found.kind);
+    !matches!(now, Ok(FileKind::Directory | FileKind::File))
 }
 
 #[cfg(test)]
@@ -550,10 +318,10 @@ mod tests {
 
         fn copy_as(&self, top: Ownership, group: Option<(u32, u32)>) -> Result<(), (String, Problem)> {
             let open = |name: &str| {
-                let top = DirFd::open_top(self.dir.path()).unwrap();
+                let top = Dir::open_mounted(self.dir.path()).unwrap();
                 top.open(name, Access::Read).unwrap()
             };
-            copy(Order {
+            copy(TreeCopy {
                 source: open("source"),
                 target: open("copy"),
                 links: open("links"),
@@ -587,10 +355,10 @@ mod tests {
         std::os::unix::fs::chown(trees.source("a/b"), Some(1001), Some(2000)).unwrap();
         symlink("/nowhere", trees.source("a/link")).unwrap();
         std::os::unix::fs::lchown(trees.source("a/link"), Some(7), Some(8)).unwrap();
-        rustix::fs::mknodat(rustix::fs::CWD, trees.source("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
-        let device = rustix::fs::makedev(1, 3);
-        rustix::fs::mknodat(rustix::fs::CWD, trees.source("null"), FileType::CharacterDevice, Mode::RUSR, device)
-            .unwrap();
+        let top = Dir::open_mounted(&trees.source("")).unwrap();
+        top.make_node("pipe", FileKind::Fifo, 0o400, 0).unwrap();
+        // What Linux calls 1:3.
+        top.make_node("null", FileKind::CharacterDevice, 0o400, 0x103).unwrap();
         let long = "n".repeat(255);
         fs::write(trees.source(&long), vec![7; 3 << 20]).unwrap();
         let old = SystemTime::UNIX_EPOCH + Duration::new(1_000_000_000, 123_000_000);
@@ -629,26 +397,6 @@ mod tests {
         assert_eq!(copied.len(), 1 << 30);
         assert!(copied.blocks() * 512 < 1 << 20, "{}", copied.blocks());
         assert!(trees.progress.bytes() < 4 << 20, "{}", trees.progress.bytes());
-    }
-
-    #[test]
-    fn blocks_of_zeros_are_left_out_where_nobody_else_tells_of_holes() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut content = vec![0; 5 * BLOCK + 10];
-        content[2 * BLOCK + 5] = 1;
-        let last = content.len() - 1;
-        content[last] = 2;
-        fs::write(dir.path().join("from"), &content).unwrap();
-        let from = OwnedFd::from(File::open(dir.path().join("from")).unwrap());
-        let to = File::create(dir.path().join("to")).unwrap();
-        to.set_len(content.len() as u64).unwrap();
-        let to = OwnedFd::from(to);
-        let (mut at, mut block) = (0, vec![0; BLOCK]);
-        while at < content.len() as u64 {
-            at += copy_block(&from, &to, at, &mut block).unwrap() as u64;
-        }
-        assert_eq!(fs::read(dir.path().join("to")).unwrap(), content);
-        assert!(fs::metadata(dir.path().join("to")).unwrap().blocks() * 512 <= 3 * BLOCK as u64);
     }
 
     #[test]

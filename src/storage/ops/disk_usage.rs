@@ -6,10 +6,12 @@
 use std::collections::HashSet;
 use std::ffi::CString;
 
-use nix::errno::Errno;
-
-use crate::storage::mounted::dirfd::{Access, DirFd, Entry, FileKind, Listing, Problem};
+use crate::storage::dir::{Dir, Listing};
+use crate::storage::entry::{Access, Attributes, FileKind};
+use crate::storage::error::{Doing, Errno, Problem, StorageError};
+use crate::storage::root::Root;
 use crate::values::headroom::FsUsage;
+use crate::values::path::RelPath;
 
 /// How many levels of directories are looked at. What lies deeper is not counted.
 const DEPTH: usize = 128;
@@ -50,7 +52,7 @@ pub struct DiskUsage {
 
 #[derive(Debug)]
 struct Level {
-    directory: DirFd,
+    directory: Dir,
     listing: Listing,
     /// Names that were read, and not looked at yet.
     names: Vec<CString>,
@@ -59,7 +61,7 @@ struct Level {
 /// What a server that keeps count of a directory says of it, if it does: the directory then seems to be a file system of
 /// another size than the export's, which is the directory's quota. Some file systems have another size each time they are
 /// asked (ZFS), so one that is nearly the same is the same.
-pub(in crate::storage) fn counted_by_server(directory: FsUsage, export: FsUsage) -> Option<Found> {
+fn counted_by_server(directory: FsUsage, export: FsUsage) -> Option<Found> {
     let has_quota = directory.bytes.abs_diff(export.bytes) > export.bytes / 100;
     has_quota.then(|| Found {
         bytes: directory.bytes.saturating_sub(directory.bytes_free),
@@ -68,14 +70,34 @@ pub(in crate::storage) fn counted_by_server(directory: FsUsage, export: FsUsage)
     })
 }
 
+impl Root {
+    /// Begins to find out how much is in a volume's directory; `None` if there is no directory.
+    ///
+    /// # Errors
+    /// If a component is a link or no directory, or the file system refuses.
+    pub fn survey(&self, directory: &RelPath) -> Result<Option<Begun>, StorageError> {
+        let look = || {
+            let Some(found) = self.volume(directory)? else { return Ok(None) };
+            if let Some(found) = counted_by_server(found.usage()?, self.dir.usage()?) {
+                return Ok(Some(Begun::Known(found)));
+            }
+            Ok(Some(Begun::DiskUsage(Box::new(DiskUsage::new(found)?))))
+        };
+        match look() {
+            Err(Problem::Os(Errno::ENOENT)) => Ok(None),
+            begun => begun.doing("survey", directory),
+        }
+    }
+}
+
 impl DiskUsage {
     /// Begins to count what is in a directory.
     ///
     /// # Errors
     /// If it cannot be listed.
-    pub fn new(directory: DirFd) -> Result<Self, Problem> {
-        let entry = directory.entry(c".")?;
-        let found = Found { bytes: entry.bytes, inodes: 1, closed: 0 };
+    pub(crate) fn new(directory: Dir) -> Result<Self, Problem> {
+        let own = directory.inode().attributes()?;
+        let found = Found { bytes: own.on_disk, inodes: 1, closed: 0 };
         let mut survey = Self { levels: Vec::new(), links: HashSet::new(), found };
         survey.enter(directory)?;
         Ok(survey)
@@ -102,18 +124,18 @@ impl DiskUsage {
         Ok(None)
     }
 
-    fn count(&mut self, name: &CString, looked_at: Result<Entry, Problem>) -> Result<(), Problem> {
+    fn count(&mut self, name: &CString, looked_at: Result<Attributes, Problem>) -> Result<(), Problem> {
         let entry = match looked_at {
             Ok(entry) => entry,
-            Err(problem) if has_gone(problem) => return Ok(()),
+            Err(problem) if problem.has_gone() => return Ok(()),
             Err(problem) => return Err(problem),
         };
-        let has_names = entry.kind != FileKind::Directory && entry.names > 1;
+        let has_names = entry.kind != FileKind::Directory && entry.links > 1;
         if has_names && self.links.len() < LINKS && !self.links.insert(entry.inode) {
             return Ok(());
         }
         self.found.inodes += 1;
-        self.found.bytes = self.found.bytes.saturating_add(entry.bytes);
+        self.found.bytes = self.found.bytes.saturating_add(entry.on_disk);
         if entry.kind == FileKind::Directory {
             self.descend(name)?;
         }
@@ -126,7 +148,7 @@ impl DiskUsage {
             return Ok(());
         };
         match level.directory.open(&**name, Access::Read).and_then(|directory| self.enter(directory)) {
-            Err(problem) if has_gone(problem) => Ok(()),
+            Err(problem) if problem.has_gone() => Ok(()),
             Err(Problem::MountPoint | Problem::Os(Errno::EACCES | Errno::EPERM)) => {
                 self.found.closed += 1;
                 Ok(())
@@ -135,16 +157,11 @@ impl DiskUsage {
         }
     }
 
-    fn enter(&mut self, directory: DirFd) -> Result<(), Problem> {
+    fn enter(&mut self, directory: Dir) -> Result<(), Problem> {
         let listing = directory.listing()?;
         self.levels.push(Level { directory, listing, names: Vec::new() });
         Ok(())
     }
-}
-
-/// Whether it is not there any more, or something else is by now.
-fn has_gone(problem: Problem) -> bool {
-    matches!(problem, Problem::Os(Errno::ENOENT | Errno::ESTALE) | Problem::NotDirectory | Problem::Link)
 }
 
 #[cfg(test)]
@@ -156,7 +173,7 @@ mod tests {
     use super::*;
 
     fn survey(at: &Path) -> DiskUsage {
-        DiskUsage::new(DirFd::open_top(at).unwrap()).unwrap()
+        DiskUsage::new(Dir::open_mounted(at).unwrap()).unwrap()
     }
 
     /// Counts with so many calls at a time; how often, and what.

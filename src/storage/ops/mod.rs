@@ -1,6 +1,12 @@
-//! What is done to the directories of an export.
+//! What is done to the directories of an export: methods of [`crate::storage::root::Root`], a file for each operation.
+//! They stand on [`crate::storage::dir`] and know no engine.
 
-pub(in crate::storage) mod remove_tree;
-pub(in crate::storage) mod disk_usage;
-pub(in crate::storage) mod copy_tree;
-pub(in crate::storage) mod write_test;
+pub(crate) mod remove_tree;
+pub(crate) mod create;
+pub(crate) mod archive;
+pub(crate) mod trash;
+pub(crate) mod stage;
+pub(crate) mod copy_file;
+pub(crate) mod copy_tree;
+pub(crate) mod disk_usage;
+pub(crate) mod write_test;

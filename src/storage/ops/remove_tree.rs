@@ -10,13 +10,17 @@
 
 use std::ffi::{CStr, CString};
 use std::mem;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope};
 
-use nix::errno::Errno;
+use parking_lot::{Condvar, Mutex};
 
-use crate::storage::mounted::dirfd::{Access, DirFd, FileKind, Listing, Problem};
+use crate::layout::moved_up;
+use crate::storage::dir::{Dir, Listing};
+use crate::storage::entry::{Access, FileKind};
+use crate::storage::error::{Errno, Problem};
+use crate::storage::mounted::thread::give_way;
 
 /// How many entries are taken from a listing at a time, and so how many names an open directory can have waiting.
 const BATCH: usize = 128;
@@ -33,23 +37,23 @@ const REPORTED_MAX: usize = 1024;
 
 /// What [`remove`] did.
 #[derive(Debug, Default)]
-pub(in crate::storage) struct Removed {
+pub(crate) struct Removed {
     /// How many entries it removed.
-    pub(in crate::storage) entries: u64,
+    pub(crate) entries: u64,
     /// What it left.
-    pub(in crate::storage) rest: Rest,
+    pub(crate) rest: Rest,
 }
 
 /// What is left of a directory.
 #[derive(Debug, Default)]
-pub(in crate::storage) struct Rest {
+pub(crate) struct Rest {
     /// How many entries could not be removed. What they lie in does not count.
-    pub(in crate::storage) blocked: u64,
+    pub(crate) blocked: u64,
     /// The first of them, its path beneath the top, and what was wrong with it. One that is only still open gives
     /// way to any other.
-    pub(in crate::storage) first: Option<(String, Problem)>,
+    pub(crate) first: Option<(String, Problem)>,
     /// Whether there may be more because the work was cut, or could not keep up with the owner's.
-    pub(in crate::storage) more: bool,
+    pub(crate) more: bool,
 }
 
 impl Rest {
@@ -89,8 +93,8 @@ impl Rest {
 ///
 /// # Errors
 /// If there is something else than a directory of that name, or it cannot be opened. Nothing is removed then.
-pub(in crate::storage) fn remove(
-    parent: &DirFd,
+pub(crate) fn remove(
+    parent: &Dir,
     name: &CStr,
     workers: usize,
     goes_on: &(dyn Fn() -> bool + Sync),
@@ -120,23 +124,13 @@ pub(in crate::storage) fn remove(
     let cut = || Rest { more: true, ..Rest::default() };
     Ok(Removed {
         entries: walk.entries.load(Ordering::Relaxed),
-        rest: walk.crew().left.take().unwrap_or_else(cut),
+        rest: walk.crew.lock().left.take().unwrap_or_else(cut),
     })
-}
-
-/// Lets all others have the processor first, for as long as this thread lives: where files are near, their removal takes
-/// all that it can get, and claims wait.
-pub(in crate::storage) fn give_way() {
-    /// The least, as `nice` counts.
-    const LEAST: i32 = 19;
-    // Linux takes the process "none" for the calling thread. Anybody may lower a priority; should it fail nevertheless,
-    // files are removed all the same.
-    let _ = rustix::process::setpriority_process(None, LEAST);
 }
 
 /// One removal of a tree.
 struct Walk<'a> {
-    parent: &'a DirFd,
+    parent: &'a Dir,
     top: Arc<Directory>,
     workers: usize,
     goes_on: &'a (dyn Fn() -> bool + Sync),
@@ -172,7 +166,7 @@ enum Task {
 struct Directory {
     above: Option<Arc<Directory>>,
     name: CString,
-    dir: DirFd,
+    dir: Dir,
     pass: Mutex<Pass>,
 }
 
@@ -190,17 +184,13 @@ struct Pass {
 }
 
 impl Directory {
-    fn new(above: Option<Arc<Self>>, name: CString, dir: DirFd) -> Self {
+    fn new(above: Option<Arc<Self>>, name: CString, dir: Dir) -> Self {
         Self { above, name, dir, pass: Mutex::default() }
-    }
-
-    fn pass(&self) -> MutexGuard<'_, Pass> {
-        self.pass.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a call on this directory, again with all rights for its owner if they are what was missing: root is
     /// nobody special on many servers.
-    fn with_rights<T>(&self, call: impl Fn(&DirFd) -> Result<T, Problem>) -> Result<T, Problem> {
+    fn with_rights<T>(&self, call: impl Fn(&Dir) -> Result<T, Problem>) -> Result<T, Problem> {
         match call(&self.dir) {
             Err(Problem::Os(Errno::EACCES)) if self.dir.unlock().is_ok() => call(&self.dir),
             result => result,
@@ -224,11 +214,6 @@ impl Directory {
 }
 
 impl Walk<'_> {
-    fn crew(&self) -> MutexGuard<'_, Crew> {
-        // No code that holds it panics in between two changes that belong together.
-        self.crew.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn give_way_and_work<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
         give_way();
         self.work(scope);
@@ -247,7 +232,7 @@ impl Walk<'_> {
 
     /// The next task, once there is one. If there are more, another thread is started for them.
     fn take<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> Option<Task> {
-        let mut crew = self.crew();
+        let mut crew = self.crew.lock();
         loop {
             if crew.is_over || !(self.goes_on)() {
                 return None;
@@ -260,12 +245,12 @@ impl Walk<'_> {
                 }
                 return Some(task);
             }
-            crew = self.changed.wait(crew).unwrap_or_else(PoisonError::into_inner);
+            self.changed.wait(&mut crew);
         }
     }
 
     fn push(&self, tasks: impl IntoIterator<Item = Task>) {
-        let mut crew = self.crew();
+        let mut crew = self.crew.lock();
         crew.tasks.extend(tasks);
         // Whoever pushes is going to take one.
         if crew.tasks.len() > 1 {
@@ -293,7 +278,7 @@ impl Walk<'_> {
     fn move_up(&self, above: &Directory, name: &CStr) -> Result<(), Problem> {
         loop {
             let number = self.moved_up.fetch_add(1, Ordering::Relaxed) + 1;
-            let free = CString::new(format!(".nfs-provisioner-deep-{number}")).unwrap_or_default();
+            let free = moved_up(number);
             let rename = || above.with_rights(|above| above.rename(name, &self.top.dir, &*free));
             let renamed = match rename() {
                 // The top is written to, and so is a directory that changes its parent.
@@ -314,7 +299,7 @@ impl Walk<'_> {
     /// Begins to go through a directory.
     fn begin_pass(&self, directory: &Arc<Directory>) {
         {
-            let mut pass = directory.pass();
+            let mut pass = directory.pass.lock();
             let (round, moved_up) = (pass.round + 1, self.moved_up.load(Ordering::Relaxed));
             *pass = Pass { round, unfinished: 1, rest: Rest::default(), moved_up };
         }
@@ -323,7 +308,7 @@ impl Walk<'_> {
 
     /// Removes what a listing shows until it shows directories, which become tasks of their own.
     fn scan(&self, directory: Arc<Directory>, listing: Option<Listing>) {
-        let mut listing = match listing.map_or_else(|| directory.with_rights(DirFd::listing), Ok) {
+        let mut listing = match listing.map_or_else(|| directory.with_rights(Dir::listing), Ok) {
             Ok(listing) => listing,
             Err(problem) => return self.settle(directory, Err(problem), c""),
         };
@@ -335,19 +320,9 @@ impl Walk<'_> {
             if entries.is_empty() {
                 return self.settle(directory, Ok(()), c"");
             }
-            let mut found = Vec::new();
-            for (name, kind) in entries {
-                if !(self.goes_on)() {
-                    return self.end();
-                }
-                match self.remove_file(&directory, &name, kind) {
-                    Ok(Found::Directory) => found.push(name),
-                    Ok(Found::Gone) => {}
-                    Err(problem) => directory.pass().rest.add(problem, || directory.path(&name)),
-                }
-            }
+            let Some(found) = self.remove_page(&directory, entries) else { return self.end() };
             if !found.is_empty() {
-                directory.pass().unfinished += found.len();
+                directory.pass.lock().unfinished += found.len();
                 let enter = |name| Task::Enter { above: Arc::clone(&directory), name };
                 let tasks: Vec<_> = found.into_iter().rev().map(enter).collect();
                 let go_on = Task::Scan { directory, listing: Some(listing) };
@@ -356,22 +331,54 @@ impl Walk<'_> {
         }
     }
 
-    /// Removes an entry unless it is a directory.
-    fn remove_file(&self, directory: &Directory, name: &CStr, kind: Option<FileKind>) -> Result<Found, Problem> {
-        let kind = kind.map_or_else(|| directory.with_rights(|dir| dir.kind(name)), Ok);
-        let removed = match kind {
-            Ok(FileKind::Directory) => return Ok(Found::Directory),
-            Ok(FileKind::File | FileKind::Link) => directory.with_rights(|dir| dir.unlink(name)),
-            Err(problem) => Err(problem),
-        };
+    /// Removes what a listing has shown, and returns the directories among it; `None` if the work is cut.
+    fn remove_page(
+        &self,
+        directory: &Directory,
+        entries: Vec<(CString, Option<FileKind>)>,
+    ) -> Option<Vec<CString>> {
+        let (mut directories, mut others) = (Vec::new(), Vec::with_capacity(entries.len()));
+        for (name, kind) in entries {
+            let kind = match kind {
+                Some(kind) => Ok(kind),
+                None if !(self.goes_on)() => return None,
+                None => directory.with_rights(|dir| dir.entry(&*name)).map(|entry| entry.kind),
+            };
+            match kind {
+                Ok(FileKind::Directory) => directories.push(name),
+                Ok(_) => others.push(name),
+                Err(problem) => self.note(directory, &name, Err(problem)),
+            }
+        }
+        let mut names = &*others;
+        while !names.is_empty() {
+            let results = directory.dir.remove_many(names, self.goes_on);
+            if results.is_empty() {
+                return None;
+            }
+            let (tried, rest) = names.split_at_checked(results.len())?;
+            for (name, result) in tried.iter().zip(results) {
+                let removed = match result {
+                    Err(Problem::Os(Errno::EACCES)) if directory.dir.unlock().is_ok() => {
+                        directory.dir.unlink(&**name)
+                    }
+                    result => result,
+                };
+                self.note(directory, name, removed);
+            }
+            names = rest;
+        }
+        Some(directories)
+    }
+
+    /// Notes what came of an entry that was to be removed.
+    fn note(&self, directory: &Directory, name: &CStr, removed: Result<(), Problem>) {
         match removed {
             Ok(()) => {
                 self.entries.fetch_add(1, Ordering::Relaxed);
-                Ok(Found::Gone)
             }
-            Err(problem) if is_other(problem) => Ok(Found::Gone),
-            Err(Problem::Os(Errno::EBUSY)) if name.to_bytes().starts_with(b".nfs") => Err(Problem::StillOpen),
-            Err(problem) => Err(problem),
+            Err(problem) if problem.is_another() => {}
+            Err(problem) => directory.pass.lock().rest.add(problem, || directory.path(name)),
         }
     }
 
@@ -380,13 +387,13 @@ impl Walk<'_> {
     fn settle(&self, mut directory: Arc<Directory>, result: Result<(), Problem>, name: &CStr) {
         let mut rest = Rest::default();
         if let Err(problem) = result
-            && !is_other(problem)
+            && !problem.is_another()
         {
             rest.add(problem, || directory.path(name));
         }
         loop {
             let left = {
-                let mut pass = directory.pass();
+                let mut pass = directory.pass.lock();
                 pass.rest.merge(rest);
                 pass.unfinished -= 1;
                 if pass.unfinished > 0 {
@@ -399,7 +406,7 @@ impl Walk<'_> {
             };
             self.open.fetch_sub(1, Ordering::Relaxed);
             let Some(above) = directory.above.clone() else {
-                self.crew().left = Some(left);
+                self.crew.lock().left = Some(left);
                 return self.end();
             };
             (directory, rest) = (above, left);
@@ -410,7 +417,7 @@ impl Walk<'_> {
     /// gone through again.
     fn end_pass(&self, directory: &Directory, mut left: Rest) -> Option<Rest> {
         let removed = if left.is_nothing() { self.remove_empty(directory) } else { Ok(()) };
-        let Pass { round, moved_up, .. } = *directory.pass();
+        let Pass { round, moved_up, .. } = *directory.pass.lock();
         let is_top = directory.above.is_none();
         let has_more = match removed {
             // What was moved up may not have been listed any more.
@@ -419,7 +426,7 @@ impl Walk<'_> {
             Err(Problem::Os(Errno::ENOTEMPTY | Errno::EEXIST)) => true,
             Err(problem) => {
                 // One that is not there any more, or something else now, shows in the one above. The top has none.
-                if is_top || !is_other(problem) {
+                if is_top || !problem.is_another() {
                     left.add(problem, || directory.path(c""));
                 }
                 false
@@ -450,7 +457,7 @@ impl Walk<'_> {
     }
 
     fn end(&self) {
-        self.crew().is_over = true;
+        self.crew.lock().is_over = true;
         self.changed.notify_all();
     }
 }
@@ -463,23 +470,4 @@ impl Drop for Released<'_> {
     fn drop(&mut self) {
         self.0.end();
     }
-}
-
-/// What became of an entry.
-enum Found {
-    /// It is a directory.
-    Directory,
-    /// It is not there any more, or at least not what it was.
-    Gone,
-}
-
-/// Whether the problem is that an entry has gone, or is another than it was when it was listed. If one is there, a
-/// further listing shows it as what it is.
-fn is_other(problem: Problem) -> bool {
-    matches!(
-        problem,
-        Problem::Link
-            | Problem::NotDirectory
-            | Problem::Os(Errno::ENOENT | Errno::ELOOP | Errno::ENOTDIR | Errno::EISDIR)
-    )
 }

@@ -1,40 +1,33 @@
 //! What an export allows, found by trying, in a directory of its own that is gone afterwards.
 //!
-//! Nothing else is touched. A trial that is cut leaves its directory, which no claim can be given and nobody counts as
-//! an orphan; a later trial removes it, if it can tell that it is one of these.
+//! Nothing else is touched. A test that is cut leaves its directory, which no claim can be given and nobody counts as
+//! an orphan; a later test removes it, if it can tell that it is a test's.
 
+use std::ffi::CStr;
 use std::time::{Duration, SystemTime};
 
-use nix::errno::Errno;
-use nix::sys::stat::Mode;
-
-use crate::storage::mounted::dirfd::{Access, DirFd, Problem, Status};
-use crate::storage::root::{Doing, LISTED, Root, StorageError, VOLUME_MODE};
-
-/// What the directories' names begin with, sixteen hexadecimal digits being the rest. It begins with
-/// [`crate::layout::RESERVED_PREFIX`].
-const PREFIX: &str = ".nfs-provisioner-doctor-";
-
-/// What may be in such a directory.
-const FILE: &str = "file";
-const VOLUME: &str = "volume";
-const TRASH: &str = "trash";
+use crate::layout::{WRITE_TEST_FILE, WRITE_TEST_TRASH, WRITE_TEST_VOLUME, is_write_test, write_test};
+use crate::storage::dir::Dir;
+use crate::storage::entry::{Access, Durability};
+use crate::storage::error::{Doing, Errno, Problem, StorageError};
+use crate::storage::ops::create::VOLUME_MODE;
+use crate::storage::root::{LISTED, OWN_MODE, Root, grant};
 
 /// What is written into the file.
 const CONTENT: &[u8] = b"nfs-provisioner doctor was here\n";
 
-/// A directory that has not been changed for so long, by the server's clock, belongs to no trial that is under way.
+/// A directory that has not been changed for so long, by the server's clock, belongs to no test that is under way.
 const LEFT_AFTER: Duration = Duration::from_mins(10);
 
 /// How many entries of the export's root are looked at for what earlier trials have left, at the most.
 const LOOKED_AT: usize = 100_000;
 
-/// A trial that is under way. [`WriteTest::remove`] ends it.
+/// A write test that is under way. [`WriteTest::remove`] ends it.
 #[derive(Debug)]
-pub struct WriteTest<'a> {
-    root: &'a DirFd,
+pub struct WriteTest {
+    root: Dir,
     name: String,
-    dir: DirFd,
+    dir: Dir,
     made: Made,
 }
 
@@ -49,7 +42,21 @@ pub struct Made {
     pub between: (SystemTime, SystemTime),
 }
 
-/// What earlier trials had left.
+/// A step of a write test, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteStep {
+    /// Writes a file.
+    Write,
+    /// Makes a directory, and gives it the mode of a volume's.
+    SetMode,
+    /// Renames that directory into another one, as into the trash.
+    Rename,
+    /// Removes all that the test has made, and its directory. It can follow any other step. What it leaves, a later
+    /// test removes.
+    Remove,
+}
+
+/// What earlier tests had left.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Leftovers {
     /// How many were removed.
@@ -59,85 +66,80 @@ pub struct Leftovers {
 }
 
 impl Root {
-    /// Begins a trial: makes its directory.
+    /// Begins a write test: makes its directory.
     ///
     /// # Errors
     /// What the file system says.
-    pub fn begin_write_test(&self) -> Result<WriteTest<'_>, StorageError> {
-        let name = format!("{PREFIX}{:016x}", fastrand::u64(..));
+    pub(crate) fn begin_write_test(&self) -> Result<WriteTest, StorageError> {
+        let root = self.dir.reopen(Access::Read).doing("open", ".")?;
+        let name = write_test(fastrand::u64(..));
         let before = SystemTime::now();
-        self.root.make(&*name, Mode::S_IRWXU).doing("mkdir", &name)?;
+        root.make(&*name, OWN_MODE).doing("mkdir", &name)?;
         let between = (before, SystemTime::now());
-        let opened = self.root.open(&*name, Access::Read).and_then(|dir| Ok((dir.status()?, dir)));
+        let opened = root.open(&*name, Access::Read).and_then(|dir| Ok((dir.inode().attributes()?, dir)));
         match opened {
-            Ok((Status { owner, modified: at }, dir)) => {
-                Ok(WriteTest { root: &self.root, name, dir, made: Made { owner, at, between } })
+            Ok((found, dir)) => {
+                let made = Made { owner: found.uid, at: found.modified.into(), between };
+                Ok(WriteTest { root, name, dir, made })
             }
             Err(problem) => {
-                let _ = self.root.remove_empty(&*name);
+                let _ = root.remove_empty(&*name);
                 Err(problem).doing("open", name)
             }
         }
     }
 }
 
-impl WriteTest<'_> {
-    /// The directory's name, at the export's root.
+impl WriteTest {
+    /// Returns the directory's name, at the export's root.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What the making of the directory has shown.
+    /// Returns what the making of the directory has shown.
     #[must_use]
     pub fn made(&self) -> Made {
         self.made
     }
 
-    /// Writes a file.
+    /// Takes a step.
     ///
     /// # Errors
     /// What the file system says.
-    pub fn write(&self) -> Result<(), StorageError> {
-        self.dir.write_through(FILE, CONTENT).doing("write", self.at(FILE))
+    pub(crate) fn take(&self, step: WriteStep) -> Result<(), StorageError> {
+        match step {
+            WriteStep::Write => {
+                let written = self.dir.write(WRITE_TEST_FILE, CONTENT, Durability::Now);
+                written.doing("write", self.at(WRITE_TEST_FILE))
+            }
+            WriteStep::SetMode => self.set_mode(),
+            WriteStep::Rename => self.rename(),
+            WriteStep::Remove => remove(&self.root, &self.name, &self.dir).doing("remove", &self.name),
+        }
     }
 
-    /// Makes a directory, and gives it the mode of a volume's.
-    ///
-    /// # Errors
-    /// What the file system says.
-    pub fn set_mode(&self) -> Result<(), StorageError> {
-        self.dir.make(VOLUME, Mode::S_IRWXU).doing("mkdir", self.at(VOLUME))?;
-        let volume = self.dir.open(VOLUME, Access::Read).doing("open", self.at(VOLUME))?;
-        volume.grant(VOLUME_MODE).doing("chmod", self.at(VOLUME))
+    fn set_mode(&self) -> Result<(), StorageError> {
+        let at = self.at(WRITE_TEST_VOLUME);
+        self.dir.make(WRITE_TEST_VOLUME, OWN_MODE).doing("mkdir", &at)?;
+        let volume = self.dir.open(WRITE_TEST_VOLUME, Access::Read).doing("open", &at)?;
+        grant(&volume, VOLUME_MODE).doing("chmod", at)
     }
 
-    /// Renames that directory into another one, as into the trash. After [`WriteTest::set_mode`].
-    ///
-    /// # Errors
-    /// What the file system says.
-    pub fn rename(&self) -> Result<(), StorageError> {
-        self.dir.make(TRASH, Mode::S_IRWXU).doing("mkdir", self.at(TRASH))?;
-        let trash = self.dir.open(TRASH, Access::Pass).doing("open", self.at(TRASH))?;
-        self.dir.rename(VOLUME, &trash, VOLUME).doing("rename", self.at(VOLUME))
+    fn rename(&self) -> Result<(), StorageError> {
+        self.dir.make(WRITE_TEST_TRASH, OWN_MODE).doing("mkdir", self.at(WRITE_TEST_TRASH))?;
+        let trash = self.dir.open(WRITE_TEST_TRASH, Access::Pass).doing("open", self.at(WRITE_TEST_TRASH))?;
+        self.dir.rename(WRITE_TEST_VOLUME, &trash, WRITE_TEST_VOLUME).doing("rename", self.at(WRITE_TEST_VOLUME))
     }
 
-    /// Removes all that the trial has made, and the directory.
-    ///
-    /// # Errors
-    /// What the file system says. What is left is removed by a later trial.
-    pub fn remove(&self) -> Result<(), StorageError> {
-        remove(self.root, &self.name, &self.dir).doing("remove", &self.name)
-    }
-
-    /// Removes what earlier trials have left. `answered` is called whenever the file system has answered.
+    /// Removes what earlier tests have left. `answered` is called whenever the file system has answered.
     ///
     /// A directory goes only if it has such a name, belongs to whom the server takes us for, has not been changed for
-    /// long, and holds nothing but what a trial makes, of which directories are removed only if they are empty.
+    /// long, and holds nothing but what a test makes, of which directories are removed only if they are empty.
     ///
     /// # Errors
     /// If the export's root cannot be listed.
-    pub fn remove_leftovers(&self, answered: &dyn Fn()) -> Result<Leftovers, StorageError> {
+    pub(crate) fn remove_leftovers(&self, answered: &dyn Fn()) -> Result<Leftovers, StorageError> {
         let mut found = Leftovers::default();
         let mut looked_at = 0;
         let mut listing = self.root.listing().doing("list", ".")?;
@@ -149,7 +151,7 @@ impl WriteTest<'_> {
                 return Ok(found);
             }
             let names = entries.iter().filter_map(|(name, _)| name.to_str().ok());
-            for name in names.filter(|name| is_name(name) && *name != self.name) {
+            for name in names.filter(|name| is_write_test(name) && *name != self.name) {
                 match self.remove_leftover(name) {
                     Ok(Leftover::Removed) => found.removed += 1,
                     Ok(Leftover::InUse) | Err(Problem::Os(Errno::ENOENT)) => {}
@@ -162,16 +164,16 @@ impl WriteTest<'_> {
 
     fn remove_leftover(&self, name: &str) -> Result<Leftover, Problem> {
         let dir = self.root.open(name, Access::Read)?;
-        let Status { owner, modified } = dir.status()?;
+        let found = dir.inode().attributes()?;
         // Both are times of the server's clock.
-        if self.made.at.duration_since(modified).is_ok_and(|age| age >= LEFT_AFTER) {
+        if self.made.at.duration_since(found.modified.into()).is_ok_and(|age| age >= LEFT_AFTER) {
             let names = dir.listing()?.next(LISTED)?;
-            let is_ours =
-                |name: &std::ffi::CStr| [FILE, VOLUME, TRASH].map(str::as_bytes).contains(&name.to_bytes());
-            if owner != self.made.owner || !names.iter().all(|(name, _)| is_ours(name)) {
+            let ours = [WRITE_TEST_FILE, WRITE_TEST_VOLUME, WRITE_TEST_TRASH].map(str::as_bytes);
+            let is_ours = |name: &CStr| ours.contains(&name.to_bytes());
+            if found.uid != self.made.owner || !names.iter().all(|(name, _)| is_ours(name)) {
                 return Ok(Leftover::Foreign);
             }
-            return remove(self.root, name, &dir).map(|()| Leftover::Removed);
+            return remove(&self.root, name, &dir).map(|()| Leftover::Removed);
         }
         Ok(Leftover::InUse)
     }
@@ -181,32 +183,26 @@ impl WriteTest<'_> {
     }
 }
 
-/// What a directory is that has the name of a trial's.
+/// What a directory is that has the name of a write test's.
 enum Leftover {
-    /// It was an earlier trial's, and is gone.
+    /// An earlier test's, which is gone now.
     Removed,
-    /// It may be that of a trial that is under way.
+    /// Perhaps that of a test that is under way.
     InUse,
-    /// It is none.
+    /// None of ours.
     Foreign,
 }
 
-/// Whether it is the name of a trial's directory.
-fn is_name(name: &str) -> bool {
-    let is_digit = |digit: char| matches!(digit, '0'..='9' | 'a'..='f');
-    name.strip_prefix(PREFIX).is_some_and(|rest| rest.len() == 16 && rest.chars().all(is_digit))
-}
-
-/// Removes a trial's directory and what trials make in it, and nothing else: any other entry keeps it.
-fn remove(root: &DirFd, name: &str, dir: &DirFd) -> Result<(), Problem> {
-    gone(dir.unlink(FILE))?;
-    gone(dir.open(TRASH, Access::Pass).and_then(|trash| trash.remove_empty(VOLUME)))?;
-    gone(dir.remove_empty(TRASH))?;
-    gone(dir.remove_empty(VOLUME))?;
+/// Removes a test's directory and what tests make in it, and nothing else: any other entry keeps it.
+fn remove(root: &Dir, name: &str, dir: &Dir) -> Result<(), Problem> {
+    gone(dir.unlink(WRITE_TEST_FILE))?;
+    gone(dir.open(WRITE_TEST_TRASH, Access::Pass).and_then(|trash| trash.remove_empty(WRITE_TEST_VOLUME)))?;
+    gone(dir.remove_empty(WRITE_TEST_TRASH))?;
+    gone(dir.remove_empty(WRITE_TEST_VOLUME))?;
     root.remove_empty(name)
 }
 
-/// That nothing is there any more is success.
+/// Takes it for success that nothing is there any more.
 fn gone(result: Result<(), Problem>) -> Result<(), Problem> {
     match result {
         Err(Problem::Os(Errno::ENOENT)) => Ok(()),
@@ -221,7 +217,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::layout::RESERVED_PREFIX;
+    use crate::layout::{RESERVED_PREFIX, WRITE_TEST_PREFIX};
 
     fn names(path: &Path) -> Vec<String> {
         let mut names: Vec<String> = fs::read_dir(path)
@@ -239,20 +235,20 @@ mod tests {
         fs::write(dir.path().join("file"), "a claim's").unwrap();
         let export = Root::open(dir.path()).unwrap();
         let trial = export.begin_write_test().unwrap();
-        assert!(is_name(trial.name()) && trial.name().starts_with(RESERVED_PREFIX), "{}", trial.name());
+        assert!(is_write_test(trial.name()) && trial.name().starts_with(RESERVED_PREFIX), "{}", trial.name());
         let made = trial.made();
-        assert_eq!(made.owner, nix::unistd::geteuid().as_raw());
+        assert_eq!(made.owner, fs::metadata(dir.path()).unwrap().uid());
         // The kernel's clock for files is a tick behind.
         let tick = Duration::from_millis(20);
         assert!(made.at + tick >= made.between.0 && made.at <= made.between.1 + tick, "{made:?}");
-        trial.write().unwrap();
-        trial.set_mode().unwrap();
-        let volume = dir.path().join(trial.name()).join(VOLUME);
+        trial.take(WriteStep::Write).unwrap();
+        trial.take(WriteStep::SetMode).unwrap();
+        let volume = dir.path().join(trial.name()).join(WRITE_TEST_VOLUME);
         let granted = fs::metadata(&volume).unwrap().mode();
         assert_eq!(granted & 0o777, 0o777);
-        trial.rename().unwrap();
-        assert_eq!(names(&dir.path().join(trial.name())), [FILE, TRASH]);
-        trial.remove().unwrap();
+        trial.take(WriteStep::Rename).unwrap();
+        assert_eq!(names(&dir.path().join(trial.name())), [WRITE_TEST_FILE, WRITE_TEST_TRASH]);
+        trial.take(WriteStep::Remove).unwrap();
         assert_eq!(names(dir.path()), ["file", "volume"]);
         assert_eq!(fs::read_to_string(dir.path().join("file")).unwrap(), "a claim's");
     }
@@ -262,7 +258,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let export = Root::open(dir.path()).unwrap();
         let left = |digits: &str, entries: &[&str], minutes: u64| {
-            let path = dir.path().join(format!("{PREFIX}{digits}"));
+            let path = dir.path().join(format!("{WRITE_TEST_PREFIX}{digits}"));
             fs::create_dir(&path).unwrap();
             for entry in entries {
                 match entry.strip_suffix('/') {
@@ -283,15 +279,17 @@ mod tests {
         left("00000000000000cc", &["volume/data/"], 20);
         left("0000000000000dd", &["file"], 20);
         left("00000000000000EE", &["file"], 20);
-        std::os::unix::fs::symlink("/etc", dir.path().join(format!("{PREFIX}00000000000000ff"))).unwrap();
+        std::os::unix::fs::symlink("/etc", dir.path().join(format!("{WRITE_TEST_PREFIX}00000000000000ff")))
+            .unwrap();
 
         let trial = export.begin_write_test().unwrap();
         let mut found = trial.remove_leftovers(&|| {}).unwrap();
-        trial.remove().unwrap();
+        trial.take(WriteStep::Remove).unwrap();
         found.kept.sort();
-        let kept = ["bb", "cc", "ff"].map(|end| format!("{PREFIX}00000000000000{end}"));
+        let kept = ["bb", "cc", "ff"].map(|end| format!("{WRITE_TEST_PREFIX}00000000000000{end}"));
         assert_eq!(found, Leftovers { removed: cut.len(), kept: kept.to_vec() });
-        let ends: Vec<String> = names(dir.path()).iter().map(|name| name[PREFIX.len()..].to_owned()).collect();
+        let ends: Vec<String> =
+            names(dir.path()).iter().map(|name| name[WRITE_TEST_PREFIX.len()..].to_owned()).collect();
         let expected = ["aa", "bb", "cc"].map(|end| format!("00000000000000{end}"));
         let expected = [&expected[..], &["0000000000000dd".into(), "00000000000000EE".into()]].concat();
         let mut expected = [&expected[..], &["00000000000000ff".into()]].concat();

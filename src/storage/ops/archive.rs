@@ -1,0 +1,57 @@
+//! Keeping a volume's directory under another name.
+
+use crate::layout::{NOTES, Note, archive_name};
+use crate::storage::entry::Durability;
+use crate::storage::error::{Doing, Errno, Problem, StorageError};
+use crate::storage::root::{Root, make_private};
+use crate::values::path::{Name, RelPath};
+
+/// How many names are tried for an archive before giving up.
+const NAMES_MAX: u32 = 1000;
+
+impl Root {
+    /// Renames a volume's directory to `archived-…` at the export's root, under a name that is free, and returns
+    /// that name; `None` if there is no directory. `volume` is the volume's name.
+    ///
+    /// The `note` tells whose the archive is, which its name does not. It goes into a file of the archive's name in
+    /// [`NOTES`], before the rename: no archive is without one.
+    ///
+    /// May run twice: after the rename there is no directory any more. Cut before it, it leaves a note for an archive
+    /// that is not there, which the next run writes again.
+    ///
+    /// # Errors
+    /// If a component is a link or no directory, the note cannot be written, or the file system refuses. The directory
+    /// is then where it was.
+    pub fn archive(&self, directory: &RelPath, volume: &str, note: &Note) -> Result<Option<Name>, StorageError> {
+        let Some(parent) = self.parent(directory)? else {
+            return Ok(None);
+        };
+        let parent = parent.as_ref().unwrap_or(&self.dir);
+        let leaf = directory.leaf();
+        for nth in 0..NAMES_MAX {
+            let archive = archive_name(directory, volume, nth)
+                .map_err(|_| Problem::Os(Errno::EINVAL))
+                .doing("archive", directory)?;
+            match self.dir.entry(archive.as_str()) {
+                Ok(_) => continue,
+                Err(Problem::Os(Errno::ENOENT)) => {}
+                Err(problem) => return Err(problem).doing("look up", &archive),
+            }
+            self.write_note(&archive, note).doing("write the note for", &archive)?;
+            // Nobody but us makes archives. Were one made this very moment, an empty directory could be lost to
+            // it and nothing else: a rename onto anything with content fails.
+            return match parent.rename(leaf.as_str(), &self.dir, archive.as_str()) {
+                Ok(()) => Ok(Some(archive)),
+                Err(Problem::Os(Errno::ENOENT)) => Ok(None),
+                Err(Problem::Os(Errno::EEXIST | Errno::ENOTEMPTY | Errno::ENOTDIR)) => continue,
+                Err(problem) => Err(problem).doing("archive", directory),
+            };
+        }
+        Err(Problem::Os(Errno::EEXIST)).doing("archive", directory)
+    }
+
+    fn write_note(&self, archive: &Name, note: &Note) -> Result<(), Problem> {
+        let notes = make_private(&self.dir, NOTES)?;
+        notes.write(archive.as_str(), note.to_json().as_bytes(), Durability::Later)
+    }
+}

@@ -1,0 +1,244 @@
+//! Copies of one entry: its content, its owners, its mode, its times and its extended attributes.
+
+use std::ffi::CStr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::storage::dir::{Dir, File, Inode};
+use crate::storage::entry::{Attributes, FileKind};
+use crate::storage::error::{Errno, Problem};
+
+/// How many bytes are asked to be copied in one call. Between two of them the copy can be stopped.
+const CHUNK: usize = 8 << 20;
+
+/// How many bytes are copied at a time where the kernel or the server does not copy by itself. One such block of nothing
+/// but zeros is left out: the file then has a hole there.
+const BLOCK: usize = 128 << 10;
+
+/// How far a copy is. Clones are the same one.
+#[derive(Debug, Clone, Default)]
+pub struct Progress(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    files: AtomicU64,
+    bytes: AtomicU64,
+    left_out: AtomicU64,
+    stopped: AtomicBool,
+}
+
+impl Progress {
+    /// Returns how many files and others have been copied, directories included.
+    #[must_use]
+    pub fn files(&self) -> u64 {
+        self.0.files.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many bytes have been copied.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many devices and sockets were left out, because this process may not make any.
+    #[must_use]
+    pub fn left_out(&self) -> u64 {
+        self.0.left_out.load(Ordering::Relaxed)
+    }
+
+    /// Has the copy stopped soon.
+    pub fn stop(&self) {
+        self.0.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells whether the copy has been stopped.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.0.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Counts one entry that has been copied.
+    pub(super) fn count_entry(&self) {
+        self.0.files.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts one entry that was left out.
+    pub(super) fn count_left_out(&self) {
+        self.0.left_out.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What is the same for all entries of a copy.
+pub(super) struct Entries<'a> {
+    /// A group that becomes another one.
+    pub(super) group: Option<(u32, u32)>,
+    /// Is told how far the copy is.
+    pub(super) progress: &'a Progress,
+    /// Is asked before each entry, and now and then in a large file.
+    pub(super) goes_on: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl Entries<'_> {
+    /// Tells whether the copy goes on.
+    pub(super) fn go_on(&self) -> bool {
+        !self.progress.is_stopped() && (self.goes_on)()
+    }
+
+    /// Copies the file `name` in `source` to a new file `new` in `target`.
+    pub(super) fn file(&self, source: &Dir, name: &CStr, target: &Dir, new: &CStr) -> Result<(), Problem> {
+        let from = source.open_file(name)?;
+        let found = from.inode().attributes()?;
+        if found.kind != FileKind::File {
+            return Err(Problem::Os(Errno::ESTALE));
+        }
+        let to = target.create_file(new)?;
+        self.content(&from, &to, &found)?;
+        copy_xattrs(from.inode(), to.inode())?;
+        self.own(to.inode(), &found)?;
+        // An NFS client says only now that there was no room.
+        to.sync()
+    }
+
+    /// Copies a symbolic link. It is not followed.
+    pub(super) fn link(&self, source: &Dir, target: &Dir, name: &CStr, found: &Attributes) -> Result<(), Problem> {
+        target.symlink(&source.read_link(name)?, name)?;
+        self.own_entry(target, name, found)
+    }
+
+    /// Copies a pipe, a socket or a device, if this process may make one; tells whether it has.
+    pub(super) fn node(&self, target: &Dir, name: &CStr, found: &Attributes) -> Result<bool, Problem> {
+        match target.make_node(name, found.kind, found.mode, found.device) {
+            Err(Problem::Os(Errno::EPERM | Errno::EACCES | Errno::EOPNOTSUPP | Errno::EINVAL)) => Ok(false),
+            made => made.and_then(|()| self.own_entry(target, name, found)).map(|()| true),
+        }
+    }
+
+    /// Gives a copy its owners, its mode and its times, in this order: an owner loses some of the mode's bits.
+    pub(super) fn own(&self, copy: Inode<'_>, found: &Attributes) -> Result<(), Problem> {
+        copy.set_owners(Some(found.uid), Some(self.group_of(found)))?;
+        copy.set_mode(found.mode)?;
+        copy.set_times(found.accessed, found.modified)
+    }
+
+    /// Gives the copy of what cannot be opened its owners and its times.
+    fn own_entry(&self, target: &Dir, name: &CStr, found: &Attributes) -> Result<(), Problem> {
+        target.set_owners_of(name, found.uid, self.group_of(found))?;
+        target.set_times_of(name, found.accessed, found.modified)
+    }
+
+    fn group_of(&self, found: &Attributes) -> u32 {
+        match self.group {
+            Some((from, to)) if found.gid == from => to,
+            _ => found.gid,
+        }
+    }
+
+    /// Copies what is in a file, and leaves holes where it has some.
+    fn content(&self, from: &File, to: &File, found: &Attributes) -> Result<(), Problem> {
+        let size = found.size;
+        to.truncate(size)?;
+        let mut at = 0;
+        while at < size {
+            let Some(data) = from.next_data(at, size)? else { break };
+            let end = data.end;
+            // Where it has holes of which nobody tells, as over NFS v3, they are looked for.
+            let has_hidden_holes = data == (0..size) && found.on_disk < size;
+            if data.is_empty() || !self.part(from, to, data, has_hidden_holes)? {
+                break;
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// Copies a part of a file, by reading it if that is wanted or there is no other way; tells whether it was all
+    /// there.
+    fn part(&self, from: &File, to: &File, part: Range<u64>, by_reading: bool) -> Result<bool, Problem> {
+        let Range { start: mut at, end } = part;
+        let mut block = if by_reading { vec![0; BLOCK] } else { Vec::new() };
+        while at < end {
+            if !self.go_on() {
+                return Err(Problem::NotLeading);
+            }
+            let left = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let copied = if block.is_empty() {
+                from.copy_range(to, at, left.min(CHUNK))
+            } else {
+                copy_block(from, to, at, block.get_mut(..left.min(BLOCK)).unwrap_or_default())
+            };
+            match copied {
+                Ok(0) => return Ok(false),
+                Ok(copied) => {
+                    at += copied as u64;
+                    self.progress.0.bytes.fetch_add(copied as u64, Ordering::Relaxed);
+                }
+                Err(Problem::Os(
+                    Errno::EXDEV | Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM,
+                )) if block.is_empty() => block = vec![0; BLOCK],
+                Err(problem) => return Err(problem),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Copies one block by reading and writing it, unless it is nothing but zeros.
+fn copy_block(from: &File, to: &File, at: u64, block: &mut [u8]) -> Result<usize, Problem> {
+    let read = from.read_at(block, at)?;
+    let block = block.get(..read).unwrap_or_default();
+    if block.iter().any(|byte| *byte != 0) {
+        to.write_at(block, at)?;
+    }
+    Ok(read)
+}
+
+/// Copies extended attributes, access lists among them, where both sides have such. Those of the kernel's security
+/// modules are nobody's to copy.
+pub(super) fn copy_xattrs(from: Inode<'_>, to: Inode<'_>) -> Result<(), Problem> {
+    let names = match from.xattr_names() {
+        Err(Problem::Os(Errno::EOPNOTSUPP | Errno::ENOSYS)) => return Ok(()),
+        names => names?,
+    };
+    for name in names {
+        if name.to_bytes().starts_with(b"security.") || name.to_bytes().starts_with(b"trusted.") {
+            continue;
+        }
+        let value = match from.xattr(&name) {
+            Err(Problem::Os(Errno::ENODATA)) => continue,
+            value => value?,
+        };
+        match to.set_xattr(&name, &value) {
+            Err(Problem::Os(Errno::EOPNOTSUPP)) => {}
+            set => set?,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn blocks_of_zeros_are_left_out_where_nobody_else_tells_of_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut content = vec![0; 5 * BLOCK + 10];
+        content[2 * BLOCK + 5] = 1;
+        let last = content.len() - 1;
+        content[last] = 2;
+        fs::write(dir.path().join("from"), &content).unwrap();
+        let top = Dir::open_mounted(dir.path()).unwrap();
+        let (from, to) = (top.open_file("from").unwrap(), top.create_file("to").unwrap());
+        to.truncate(content.len() as u64).unwrap();
+        let (mut at, mut block) = (0, vec![0; BLOCK]);
+        while at < content.len() as u64 {
+            at += copy_block(&from, &to, at, &mut block).unwrap() as u64;
+        }
+        assert_eq!(fs::read(dir.path().join("to")).unwrap(), content);
+        assert!(fs::metadata(dir.path().join("to")).unwrap().blocks() * 512 <= 3 * BLOCK as u64);
+    }
+}

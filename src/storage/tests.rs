@@ -1,0 +1,93 @@
+//! The export's directories as asynchronous callers have them.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::pool::CALLS_MAX;
+use super::*;
+use crate::values::address::ExportAddress;
+
+fn spec(at: &Path, must_be_nfs: MustBeNfs) -> ExportSpec {
+    ExportSpec {
+        name: "default".into(),
+        address: ExportAddress::new("nas".into(), "/export".into()),
+        reach: Reach::Mounted { at: at.to_owned(), must_be_nfs },
+    }
+}
+
+fn note(directory: &RelPath) -> Note {
+    Note {
+        directory: directory.clone(),
+        volume: "pv".into(),
+        class: "nfs".into(),
+        namespace: None,
+        claim: None,
+        claim_uid: None,
+        archived: jiff::Timestamp::UNIX_EPOCH,
+        capacity: None,
+        access_modes: Vec::new(),
+        gid: None,
+        provisioner: None,
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_a_thread_of_what_was_mounted_before_gets_one_of_what_is_now() {
+    let (before, now) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let storage = Storage::from(Root::open(before.path()).unwrap());
+    let State::Open(opened) = storage.state() else { panic!("it is open") };
+    // As if that many calls hung.
+    let hung = opened.calls.acquire_many(u32::try_from(CALLS_MAX).unwrap()).await.unwrap();
+    let directory = RelPath::parse("a").unwrap();
+    let mut creating = std::pin::pin!(storage.create(&directory));
+    assert!(timeout(Duration::from_millis(50), &mut creating).await.is_err());
+    let spec = spec(now.path(), MustBeNfs::Never);
+    let returned = storage.returned();
+    storage.supervisor.becomes(State::Open(Arc::new(Root::open(now.path()).unwrap().into())), &spec);
+    assert_eq!(creating.await, Ok(Created { made: 1 }));
+    assert!(now.path().join("a").exists() && !before.path().join("a").exists());
+    assert!(returned.has_changed().unwrap());
+    drop(hung);
+}
+
+#[tokio::test]
+async fn behind_the_fence_nothing_is_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let allowed = Arc::new(AtomicBool::new(true));
+    let storage = Storage::from(Root::open(dir.path()).unwrap());
+    let storage = storage.fenced_by({
+        let allowed = Arc::clone(&allowed);
+        move || allowed.load(Ordering::SeqCst)
+    });
+    let directory = RelPath::parse("a").unwrap();
+    let made = storage.create(&directory).await.unwrap();
+    allowed.store(false, Ordering::SeqCst);
+    let other = RelPath::parse("b").unwrap();
+    assert_eq!(storage.create(&other).await.unwrap_err().problem, Problem::NotLeading);
+    assert_eq!(storage.undo(&directory, made).await.unwrap_err().problem, Problem::NotLeading);
+    assert_eq!(storage.trash(&directory, "pv", 1).await.unwrap_err().problem, Problem::NotLeading);
+    assert_eq!(
+        storage.archive(&directory, "pv", &note(&directory)).await.unwrap_err().problem,
+        Problem::NotLeading
+    );
+    assert_eq!(storage.directories(None).await.unwrap(), ["a"]);
+    allowed.store(true, Ordering::SeqCst);
+    let name = storage.trash(&directory, "pv", 1).await.unwrap().unwrap();
+    allowed.store(false, Ordering::SeqCst);
+    assert_eq!(storage.reap(&name, Duration::from_secs(9)).await.unwrap().left, Left::More);
+    assert_eq!(storage.changes_under_way(), 0);
+}
+
+#[tokio::test]
+async fn an_export_that_cannot_be_used_refuses_all_calls_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = spec(dir.path(), MustBeNfs::Always);
+    let storage = Storage::at(&spec, |_, _| {}).await.unwrap();
+    let directory = RelPath::parse("a").unwrap();
+    let refused = tokio::select! {
+        () = storage.keep(&spec) => None,
+        created = storage.create(&directory) => Some(created),
+    };
+    assert_eq!(refused.unwrap().unwrap_err().problem, Problem::NotNfs);
+    assert!(!dir.path().join("a").exists());
+}
