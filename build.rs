@@ -15,6 +15,7 @@ fn main() {
         let directory = std::env::var("CARGO_MANIFEST_DIR").ok().filter(|_| is_release)?;
         commit_of(Path::new(&directory))
     });
+    println!("cargo::rustc-env=NFS_PROVISIONER_COMMIT={}", commit.as_deref().unwrap_or("unknown"));
     let version = std::env::var("CARGO_PKG_VERSION").unwrap_or_default();
     let version = commit.map_or_else(|| version.clone(), |commit| format!("{version} ({commit})"));
     println!("cargo::rustc-env=NFS_PROVISIONER_VERSION={version}");

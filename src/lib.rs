@@ -1,21 +1,26 @@
 //! nfs-provisioner: a dynamic NFS volume provisioner for Kubernetes.
 //!
 //! ```text
-//! claim ─Claim::read─▶ Claim ┐
-//! class ─Class::read─▶ Class ┴ decide::for_claim ──▶ ClaimPlan ── Storage::create ─▶ Cluster::create_volume
+//! claim ──Claim::read───▶ Claim ──┐
+//! class ──Class::read───▶ Class ──┴ decide::claim ────▶ ClaimPlan ── Storage::create_as ─▶ Cluster::create_volume
 //!
-//! volume ─Volume::read─▶ Volume ┐
-//! class ──Class::read──▶ Class  ┴ decide::for_volume ▶ VolumePlan ─ Storage::archive ─▶ Cluster::delete_volume
-//!                                                                    or remove
-//! claim ──Expansion::read─▶ Expansion ┐
-//! volume ─Volume::read─▶ Volume ┴ decide::for_expansion ▶ ExpansionPlan ─ Cluster::grow_volume ─▶ Cluster::grow_claim
+//! volume ─Volume::read──▶ Volume ─┐
+//! class ──Class::read───▶ Class ──┴ decide::volume ───▶ VolumePlan ─ Storage::archive ───▶ Cluster::delete_volume
+//!                                                                    or trash
+//! claim ──Expansion::read▶ Expansion ┐
+//! volume ─Volume::read──▶ Volume ────┴ decide::expansion ▶ ExpansionPlan ─ Cluster::grow_volume ─▶ Cluster::grow_claim
 //! ```
 //!
-//! Everything goes one way: **read** (what the watches have brought, no API call), **decide** (a value), **act**
-//! (at most one call on files, then at most one on the API), **record** (log line and event). If the world
-//! turns out different, the round ends and the next one decides on new facts.
+//! A round for an object goes one way: **read** the facts (what the watches have brought; the API server is asked only
+//! where a wrong answer could lose data or refuse wrongly), **decide** (a pure function from facts to a value), **act**
+//! (on the export, then on the API), **report** (an outcome, from which log line, event, metric and retry follow). If
+//! the world turns out different, the round ends and the next one decides on new facts. `docs/architecture.md` has the
+//! whole, with the questions that are asked and what a crash leaves behind at each step.
 //!
-//! The modules stand in the order in which they may use each other, later ones the earlier.
+//! "Upstream" is kubernetes-sigs/nfs-subdir-external-provisioner, whose place this program can take.
+//!
+//! Modules are listed bottom-up, here and in the `mod.rs` of each folder: each may use only those above it.
+//! `tests/layers.rs` holds the code to that.
 
 pub mod failpoint;
 pub mod values;

@@ -104,6 +104,28 @@ fn table(document: &str, first: &str) -> Vec<Vec<String>> {
     rows
 }
 
+/// The modules that a file of src/ declares, in their order, but for those of tests.
+fn declared(file: &str) -> Vec<String> {
+    let text = read(file);
+    let declarations = text.lines().filter_map(|line| line.strip_suffix(';')?.split_once("mod "));
+    let modules = declarations.filter(|(before, _)| before.is_empty() || before.starts_with("pub"));
+    modules.map(|(_, name)| name.to_owned()).filter(|name| name != "tests").collect()
+}
+
+#[test]
+fn the_table_of_modules_is_the_tree() {
+    let inside = |module: &str| {
+        let file = format!("src/{module}/mod.rs");
+        let is_folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(&file).exists();
+        if is_folder { declared(&file) } else { Vec::new() }
+    };
+    let tree = declared("src/lib.rs").into_iter().chain(["main".to_owned()]);
+    let tree: Vec<Vec<String>> = tree.map(|module| [vec![module.clone()], inside(&module)].concat()).collect();
+    let names = |row: &Vec<String>| row[0].split('`').skip(1).step_by(2).map(ToOwned::to_owned).collect();
+    let told: Vec<Vec<String>> = table("docs/architecture.md", "module").iter().map(names).collect();
+    assert_eq!(told, tree, "docs/architecture.md (left), and src/lib.rs with each mod.rs (right), differ");
+}
+
 #[test]
 fn every_setting_is_in_the_readme_with_its_flag_and_default_and_no_other() {
     let mut rows = table("README.md", "variable");

@@ -183,7 +183,4 @@ impl Metrics {
 }
 
 /// The commit that this program was built from, where that was known.
-const COMMIT: &str = match option_env!("NFS_PROVISIONER_COMMIT") {
-    Some(commit) => commit,
-    None => "unknown",
-};
+const COMMIT: &str = env!("NFS_PROVISIONER_COMMIT");
