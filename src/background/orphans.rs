@@ -1,4 +1,4 @@
-//! Directories on the export that belong to no volume of this cluster. They may be another cluster's, or what an
+//! Counts directories on the exports that belong to no volume of this cluster. They may be another cluster's, or what an
 //! onDelete "retain" has left: they are counted and named, never touched.
 
 use std::collections::VecDeque;
@@ -18,18 +18,17 @@ use crate::observe::metrics::{self, Metrics};
 use crate::storage::{Storage, StorageError};
 use crate::values::path::RelPath;
 
-/// How long after the start, and how long after each other, they are counted.
+/// How long after the start orphans are first counted, and how long after that again.
 const PAUSES: (Duration, Duration) = (Duration::from_mins(1), Duration::from_hours(1));
 
-/// How many are named in the log.
+/// How many orphans are named in the log.
 const NAMED: usize = 20;
 
 /// How many directories are looked at, at the most: a count need not be exact, but it must end.
 const LOOKED_AT: usize = 100_000;
 
-/// Counts them from time to time while we lead, for ever.
-///
-/// Those of all exports at the same time: one that does not answer keeps no other waiting.
+/// Counts orphans from time to time while we lead, for ever. Exports are looked at at the same time: one that does not
+/// answer keeps no other waiting.
 pub async fn count_forever(
     exports: PerExport<Export>,
     catalog: Arc<Catalog>,
@@ -68,7 +67,7 @@ async fn count_on(
     }
 }
 
-/// Finds them: all directories that are neither a volume's, nor above one, nor ours.
+/// Finds the orphans of an export: all directories that are neither a volume's, nor above one, nor ours, nor archives.
 ///
 /// # Errors
 /// If a directory cannot be listed.

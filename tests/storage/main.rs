@@ -9,6 +9,7 @@ mod engine;
 mod create;
 mod refuse;
 mod archive;
+mod copy;
 mod remove;
 mod races;
 

@@ -19,7 +19,7 @@ const CONTENT: &[u8] = b"nfs-provisioner doctor was here\n";
 /// A directory that has not been changed for so long, by the server's clock, belongs to no test that is under way.
 const LEFT_AFTER: Duration = Duration::from_mins(10);
 
-/// How many entries of the export's root are looked at for what earlier trials have left, at the most.
+/// How many entries of the export's root are looked at for what earlier tests have left, at the most.
 const LOOKED_AT: usize = 100_000;
 
 /// A write test that is under way. [`WriteTest::remove`] ends it.
