@@ -10,7 +10,7 @@ use nfs_provisioner::values::ownership::Ownership;
 use crate::{Place, VOLUME, by_each_engine, rel, stamps};
 
 /// Runs `case` by each engine, on an export that has the directory `from` with a file in it.
-fn copying(case: impl AsyncFn(&Place, Storage)) {
+fn copying(case: impl AsyncFn(&Place, Storage) + Copy) {
     by_each_engine(|place| {
         place.put(&["from/a/f"]);
         let storage = Storage::from((place.engine.open)(&place.root).unwrap());
