@@ -1,7 +1,7 @@
-//! Measures how long large trees take to go, in turns with `rm -rf`. The trees are made beneath `REMOVAL_DIR` (default:
-//! the directory for temporary files), which may be an NFS mount. `REMOVAL_MADE_IN` is where the server has the same
-//! directory, if it runs on this machine: trees are made there then, which is quicker, and leaves the client's caches
-//! cold.
+//! Measures how long large trees take to go, in turns with `rm -rf`. The trees are made beneath `REMOVAL_DIR`
+//! (default: the directory for temporary files), which may be an NFS mount. `REMOVAL_MADE_IN` is where the server
+//! has the same directory, if it runs on this machine: trees are made there then, which is quicker, and leaves the
+//! client's caches cold.
 //!
 //! `PAIRS` (default 5) is how often each is measured, `REMOVAL_FILES` (default 100,000) how many files a tree has.
 

@@ -1,5 +1,5 @@
-//! Counts directories on the exports that belong to no volume of this cluster. They may be another cluster's, or what an
-//! onDelete "retain" has left: they are counted and named, never touched.
+//! Counts directories on the exports that belong to no volume of this cluster. They may be another cluster's, or
+//! what an onDelete "retain" has left: they are counted and named, never touched.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,8 +27,8 @@ const NAMED: usize = 20;
 /// How many directories are looked at, at the most: a count need not be exact, but it must end.
 const LOOKED_AT: usize = 100_000;
 
-/// Counts orphans from time to time while we lead, for ever. Exports are looked at at the same time: one that does not
-/// answer keeps no other waiting.
+/// Counts orphans from time to time while we lead, for ever. Exports are looked at at the same time: one that does
+/// not answer keeps no other waiting.
 pub async fn count_forever(
     exports: PerExport<Export>,
     catalog: Arc<Catalog>,
@@ -67,7 +67,8 @@ async fn count_on(
     }
 }
 
-/// Finds the orphans of an export: all directories that are neither a volume's, nor above one, nor ours, nor archives.
+/// Finds the orphans of an export: all directories that are neither a volume's, nor above one, nor ours, nor
+/// archives.
 ///
 /// # Errors
 /// If a directory cannot be listed.

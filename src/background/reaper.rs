@@ -1,7 +1,7 @@
 //! Empties the trash in the background, for as long as the program runs.
 //!
-//! The trash itself is the queue: the next look finds what a crash or another replica has left there. The reaper looks
-//! when there is something new, and every minute.
+//! The trash itself is the queue: the next look finds what a crash or another replica has left there. The reaper
+//! looks when there is something new, and every minute.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -35,8 +35,8 @@ const LEARNED_MAX: usize = 256;
 
 /// Empties the trash of `storage` whenever `leads`, for ever. May be dropped at any point.
 ///
-/// An entry that cannot be removed entirely is tried again with ever longer waits, and keeps no other waiting. The log
-/// says so once, and again if something else is wrong with the entry.
+/// An entry that cannot be removed entirely is tried again with ever longer waits, and keeps no other waiting. The
+/// log says so once, and again if something else is wrong with the entry.
 pub async fn reap_forever(storage: Storage, leads: impl Fn() -> bool, backlog: &Backlog) {
     loop {
         while !leads() {

@@ -72,7 +72,8 @@ pub(super) struct ExportFacts {
     pub(super) user: u32,
     /// What is mounted, as far as the kernel tells.
     pub(super) mount: Option<Mount>,
-    /// What was tried, and what came of it. After a change has failed, no other is tried but to remove what was made.
+    /// What was tried, and what came of it. After a change has failed, no other is tried but to remove what was
+    /// made.
     pub(super) tried: Vec<(Try, Result<(), StorageError>)>,
     /// What was tried, and has not been answered.
     pub(super) unanswered: Option<Try>,

@@ -51,8 +51,8 @@ impl Mount {
         self.options.iter().any(|found| found == option)
     }
 
-    /// Says in what the mount differs from `expected`, as far as text can tell: a server can have several names, and
-    /// one directory several paths.
+    /// Says in what the mount differs from `expected`, as far as text can tell: a server can have several names,
+    /// and one directory several paths.
     #[must_use]
     pub fn difference(&self, expected: &ExportAddress) -> Option<String> {
         if !self.is_nfs() {

@@ -12,8 +12,8 @@ use crate::storage::error::{Errno, Problem};
 /// How many bytes are asked to be copied in one call. Between two of them the copy can be stopped.
 const CHUNK: usize = 8 << 20;
 
-/// How many bytes are copied at a time where the kernel or the server does not copy by itself. One such block of nothing
-/// but zeros is left out: the file then has a hole there.
+/// How many bytes are copied at a time where the kernel or the server does not copy by itself. One such block of
+/// nothing but zeros is left out: the file then has a hole there.
 const BLOCK: usize = 128 << 10;
 
 /// How far a copy is. Clones are the same one.

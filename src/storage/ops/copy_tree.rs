@@ -4,7 +4,8 @@
 //! directories are open, and few names in memory. No link is followed and no mount point crossed. A file that has
 //! several names in the tree is copied once, into a directory beside the copy, and given its names from there.
 //!
-//! A copy is no snapshot: each file is as it was when its turn came, and what goes before its turn is not in the copy.
+//! A copy is no snapshot: each file is as it was when its turn came, and what goes before its turn is not in the
+//! copy.
 
 use std::ffi::{CStr, CString};
 use std::sync::Arc;
@@ -273,7 +274,8 @@ impl Copy<'_> {
     }
 }
 
-/// Tells whether an entry is not to be copied: it has gone, or a listing has shown it twice while others came and went.
+/// Tells whether an entry is not to be copied: it has gone, or a listing has shown it twice while others came and
+/// went.
 fn is_passed_by(problem: Problem, node: &Node, name: &CStr) -> bool {
     problem == Problem::Os(Errno::EEXIST) || (problem.has_gone() && has_gone(node, name))
 }

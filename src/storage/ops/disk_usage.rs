@@ -1,7 +1,7 @@
 //! Counts how much is in a directory, a few calls at a time.
 //!
-//! A count may be left alone for any time between two advances, and goes on where it was. It keeps a descriptor or two
-//! for each level that it is in, and so goes no deeper than [`DEPTH`].
+//! A count may be left alone for any time between two advances, and goes on where it was. It keeps a descriptor or
+//! two for each level that it is in, and so goes no deeper than [`DEPTH`].
 
 use std::collections::HashSet;
 use std::ffi::CString;
@@ -58,9 +58,9 @@ struct Level {
     names: Vec<CString>,
 }
 
-/// Reads what a server that keeps count of a directory says of it; `None` if it does not. The directory of such a server
-/// seems to be a file system of another size than the export's, which is the directory's quota. Some file systems have
-/// another size each time they are asked (ZFS), so a size that is nearly the same is the same.
+/// Reads what a server that keeps count of a directory says of it; `None` if it does not. The directory of such a
+/// server seems to be a file system of another size than the export's, which is the directory's quota. Some file
+/// systems have another size each time they are asked (ZFS), so a size that is nearly the same is the same.
 fn counted_by_server(directory: FsUsage, export: FsUsage) -> Option<Found> {
     let has_quota = directory.bytes.abs_diff(export.bytes) > export.bytes / 100;
     has_quota.then(|| Found {
@@ -103,8 +103,8 @@ impl DiskUsage {
         Ok(survey)
     }
 
-    /// Goes on for some `calls` to the server, and returns how much there is once it has seen everything. Entries that
-    /// come, go or cannot be looked into meanwhile are no hindrance.
+    /// Goes on for some `calls` to the server, and returns how much there is once it has seen everything. Entries
+    /// that come, go or cannot be looked into meanwhile are no hindrance.
     ///
     /// # Errors
     /// If the whole directory has gone, or the file system refuses to go on.

@@ -1,12 +1,12 @@
-//! Removes whole trees that belong to somebody else: of any depth and width, with any names in them, and with their
-//! owner still busy inside.
+//! Removes whole trees that belong to somebody else: of any depth and width, with any names in them, and with
+//! their owner still busy inside.
 //!
-//! Several threads work on one tree, each in another directory. One thread works on one directory, because the kernel
-//! takes no two removals in the same directory at a time. The threads share a stack of tasks, so that they stay
-//! together deep in the tree: few directories are open, and few names in memory.
+//! Several threads work on one tree, each in another directory. One thread works on one directory, because the
+//! kernel takes no two removals in the same directory at a time. The threads share a stack of tasks, so that they
+//! stay together deep in the tree: few directories are open, and few names in memory.
 //!
-//! Entries that cannot be removed are skipped. A directory is listed again as long as something new shows up in it,
-//! unless something in it has to stay anyway: a later removal tries that again.
+//! Entries that cannot be removed are skipped. A directory is listed again as long as something new shows up in
+//! it, unless something in it has to stay anyway: a later removal tries that again.
 
 use std::ffi::{CStr, CString};
 use std::mem;
@@ -25,8 +25,8 @@ use crate::storage::mounted::thread::give_way;
 /// How many entries a page of a listing has, and so how many names an open directory can have waiting.
 const BATCH: usize = 128;
 
-/// How many directories of a tree may be open. One more is moved up to the top instead, and entered when others are
-/// done. Each takes one descriptor, or two while it is listed.
+/// How many directories of a tree may be open. One more is moved up to the top instead, and entered when others
+/// are done. Each takes one descriptor, or two while it is listed.
 const OPEN_MAX: usize = 96;
 
 /// How many times a directory is listed that has new entries whenever it has been emptied.
@@ -49,8 +49,8 @@ pub(crate) struct Removed {
 pub(crate) struct Rest {
     /// How many entries could not be removed. What they lie in does not count.
     pub(crate) blocked: u64,
-    /// The path beneath the top of the first of those entries, and what was wrong with it. An entry that is only still
-    /// open gives way to any other.
+    /// The path beneath the top of the first of those entries, and what was wrong with it. An entry that is only
+    /// still open gives way to any other.
     pub(crate) first: Option<(String, Problem)>,
     /// Whether more may be left, because the work was cut or could not keep up with the owner's.
     pub(crate) more: bool,
@@ -87,9 +87,9 @@ impl Rest {
 /// Removes the directory `name` in `parent` and all that is in it, with up to `workers` threads, as long as
 /// `goes_on`, which is asked before each removal. Succeeds if there is no such directory.
 ///
-/// Links are removed, not followed; mount points are not crossed. A removal may be cut at any point and run again, and
-/// two may run at the same time. An owner who does not stop adding entries can make it last as long as `goes_on`, not
-/// longer.
+/// Links are removed, not followed; mount points are not crossed. A removal may be cut at any point and run again,
+/// and two may run at the same time. An owner who does not stop adding entries can make it last as long as
+/// `goes_on`, not longer.
 ///
 /// # Errors
 /// If something else than a directory has that name, or the directory cannot be opened. Nothing is removed then.
@@ -197,7 +197,8 @@ impl Directory {
         }
     }
 
-    /// Returns the path beneath the top of the entry `name`, or the end of it if it is long; "" is the directory itself.
+    /// Returns the path beneath the top of the entry `name`, or the end of it if it is long; "" is the directory
+    /// itself.
     fn path(&self, name: &CStr) -> String {
         let mut path = name.to_string_lossy().into_owned();
         let mut directory = self;
@@ -274,8 +275,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Moves a directory to the top, under a name that is free there. A later page of the top's listing, or its next
-    /// pass, finds it.
+    /// Moves a directory to the top, under a name that is free there. A later page of the top's listing, or its
+    /// next pass, finds it.
     fn move_up(&self, above: &Directory, name: &CStr) -> Result<(), Problem> {
         loop {
             let number = self.moved_up.fetch_add(1, Ordering::Relaxed) + 1;
@@ -414,8 +415,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Ends a pass: removes the directory if nothing in it is known to be left. Returns what is left then; `None` if the
-    /// directory needs another pass.
+    /// Ends a pass: removes the directory if nothing in it is known to be left. Returns what is left then; `None`
+    /// if the directory needs another pass.
     fn end_pass(&self, directory: &Directory, mut left: Rest) -> Option<Rest> {
         let removed = if left.is_nothing() { self.remove_empty(directory) } else { Ok(()) };
         let Pass { round, moved_up, .. } = *directory.pass.lock();
