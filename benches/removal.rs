@@ -1,6 +1,7 @@
-//! How long large trees take to go, beside `rm -rf`, in turns. The trees are made beneath `REMOVAL_DIR` (default: the
-//! directory for temporary files), which may be an NFS mount. `REMOVAL_MADE_IN` is where its server has that, if that is
-//! on this machine: trees are made there then, which is quicker, and leaves the client's caches cold.
+//! Measures how long large trees take to go, in turns with `rm -rf`. The trees are made beneath `REMOVAL_DIR`
+//! (default: the directory for temporary files), which may be an NFS mount. `REMOVAL_MADE_IN` is where the server
+//! has the same directory, if it runs on this machine: trees are made there then, which is quicker, and leaves the
+//! client's caches cold.
 //!
 //! `PAIRS` (default 5) is how often each is measured, `REMOVAL_FILES` (default 100,000) how many files a tree has.
 
@@ -102,7 +103,7 @@ fn rm(top: &Path) -> Duration {
     start.elapsed()
 }
 
-/// Moves a directory to the trash and empties that; tells how long the one and the other took.
+/// Moves a directory to the trash and empties that; returns how long the one and the other took.
 async fn reap(export: &Path, top: &Path) -> (Duration, Duration) {
     let storage = Storage::from(Root::open(export).expect("an export"));
     let directory = RelPath::parse(top.file_name().unwrap().to_str().unwrap()).expect("a path");
@@ -116,7 +117,7 @@ async fn reap(export: &Path, top: &Path) -> (Duration, Duration) {
     (moved, gone)
 }
 
-/// The median, the least and the most.
+/// Spells the median, the least and the most.
 fn spread(mut values: Vec<f64>) -> String {
     values.sort_by(f64::total_cmp);
     format!("**{:.2}** ({:.2}–{:.2})", values[values.len() / 2], values[0], values[values.len() - 1])

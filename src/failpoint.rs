@@ -1,5 +1,5 @@
-//! The steps of serving a claim, of copying a volume for it, of reclaiming a volume and of growing one, and what a crash
-//! right after each leaves behind.
+//! The steps of serving a claim, of copying a volume for it, of reclaiming a volume and of growing one, and what a
+//! crash right after each leaves behind.
 //!
 //! The code passes them in this order. With the feature `failpoints`, tests make the process die at each one
 //! (`tests/crash.rs`); without it, passing one costs nothing.
@@ -13,29 +13,31 @@ pub enum Failpoint {
     DirectoryMade,
     /// The claim's directory is complete. Left: as before.
     DirectoryReady,
-    /// The place has been made in which a copy is made for the claim. Left: an empty place among the copies. The next
-    /// round for the claim puts it into the trash and makes it anew; if the claim has gone meanwhile, the sweep of places
-    /// that no claim waits for puts it there.
+    /// The place has been made in which a copy is made for the claim. Left: an empty place among the copies. The
+    /// next round for the claim puts it into the trash and makes it anew; if the claim has gone meanwhile, the
+    /// sweep of places that no claim waits for puts it there.
     CopyStaged,
-    /// The note was written that a copy is complete, before its rename. Left: a whole copy in its place, and a note that
-    /// no directory answers to. The copy is made again, or swept, as before.
+    /// The note was written that a copy is complete, before its rename. Left: a whole copy in its place, and a
+    /// note that no directory answers to. The copy is made again, or swept, as before.
     CopyMarked,
-    /// A copy has been renamed to the claim's directory, and no volume points at it yet. Left: the directory, and the
-    /// place with the note of the copy's number. The next round for the claim knows the copy by that number and goes on
-    /// with it; if the claim has gone meanwhile, the directory stays, is counted as nobody's, and the place is swept.
+    /// A copy has been renamed to the claim's directory, and no volume points at it yet. Left: the directory, and
+    /// the place with the note of the copy's number. The next round for the claim knows the copy by that number
+    /// and goes on with it; if the claim has gone meanwhile, the directory stays, is counted as nobody's, and the
+    /// place is swept.
     CopyPlaced,
-    /// The volume has been created. Left: nothing amiss but an event that is not written; Kubernetes binds the claim.
+    /// The volume has been created. Left: nothing amiss but an event that is not written; Kubernetes binds the
+    /// claim.
     VolumeCreated,
     /// A volume's directory has been renamed into the trash, or archived, or kept. Left: a volume without a
     /// directory. The next round finds none, which is success, and deletes the volume.
     DirectoryDisposed,
-    /// Our finalizer has been taken off the volume. Left: a volume without a directory. The next round finds none and
-    /// deletes the volume.
+    /// Our finalizer has been taken off the volume. Left: a volume without a directory. The next round finds none
+    /// and deletes the volume.
     VolumeReleased,
     /// The volume has been deleted. Left: nothing amiss.
     VolumeDeleted,
-    /// A volume that is to grow has got its new capacity. Left: a claim that does not say so. The next round for the
-    /// claim sees that the volume has grown, and says it.
+    /// A volume that is to grow has got its new capacity. Left: a claim that does not say so. The next round for
+    /// the claim sees that the volume has grown, and says it.
     VolumeGrown,
     /// Its claim says so, too. Left: nothing amiss but an event that is not written.
     ClaimGrown,

@@ -1,7 +1,7 @@
 //! Empties the trash in the background, for as long as the program runs.
 //!
-//! The trash itself is the queue: what a crash or another replica has left there is found at the next look. A look
-//! is taken when there is something new, and every minute.
+//! The trash itself is the queue: the next look finds what a crash or another replica has left there. The reaper
+//! looks when there is something new, and every minute.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -30,13 +30,13 @@ const LOOK: Duration = Duration::from_mins(1);
 /// How often we see whether we still lead.
 const LEADS: Duration = Duration::from_secs(1);
 
-/// How many entries are learned at one look. If there are more, these come when all that are known have been tried.
+/// How many new entries one look takes in. Any others come when all those have been tried.
 const LEARNED_MAX: usize = 256;
 
 /// Empties the trash of `storage` whenever `leads`, for ever. May be dropped at any point.
 ///
-/// An entry that cannot be removed entirely is tried again later and later, and keeps no other waiting. It is said
-/// once in the log, and again if something else is wrong with it.
+/// An entry that cannot be removed entirely is tried again with ever longer waits, and keeps no other waiting. The
+/// log says so once, and again if something else is wrong with the entry.
 pub async fn reap_forever(storage: Storage, leads: impl Fn() -> bool, backlog: &Backlog) {
     loop {
         while !leads() {
@@ -52,15 +52,15 @@ struct Reaper<'a> {
     storage: &'a Storage,
     backlog: &'a Backlog,
     queue: Queue<TrashName>,
-    /// All entries in the queue, and what was last said to be wrong with them.
+    /// All entries in the queue, with what was last said to be wrong with each.
     known: HashMap<TrashName, Option<StorageError>>,
 }
 
-/// What came of an entry, and how long it took; no result is a defect of ours.
+/// What came of an entry, and how long that took; no result means a defect of ours.
 type Outcome = (TrashName, Duration, Option<Result<Reaped, StorageError>>);
 
 impl Reaper<'_> {
-    /// Works until we lead no more. What is under way is then cut.
+    /// Works as long as we lead. Removals that are under way are then cut.
     async fn reap_while(mut self, leads: &impl Fn() -> bool) {
         let (mut look, mut leading) = (interval(LOOK), interval(LEADS));
         let mut under_way = FuturesUnordered::new();
@@ -89,7 +89,7 @@ impl Reaper<'_> {
         }
     }
 
-    /// Learns what is in the trash.
+    /// Lists the trash, and takes in what is new there.
     async fn look(&mut self, said: &mut Trouble) {
         // Even if all that are known are listed, so many others are.
         let found = self.storage.trashed(self.known.len() + LEARNED_MAX).await;
@@ -103,7 +103,7 @@ impl Reaper<'_> {
         self.count();
     }
 
-    /// Says what came of an entry, and when it is to be tried again.
+    /// Logs what came of an entry, and has it tried again if something is left.
     fn finish(&mut self, (name, took, result): Outcome) {
         let milliseconds = milliseconds(took);
         let progress = result.as_ref().and_then(|result| result.as_ref().ok()).map_or(0, |reaped| reaped.entries);
@@ -134,7 +134,7 @@ impl Reaper<'_> {
         self.count();
     }
 
-    /// Says once that an entry cannot be removed, and tries it again later.
+    /// Logs once that an entry cannot be removed, and has it tried again later.
     fn block(&mut self, name: TrashName, entries: u64, problem: StorageError) {
         self.queue.finish(&name, Next::Retry(RetryReason::Export));
         let (volume, entry) = (name.volume().to_owned(), name.to_string());
@@ -161,7 +161,7 @@ async fn reap(storage: &Storage, name: TrashName) -> Outcome {
     (name, begun.elapsed(), result)
 }
 
-/// What is wrong with the trash as a whole, as it was last said.
+/// What the log has last said to be wrong with the trash as a whole.
 #[derive(Default)]
 struct Trouble {
     error: Option<StorageError>,
@@ -169,7 +169,7 @@ struct Trouble {
 }
 
 impl Trouble {
-    /// Says what has not been said.
+    /// Logs what has not been said.
     fn say(&mut self, found: &Result<Trashed, StorageError>) {
         match found {
             Ok(found) => {

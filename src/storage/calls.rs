@@ -1,8 +1,8 @@
 //! Which calls are under way, for how long the export has not answered them, and which directories they change.
 //!
-//! Three places know that a directory is being changed, because they answer three questions. Here: may another call
-//! change the same path now? The ledger: may a claim be given this path, or one in or above it? The pool: may the
-//! process end, or is a change under way that the server could still carry out?
+//! Three places know that a directory is being changed, because they answer three questions. Here: may another
+//! call change the same path now? The ledger: may a claim be given this path, or one in or above it? The pool: may
+//! the process end, or is a change under way that the server could still carry out?
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -65,8 +65,8 @@ impl Calls {
         Call { calls: Arc::clone(self), number, begun }
     }
 
-    /// Waits until no call changes any of the directories. Others wait until the value is dropped: a call that hangs is
-    /// not made twice, and of two that move the same directory none is surprised by the other.
+    /// Waits until no call changes any of the directories. Others wait until the value is dropped: a call that
+    /// hangs is not made twice, and of two that move the same directory none is surprised by the other.
     ///
     /// All are taken at once, so that two who want the same ones never wait for each other.
     pub(crate) async fn change(self: &Arc<Self>, directories: Vec<RelPath>) -> Change {

@@ -1,14 +1,15 @@
 //! The seam: an open directory or file of an export, whichever engine has opened it.
 //!
-//! All operations stand on this and know no engine; an engine is a variant of the enums here, and this file is the only
-//! one that matches on them, once for each primitive. Nothing here decides anything. An engine guarantees of each call:
+//! All operations stand on this and know no engine; an engine is a variant of the enums here, and this file is the
+//! only one that matches on them, once for each primitive. Nothing here decides anything. An engine guarantees of
+//! each call:
 //!
-//! - It takes an open directory and one name in it, never a path, and acts in the directory that was opened, whatever
-//!   anybody does to the tree meanwhile. No link is followed and no other file system entered.
-//! - It ends when the file system has answered, however long that takes, and is never given up: a call that was given up
-//!   could still be carried out.
-//! - It may have been carried out though it fails, as when an answer is lost and the call sent again: making what is
-//!   there, and removing what is not, must be taken for success where what is found is what was wanted.
+//! - It takes an open directory and one name in it, never a path, and acts in the directory that was opened,
+//!   whatever anybody does to the tree meanwhile. No link is followed and no other file system entered.
+//! - It ends when the file system has answered, however long that takes, and is never given up: a call that was
+//!   given up could still be carried out.
+//! - It may have been carried out though it fails, as when an answer is lost and the call sent again: making what
+//!   is there, and removing what is not, must be taken for success where what is found is what was wanted.
 
 use std::ffi::{CStr, CString};
 use std::ops::Range;
@@ -55,7 +56,8 @@ impl Dir {
         DirFd::open_top(path).map(Self::Mounted)
     }
 
-    /// Opens the directory where the kernel has mounted an export, and those beneath it by `openat2` or without it.
+    /// Opens the directory where the kernel has mounted an export, and those beneath it by `openat2` or without
+    /// it.
     pub(crate) fn open_mounted_by(path: &Path, openat2: bool) -> Result<Self, Problem> {
         let resolver = if openat2 { Resolver::Openat2 } else { Resolver::Openat };
         DirFd::open_top_by(path, resolver).map(Self::Mounted)
@@ -128,12 +130,12 @@ impl Dir {
         }
     }
 
-    /// Removes entries that are not directories, and asks `goes_on` before each. Returns one result for each of the
-    /// names that it came to, which are the first ones.
+    /// Removes entries that are not directories, and asks `goes_on` before each. Returns one result for each of
+    /// the names that it came to, which are the first ones.
     ///
-    /// It may leave the others after one that cannot be removed, for the caller to see to that first, and must leave
-    /// them when `goes_on` says no; it comes to at least one unless that says no. The kernel's engine sends one call
-    /// after the other. Another may send many at a time, as long as it asks before it sends each.
+    /// It may leave the others after one that cannot be removed, for the caller to see to that first, and must
+    /// leave them when `goes_on` says no; it comes to at least one unless that says no. The kernel's engine sends
+    /// one call after the other. Another may send many at a time, as long as it asks before it sends each.
     pub(crate) fn remove_many(&self, names: &[CString], goes_on: &dyn Fn() -> bool) -> Vec<Result<(), Problem>> {
         match self {
             Self::Mounted(dir) => dir.remove_many(names, goes_on),
@@ -355,8 +357,8 @@ impl File {
         }
     }
 
-    /// Finds the next part that holds data in a file of this `size`, from `at` on; `None` if there is no more. Where
-    /// the file system cannot tell, all does.
+    /// Finds the next part that holds data in a file of this `size`, from `at` on; `None` if there is no more.
+    /// Where the file system cannot tell, all does.
     pub(crate) fn next_data(&self, at: u64, size: u64) -> Result<Option<Range<u64>>, Problem> {
         match self {
             Self::Mounted(file) => file.next_data(at, size),
@@ -377,8 +379,8 @@ impl File {
         }
     }
 
-    /// Has the server copy up to `length` bytes at `at` into `to`, at the same place, and returns how many that were;
-    /// none at the end.
+    /// Has the server copy up to `length` bytes at `at` into `to`, at the same place, and returns how many that
+    /// were; none at the end.
     ///
     /// # Errors
     /// `EXDEV`, `EINVAL`, `ENOSYS`, `EOPNOTSUPP` or `EPERM` where it does not copy from the one to the other.
@@ -395,8 +397,8 @@ impl File {
         }
     }
 
-    /// Waits until the file system has taken the file for good. Only then has an NFS server been asked whether there is
-    /// room.
+    /// Waits until the file system has taken the file for good. Only then has an NFS server been asked whether
+    /// there is room.
     pub(crate) fn sync(&self) -> Result<(), Problem> {
         match self {
             Self::Mounted(file) => file.sync(),
@@ -405,8 +407,8 @@ impl File {
 }
 
 impl Listing {
-    /// Reads a page: up to `limit` more names, with what they are where the file system says so; none at the end. `.`
-    /// and `..` are left out.
+    /// Reads a page: up to `limit` more names, with what they are where the file system says so; none at the end.
+    /// `.` and `..` are left out.
     ///
     /// Entries that come or go meanwhile may show or not, and some file systems then skip others, too.
     pub(crate) fn next(&mut self, limit: usize) -> Result<Vec<(CString, Option<FileKind>)>, Problem> {

@@ -7,8 +7,8 @@ macro_rules! errnos {
     ($($name:ident = $text:literal,)*) => {
         /// What a file system answers instead of doing what it was asked to, whichever engine asked it.
         ///
-        /// The names are those of Unix, because everybody who runs an NFS server knows them, and because NFS has taken
-        /// its own from there. Each engine maps what it is told to one of these, in one table.
+        /// The names are those of Unix, because everybody who runs an NFS server knows them, and because NFS has
+        /// taken its own from there. Each engine maps what it is told to one of these, in one table.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[expect(missing_docs, reason = "the text of each is beside it, in the list")]
         pub enum Errno {
@@ -141,11 +141,11 @@ impl From<Errno> for Problem {
 
 /// What a problem tells of where it lies, and so of what is worth doing next.
 ///
-/// This is the one place where the errors of file systems are sorted; operations ask here, except where one error has a
-/// meaning of its own in one call.
+/// This is the one place where the errors of file systems are sorted; operations ask here, except where one error
+/// has a meaning of its own in one call.
 impl Problem {
-    /// Tells whether the problem is likely to be the whole export's and not one directory's: all calls that have failed
-    /// are worth another try once it has passed.
+    /// Tells whether the problem is likely to be the whole export's and not one directory's: all calls that have
+    /// failed are worth another try once it has passed.
     pub(crate) fn concerns_export(self) -> bool {
         use Errno::{EDQUOT, EIO, ENOSPC, EROFS, ESTALE, ETIMEDOUT};
         matches!(self, Self::Os(EDQUOT | EIO | ENOSPC | EROFS | ESTALE | ETIMEDOUT))
@@ -162,8 +162,8 @@ impl Problem {
         matches!(self, Self::Os(Errno::ENOENT | Errno::ESTALE) | Self::Link | Self::NotDirectory)
     }
 
-    /// Tells whether an entry that was to be removed is absent, or is something else than it was when it was listed. If
-    /// there is one, another listing shows what it is.
+    /// Tells whether an entry that was to be removed is absent, or is something else than it was when it was
+    /// listed. If there is one, another listing shows what it is.
     ///
     /// Unlike [`Problem::has_gone`], a stale handle is not enough: whoever removes must be sure.
     pub(crate) fn is_another(self) -> bool {

@@ -3,8 +3,8 @@
 use crate::storage::error::{Errno, Problem, StorageError};
 use crate::values::address::ExportAddress;
 
-/// Says what was being done, on which export, what was wrong, and, where a person can mend it, the likely cause and what
-/// to do.
+/// Says what was being done, on which export, what was wrong, and, where a person can mend it, the likely cause
+/// and what to do.
 #[must_use]
 pub fn explain(error: &StorageError, export: &ExportAddress) -> String {
     let StorageError { doing, path, problem } = error;

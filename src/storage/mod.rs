@@ -1,12 +1,13 @@
 //! The export's directories, for asynchronous callers: the one way by which the rest of the program reaches files.
 //!
-//! File system calls block, for as long as the server pleases. They run on threads of their own, a bounded number at
-//! a time, and are always waited for: a call that the server has not answered may still be carried out when it comes
-//! back, so nobody may go on as if it had not been made. Whoever waits learns from [`Storage::silent_for`] for how
-//! long there has been no answer.
+//! File system calls block, for as long as the server pleases. They run on threads of their own, a bounded number
+//! at a time, and are always waited for: a call that the server has not answered may still be carried out when it
+//! comes back, so nobody may go on as if it had not been made. Whoever waits learns from [`Storage::silent_for`]
+//! for how long there has been no answer.
 //!
-//! What is above knows only [`Storage`]'s methods, [`RelPath`]s and [`StorageError`]s: no descriptor, no library's error
-//! and no engine. How an export is reached is decided in two files, `dir.rs`, below all operations, and `reach.rs`.
+//! What is above knows only [`Storage`]'s methods, [`RelPath`]s and [`StorageError`]s: no descriptor, no library's
+//! error and no engine. How an export is reached is decided in two files, `dir.rs`, below all operations, and
+//! `reach.rs`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -117,23 +118,23 @@ impl Storage {
         on_thread(move || reach.open()).await.map(Self::from)
     }
 
-    /// Opens the export, sees from time to time whether it is still there, opens it anew if something else has been
-    /// mounted, and says in the log what changes; for ever.
+    /// Opens the export, sees from time to time whether it is still there, opens it anew if something else has
+    /// been mounted, and says in the log what changes; for ever.
     pub async fn keep(&self, spec: &ExportSpec) {
         self.supervisor.keep(spec).await;
     }
 
     /// Returns the same export, of which nothing is changed any more once `allowed` says no.
     ///
-    /// A call that waits, for a thread or because the process was stopped, asks when its turn has come. One that has
-    /// begun by then goes on: see [`Storage::changes_under_way`].
+    /// A call that waits, for a thread or because the process was stopped, asks when its turn has come. One that
+    /// has begun by then goes on: see [`Storage::changes_under_way`].
     #[must_use]
     pub fn fenced_by(self, allowed: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self { fence: Fence::new(allowed), ..self }
     }
 
-    /// Counts the calls that are just changing directories. A server that does not answer may carry them out when it is
-    /// back.
+    /// Counts the calls that are just changing directories. A server that does not answer may carry them out when
+    /// it is back.
     #[must_use]
     pub fn changes_under_way(&self) -> usize {
         self.pool.changes_under_way()
@@ -163,7 +164,8 @@ impl Storage {
         self.pool.calls.stuck()
     }
 
-    /// Changes each time the export can be used again after it could not: what has failed meanwhile is worth a try.
+    /// Changes each time the export can be used again after it could not: what has failed meanwhile is worth a
+    /// try.
     #[must_use]
     pub fn returned(&self) -> watch::Receiver<u64> {
         self.supervisor.returned()
@@ -278,8 +280,8 @@ impl Storage {
         self.pool.call("list", move |root| root.trashed(limit)).await
     }
 
-    /// Removes an entry of the trash; see [`Root::reap`]. Ends after `limit`, whatever is left then, and when whoever
-    /// waits for it goes away, but for the one call in each thread that the server has not answered.
+    /// Removes an entry of the trash; see [`Root::reap`]. Ends after `limit`, whatever is left then, and when
+    /// whoever waits for it goes away, but for the one call in each thread that the server has not answered.
     ///
     /// # Errors
     /// Those of [`Root::reap`], and if the export cannot be used.
@@ -299,11 +301,13 @@ impl Storage {
         self.pool.call("open", move |root| root.open_source(&directory)).await
     }
 
-    /// Copies all that is in a directory, perhaps of another export, into a place of its own on this one, from where
-    /// [`Storage::place`] puts it to its directory. What was left there by an earlier attempt goes into the trash.
+    /// Copies all that is in a directory, perhaps of another export, into a place of its own on this one, from
+    /// where [`Storage::place`] puts it to its directory. What was left there by an earlier attempt goes into the
+    /// trash.
     ///
-    /// Ends soon after `progress` is stopped, or whoever waits for it goes away, but for the one call in each thread that
-    /// the server has not answered. Cut anywhere it leaves what [`Storage::unstage`] and the next copy take away.
+    /// Ends soon after `progress` is stopped, or whoever waits for it goes away, but for the one call in each
+    /// thread that the server has not answered. Cut anywhere it leaves what [`Storage::unstage`] and the next copy
+    /// take away.
     ///
     /// # Errors
     /// What could not be copied, and why; [`Problem::NotLeading`] if it was stopped; and if the export cannot be used.
@@ -319,8 +323,8 @@ impl Storage {
         self.pool.copy(&self.fence, progress, copy).await
     }
 
-    /// Renames a volume's copy, which is complete, to its directory, and makes those above it. An empty directory that
-    /// is there is replaced if `onto_empty`.
+    /// Renames a volume's copy, which is complete, to its directory, and makes those above it. An empty directory
+    /// that is there is replaced if `onto_empty`.
     ///
     /// Cut before the rename it leaves a copy that is made again; after it, a directory that is known by
     /// [`Storage::is_placed`].
@@ -373,8 +377,8 @@ impl Storage {
         self.pool.call("look", Root::usage).await
     }
 
-    /// Begins a write test: makes a directory of its own, in which steps are taken by [`Storage::write_test`]. Nothing
-    /// else is touched. A test that is cut leaves its directory, which a later test removes.
+    /// Begins a write test: makes a directory of its own, in which steps are taken by [`Storage::write_test`].
+    /// Nothing else is touched. A test that is cut leaves its directory, which a later test removes.
     ///
     /// # Errors
     /// What the file system says, and if the export cannot be used.
@@ -391,8 +395,8 @@ impl Storage {
         self.pool.call("test", move |_| test.take(step)).await
     }
 
-    /// Removes what earlier write tests have left, and only what is certainly theirs. `answered` is called whenever the
-    /// file system has answered.
+    /// Removes what earlier write tests have left, and only what is certainly theirs. `answered` is called
+    /// whenever the file system has answered.
     ///
     /// # Errors
     /// If the export's root cannot be listed, and if the export cannot be used.

@@ -40,8 +40,8 @@ pub enum State {
 #[derive(Debug)]
 pub struct Opened {
     pub(crate) root: Root,
-    /// How many calls more may run. Each opened root has its own: calls that hang on what was mounted before do not keep
-    /// what is mounted now waiting.
+    /// How many calls more may run. Each opened root has its own: calls that hang on what was mounted before do
+    /// not keep what is mounted now waiting.
     pub(crate) calls: Arc<Semaphore>,
     reapers: Arc<Semaphore>,
 }
@@ -109,8 +109,8 @@ impl Pool {
         self.changing.load(Ordering::SeqCst)
     }
 
-    /// Runs a call that changes directories, after any other that changes one of them, unless the fence is closed by
-    /// then.
+    /// Runs a call that changes directories, after any other that changes one of them, unless the fence is closed
+    /// by then.
     pub(crate) async fn change<T: Send + 'static>(
         self: &Arc<Self>,
         fence: &Fence,
@@ -151,8 +151,8 @@ impl Pool {
     }
 
     /// Runs a removal, which is given how many threads it may have, and what to ask before each change. Ends after
-    /// `limit`, and when whoever waits for it goes away, but for the one call in each thread that the server has not
-    /// answered.
+    /// `limit`, and when whoever waits for it goes away, but for the one call in each thread that the server has
+    /// not answered.
     pub(crate) async fn remove<T: Send + 'static>(
         self: &Arc<Self>,
         fence: &Fence,
@@ -181,9 +181,9 @@ impl Pool {
         .await
     }
 
-    /// Runs a copy, which is given how many threads it may have, and what to ask before each change. Ends soon after
-    /// `progress` is stopped, or whoever waits for it goes away, but for the one call in each thread that the server has
-    /// not answered.
+    /// Runs a copy, which is given how many threads it may have, and what to ask before each change. Ends soon
+    /// after `progress` is stopped, or whoever waits for it goes away, but for the one call in each thread that
+    /// the server has not answered.
     pub(crate) async fn copy<T: Send + 'static>(
         self: &Arc<Self>,
         fence: &Fence,

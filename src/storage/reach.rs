@@ -76,8 +76,8 @@ impl Reach {
         }
     }
 
-    /// Looks at the export: opens its root, and asks how full it is. Returns no root if `before`, which is open, is
-    /// still what is there. `was_nfs` tells whether it was ever an NFS mount. Blocks.
+    /// Looks at the export: opens its root, and asks how full it is. Returns no root if `before`, which is open,
+    /// is still what is there. `was_nfs` tells whether it was ever an NFS mount. Blocks.
     ///
     /// # Errors
     /// If it cannot be reached, or may not be used.

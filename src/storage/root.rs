@@ -35,8 +35,8 @@ impl Root {
         Dir::open_mounted(mount).doing("open", mount.display()).map(|dir| Self { dir })
     }
 
-    /// Opens a mounted export of which directories are opened by `openat2`, and by nothing else should the kernel lack
-    /// it. For tests; [`Root::open`] takes what there is.
+    /// Opens a mounted export of which directories are opened by `openat2`, and by nothing else should the kernel
+    /// lack it. For tests; [`Root::open`] takes what there is.
     ///
     /// # Errors
     /// As [`Root::open`].
@@ -66,8 +66,8 @@ impl Root {
         self.dir.mount()
     }
 
-    /// Lists the names of the directories in `above`, or in the root; links and files are left out. Where nothing is,
-    /// there are none.
+    /// Lists the names of the directories in `above`, or in the root; links and files are left out. Where nothing
+    /// is, there are none.
     ///
     /// # Errors
     /// If `above` is a link or no directory, or the file system refuses.
@@ -143,7 +143,8 @@ pub(crate) fn make(above: &Dir, name: &str, mode: u32) -> Result<bool, Problem> 
     }
 }
 
-/// Opens a directory of the provisioner's own, which it makes unless it is there, and makes sure that it is private.
+/// Opens a directory of the provisioner's own, which it makes unless it is there, and makes sure that it is
+/// private.
 pub(crate) fn make_private(above: &Dir, name: &str) -> Result<Dir, Problem> {
     make(above, name, OWN_MODE)?;
     open_private(above, name)

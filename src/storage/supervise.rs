@@ -75,8 +75,8 @@ impl Supervisor {
         }
     }
 
-    /// Opens the export, sees from time to time whether it is still there, opens it anew if something else has been
-    /// mounted, and says in the log what changes; for ever.
+    /// Opens the export, sees from time to time whether it is still there, opens it anew if something else has
+    /// been mounted, and says in the log what changes; for ever.
     pub(crate) async fn keep(&self, spec: &ExportSpec) {
         futures::join!(self.watch(spec), self.listen(&spec.address));
     }

@@ -91,3 +91,29 @@ async fn an_export_that_cannot_be_used_refuses_all_calls_with_the_reason() {
     assert_eq!(refused.unwrap().unwrap_err().problem, Problem::NotNfs);
     assert!(!dir.path().join("a").exists());
 }
+
+#[tokio::test]
+async fn a_write_test_leaves_nothing_and_says_how_far_it_has_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = spec(dir.path(), MustBeNfs::Always);
+    let storage = Storage::visit(&spec).await.unwrap();
+    let mount = storage.mount().await.unwrap().unwrap();
+    assert!(!mount.is_nfs() && spec.reach.refuses(&mount), "who visits sees what is refused else");
+    assert!(storage.measure().await.unwrap().bytes > 0);
+    let test = storage.begin_write_test().await.unwrap();
+    let left = dir.path().join(crate::layout::write_test(1));
+    std::fs::create_dir(&left).unwrap();
+    for step in [WriteStep::Write, WriteStep::SetMode, WriteStep::Rename, WriteStep::Remove] {
+        assert!(dir.path().join(test.name()).exists());
+        storage.write_test(&test, step).await.unwrap();
+    }
+    assert!(!dir.path().join(test.name()).exists());
+    let answers = Arc::new(AtomicBool::new(false));
+    let answered = Arc::clone(&answers);
+    let found = storage.remove_leftovers(&test, move || answered.store(true, Ordering::SeqCst)).await.unwrap();
+    assert_eq!(found, Leftovers::default(), "it may be in use");
+    assert!(answers.load(Ordering::SeqCst) && left.exists());
+    let absent =
+        ExportSpec { reach: Reach::Mounted { at: left.join("x"), must_be_nfs: MustBeNfs::Never }, ..spec };
+    assert_eq!(Storage::visit(&absent).await.unwrap_err().problem, Problem::Os(Errno::ENOENT));
+}

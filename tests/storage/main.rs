@@ -1,5 +1,5 @@
-//! The export's directories, on real file systems and by each engine. It takes root: file systems are mounted, and nothing
-//! is skipped where that cannot be done.
+//! The export's directories, on real file systems and by each engine. It takes root: file systems are mounted, and
+//! nothing is skipped where that cannot be done.
 
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "what helpers of tests do when they fail")]
 
@@ -9,6 +9,7 @@ mod engine;
 mod create;
 mod refuse;
 mod archive;
+mod copy;
 mod remove;
 mod races;
 
@@ -91,8 +92,8 @@ impl Place {
         }
     }
 
-    /// All entries of the export, as `ls -F` marks them: `directory/`, `file`, `link -> target`, `fifo|`, `socket=`.
-    /// Notes on archives, which have tests of their own, are left out.
+    /// All entries of the export, as `ls -F` marks them: `directory/`, `file`, `link -> target`, `fifo|`,
+    /// `socket=`. Notes on archives, which have tests of their own, are left out.
     fn tree(&self) -> Vec<String> {
         let mut entries: Vec<_> = walk(&self.root)
             .into_iter()

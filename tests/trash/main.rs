@@ -1,5 +1,5 @@
-//! The trash and its reaper, on real file systems and by each engine. It takes root: file systems are mounted, and files
-//! made immutable on them.
+//! The trash and its reaper, on real file systems and by each engine. It takes root: file systems are mounted, and
+//! files made immutable on them.
 
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "what helpers of tests do when they fail")]
 

@@ -261,8 +261,8 @@ fn a_removal_that_was_cut_is_finished_by_the_next() {
         let (name, _) = place.trashed("a");
         let mut removed = 0;
         for turn in 0.. {
-            // Enough to get as deep as it goes before anything is removed, though each who looks in vain for something
-            // to do asks, too; and too little for all.
+            // Enough to get as deep as it goes before anything is removed, though each who looks in vain for
+            // something to do asks, too; and too little for all.
             let left = AtomicU64::new(1_000);
             let goes_on = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
             let reaped = place.export.reap(&name, WORKERS, &goes_on).unwrap();

@@ -1,4 +1,4 @@
-//! What was found, and nothing of what it means.
+//! Facts that the doctor has found, and nothing of what they mean.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,24 +7,24 @@ use crate::model::class::Class;
 use crate::storage::{Leftovers, Mount, StorageError};
 use crate::values::headroom::FsUsage;
 
-/// What was found of the cluster.
+/// What the doctor has found of the cluster.
 #[derive(Debug, Clone)]
 pub(super) struct ClusterFacts {
     /// The API server's version.
     pub(super) version: String,
-    /// Whom it takes us for, if it says so.
+    /// Whom the API server takes us for, if it says so.
     pub(super) user: Option<String>,
-    /// Its clock, if it tells the time.
+    /// The API server's clock, if it tells the time.
     pub(super) clock: Option<Skew>,
     /// The namespace of the leader lock.
     pub(super) namespace: String,
-    /// What we may not do.
+    /// The rights that we lack.
     pub(super) missing: Result<Missing, String>,
-    /// All classes, anybody's.
+    /// All classes, whichever provisioner they name.
     pub(super) classes: Result<Vec<Class>, String>,
 }
 
-/// What we may not do, of each list in [`crate::cluster::permissions`].
+/// The rights that we lack, of each list in [`crate::cluster::permissions`].
 #[derive(Debug, Clone, Default)]
 pub(super) struct Missing {
     pub(super) needed: Vec<Permission>,
@@ -41,7 +41,7 @@ pub(super) struct Missing {
 pub(super) struct Skew(pub(super) i64);
 
 impl Skew {
-    /// The other clock showed `theirs`, exact to `precision`, between two times of ours.
+    /// Compares clocks, where the other one showed `theirs`, exact to `precision`, between two times of ours.
     pub(super) fn new((before, after): (SystemTime, SystemTime), theirs: SystemTime, precision: Duration) -> Self {
         let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
         if let Ok(ahead) = theirs.duration_since(after) {
@@ -52,7 +52,7 @@ impl Skew {
     }
 }
 
-/// What is tried on the export, in this order.
+/// What the doctor tries on an export, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Try {
     Open,
@@ -65,26 +65,26 @@ pub(super) enum Try {
     List,
 }
 
-/// What was found of the export.
+/// What the doctor has found of an export.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ExportFacts {
     /// The user that we run as.
     pub(super) user: u32,
     /// What is mounted, as far as the kernel tells.
     pub(super) mount: Option<Mount>,
-    /// What was tried, and what came of it. After one that changes something has failed, nothing is but to remove
-    /// what was made.
+    /// What was tried, and what came of it. After a change has failed, no other is tried but to remove what was
+    /// made.
     pub(super) tried: Vec<(Try, Result<(), StorageError>)>,
-    /// What has not been answered.
+    /// What was tried, and has not been answered.
     pub(super) unanswered: Option<Try>,
-    /// How full it is.
+    /// How full the export is.
     pub(super) usage: Option<FsUsage>,
     /// Whom the server takes us for.
     pub(super) owner: Option<u32>,
     /// The server's clock.
     pub(super) clock: Option<Skew>,
     /// The name of the write test's directory, while it is there.
-    pub(super) trial: Option<String>,
+    pub(super) test_directory: Option<String>,
     /// What earlier runs had left.
     pub(super) leftovers: Leftovers,
 }

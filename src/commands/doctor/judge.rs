@@ -1,4 +1,4 @@
-//! What it means that was found, and what to do about it. No I/O.
+//! Judges what the facts mean, and what to do about them. No I/O.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,13 +16,13 @@ use crate::storage::{Errno, ExportSpec, Problem, StorageError, advice};
 use crate::values::headroom::FsUsage;
 use crate::values::pattern::Facts;
 
-/// By how many seconds clocks may differ before anybody notices.
+/// How many seconds clocks may differ before anybody notices.
 const SKEW_MAX: u64 = 30;
 
-/// Of an export that is almost full, at most one part in so many is free, as in the alerts of `deploy/monitoring`.
+/// An export is almost full if less than one part in so many is free, as in the alerts of `deploy/monitoring`.
 const ALMOST_FULL: u64 = 20;
 
-/// Judges all that was found.
+/// Judges all facts.
 pub(super) fn judge(config: &Config, cluster: &Result<ClusterFacts, String>, exports: &[ExportFacts]) -> Report {
     let served = |spec: &ExportSpec| format!("{}, {}", spec.address, spec.reach);
     let served: Vec<String> = config.specs.values().map(served).collect();
@@ -309,7 +309,7 @@ fn space(FsUsage { bytes, bytes_free, inodes, inodes_free }: FsUsage) -> Finding
     Finding::ok("space", message)
 }
 
-/// What a try is called, and what it has shown if it went well.
+/// Returns what a try is called, and what it has shown if it went well.
 fn words(what: Try) -> (&'static str, &'static str) {
     match what {
         Try::Open => ("open", "the mount path is a directory that can be opened"),
@@ -353,10 +353,10 @@ fn squash(user: u32, owner: u32) -> Finding {
     }
 }
 
-/// What was not answered, and what is left on the export.
+/// Judges what was not answered, and what is left on the export.
 fn judge_rest(export: &ExportFacts, findings: &mut Vec<Finding>) {
     if let Some(what) = export.unanswered {
-        let left = export.trial.as_ref().filter(|_| what != Try::List);
+        let left = export.test_directory.as_ref().filter(|_| what != Try::List);
         let left = left
             .map(|name| format!(" {name:?} may be left there, and goes with a later run."))
             .unwrap_or_default();
@@ -583,7 +583,7 @@ mod tests {
                 "no_root_squash",
             ),
             (
-                |_, e| (e.unanswered, e.trial) = (Some(Try::Rename), Some(".nfs-x".to_owned())),
+                |_, e| (e.unanswered, e.test_directory) = (Some(Try::Rename), Some(".nfs-x".to_owned())),
                 "answer",
                 Failure,
                 "asked to rename",

@@ -52,7 +52,7 @@ async fn user(client: &Client) -> Option<String> {
     review.status?.user_info?.username
 }
 
-/// The API server's clock, by the date of an answer, whatever that is.
+/// Compares the API server's clock with ours, by the date of an answer, whatever that says.
 async fn clock(client: &Client) -> Option<Skew> {
     let request = Request::get("/version").body(Body::empty()).ok()?;
     let before = SystemTime::now();
@@ -117,7 +117,7 @@ pub(super) async fn export(spec: &ExportSpec) -> ExportFacts {
     told.borrow().clone()
 }
 
-/// Where it is told what is being tried, and what came of it. Clones tell the same.
+/// Tells whoever waits what is being tried, and what came of it. Clones tell the same one.
 #[derive(Clone)]
 struct Tell(watch::Sender<ExportFacts>);
 
@@ -155,7 +155,7 @@ async fn try_out(spec: ExportSpec, tell: Tell) {
     let Some(test) = tell.tries(Try::Mkdir, storage.begin_write_test()).await else { return };
     let made = test.made();
     tell.note(|facts| {
-        facts.trial = Some(test.name().to_owned());
+        facts.test_directory = Some(test.name().to_owned());
         facts.owner = Some(made.owner);
         facts.clock = Some(Skew::new(made.between, made.at, Duration::ZERO));
     });
@@ -167,7 +167,7 @@ async fn try_out(spec: ExportSpec, tell: Tell) {
         }
     }
     if tell.tries(Try::Remove, storage.write_test(&test, WriteStep::Remove)).await.is_some() {
-        tell.note(|facts| facts.trial = None);
+        tell.note(|facts| facts.test_directory = None);
     }
     let told = tell.clone();
     let removing = storage.remove_leftovers(&test, move || told.note(|_| {}));

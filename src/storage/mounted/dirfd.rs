@@ -55,8 +55,8 @@ impl Access {
 }
 
 impl DirFd {
-    /// Opens the top directory. This path is an admin's, and followed wherever it leads. The directories beneath it are
-    /// opened by `openat2` where that can be used.
+    /// Opens the top directory. This path is an admin's, and followed wherever it leads. The directories beneath
+    /// it are opened by `openat2` where that can be used.
     pub(crate) fn open_top(path: &Path) -> Result<Self, Problem> {
         let top = Self::open_top_by(path, Resolver::Openat2)?;
         match top.open_openat2(c".", Access::Pass) {

@@ -106,8 +106,8 @@ impl FileFd {
         &self.0
     }
 
-    /// Finds the next part of a file of this `size` that holds data, from `at` on; `None` if there is no more. Where
-    /// the file system cannot tell, all does.
+    /// Finds the next part of a file of this `size` that holds data, from `at` on; `None` if there is no more.
+    /// Where the file system cannot tell, all does.
     pub(crate) fn next_data(&self, at: u64, size: u64) -> Result<Option<Range<u64>>, Problem> {
         let seek = |at: u64, whence| lseek(&self.0, number(at), whence).map(number::<_, u64>);
         let data = match seek(at, Whence::SeekData) {
@@ -137,8 +137,8 @@ impl FileFd {
         Ok(self.0.0.write_all_at(block, at)?)
     }
 
-    /// Has the kernel, or the server, copy up to `length` bytes at `at` into `to`, at the same place, and returns how
-    /// many that were; none at the end.
+    /// Has the kernel, or the server, copy up to `length` bytes at `at` into `to`, at the same place, and returns
+    /// how many that were; none at the end.
     pub(crate) fn copy_range(&self, to: &Self, at: u64, length: usize) -> Result<usize, Problem> {
         loop {
             let (mut from_at, mut to_at) = (number(at), number(at));
@@ -154,7 +154,8 @@ impl FileFd {
         Ok(self.0.0.set_len(size)?)
     }
 
-    /// Waits until the file system has taken the file for good. An NFS client says only then that there was no room.
+    /// Waits until the file system has taken the file for good. An NFS client says only then that there was no
+    /// room.
     pub(crate) fn sync(&self) -> Result<(), Problem> {
         Ok(self.0.0.sync_all()?)
     }

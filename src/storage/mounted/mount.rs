@@ -1,4 +1,4 @@
-//! What is mounted where the export should be.
+//! Tells what is mounted where the export should be.
 //!
 //! Directories made on an empty mount point are lost as soon as something is mounted over them, so it is worth a
 //! look before the first one is made.
@@ -39,20 +39,20 @@ impl Mount {
         Some(Self { kind, source, address, options })
     }
 
-    /// Whether the kernel's NFS client has mounted it.
+    /// Tells whether the kernel's NFS client has mounted it.
     #[must_use]
     pub fn is_nfs(&self) -> bool {
         matches!(&*self.kind, "nfs" | "nfs4")
     }
 
-    /// Whether it has this option.
+    /// Tells whether the mount has this option.
     #[must_use]
     pub fn has(&self, option: &str) -> bool {
         self.options.iter().any(|found| found == option)
     }
 
-    /// In what it differs from `expected`, in words, as far as text can tell: a server can have several names, and
-    /// one directory several paths.
+    /// Says in what the mount differs from `expected`, as far as text can tell: a server can have several names,
+    /// and one directory several paths.
     #[must_use]
     pub fn difference(&self, expected: &ExportAddress) -> Option<String> {
         if !self.is_nfs() {
@@ -69,7 +69,7 @@ impl Mount {
     }
 }
 
-/// What is mounted, how.
+/// Says what is mounted, and how.
 impl fmt::Display for Mount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({}, {})", self.source, self.kind, self.options.join(","))

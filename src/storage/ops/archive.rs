@@ -13,11 +13,11 @@ impl Root {
     /// Renames a volume's directory to `archived-…` at the export's root, under a name that is free, and returns
     /// that name; `None` if there is no directory. `volume` is the volume's name.
     ///
-    /// The `note` tells whose the archive is, which its name does not. It goes into a file of the archive's name in
-    /// [`NOTES`], before the rename: no archive is without one.
+    /// The `note` tells whose the archive is, which its name does not. It goes into a file of the archive's name
+    /// in [`NOTES`], before the rename: no archive is without one.
     ///
-    /// May run twice: after the rename there is no directory any more. Cut before it, it leaves a note for an archive
-    /// that is not there, which the next run writes again.
+    /// May run twice: after the rename there is no directory any more. Cut before it, it leaves a note for an
+    /// archive that is not there, which the next run writes again.
     ///
     /// # Errors
     /// If a component is a link or no directory, the note cannot be written, or the file system refuses. The directory

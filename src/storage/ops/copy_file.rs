@@ -1,4 +1,4 @@
-//! Copies of one entry: its content, its owners, its mode, its times and its extended attributes.
+//! Copies one entry: its content, owners, mode, times and extended attributes.
 
 use std::ffi::CStr;
 use std::ops::Range;
@@ -12,8 +12,8 @@ use crate::storage::error::{Errno, Problem};
 /// How many bytes are asked to be copied in one call. Between two of them the copy can be stopped.
 const CHUNK: usize = 8 << 20;
 
-/// How many bytes are copied at a time where the kernel or the server does not copy by itself. One such block of nothing
-/// but zeros is left out: the file then has a hole there.
+/// How many bytes are copied at a time where the kernel or the server does not copy by itself. One such block of
+/// nothing but zeros is left out: the file then has a hole there.
 const BLOCK: usize = 128 << 10;
 
 /// How far a copy is. Clones are the same one.
@@ -71,11 +71,11 @@ impl Progress {
 
 /// What is the same for all entries of a copy.
 pub(super) struct Entries<'a> {
-    /// A group that becomes another one.
+    /// A group, and the one that takes its place in the copy.
     pub(super) group: Option<(u32, u32)>,
-    /// Is told how far the copy is.
+    /// What counts how far the copy is.
     pub(super) progress: &'a Progress,
-    /// Is asked before each entry, and now and then in a large file.
+    /// Whether to go on; asked before each entry, and now and then in a large file.
     pub(super) goes_on: &'a (dyn Fn() -> bool + Sync),
 }
 

@@ -1,10 +1,11 @@
-//! Copies of whole trees that belong to somebody else, while their owner may be busy inside.
+//! Copies whole trees that belong to somebody else, while their owner may be busy inside.
 //!
-//! Several threads work on one copy. What is to be done is on a stack that they share, so that they stay together deep in
-//! the tree, and few directories are open, few names in memory. No link is followed and no mount point crossed. A file that
-//! has several names in the tree is copied once, into a directory beside the copy, and given its names from there.
+//! Several threads work on one copy. They share a stack of tasks, so that they stay together deep in the tree: few
+//! directories are open, and few names in memory. No link is followed and no mount point crossed. A file that has
+//! several names in the tree is copied once, into a directory beside the copy, and given its names from there.
 //!
-//! It is no snapshot: each file is as it was when its turn came, and what goes before its turn is not in the copy.
+//! A copy is no snapshot: each file is as it was when its turn came, and what goes before its turn is not in the
+//! copy.
 
 use std::ffi::{CStr, CString};
 use std::sync::Arc;
@@ -35,23 +36,23 @@ pub(crate) struct TreeCopy<'a> {
     pub(crate) target: Dir,
     /// An empty directory on the same file system as `target`.
     pub(crate) links: Dir,
-    /// Whose the copy itself is to be, where not as the source.
+    /// The owner, group and mode of the copy's own directory, where they differ from the source's.
     pub(crate) top: Ownership,
-    /// A group that becomes another one.
+    /// A group, and the one that takes its place in the copy.
     pub(crate) group: Option<(u32, u32)>,
     /// How many threads work on it.
     pub(crate) workers: usize,
-    /// Is told how far it is.
+    /// What counts how far the copy is.
     pub(crate) progress: &'a Progress,
-    /// Is asked before each entry.
+    /// Whether to go on; asked before each entry.
     pub(crate) goes_on: &'a (dyn Fn() -> bool + Sync),
 }
 
-/// Copies all that is in a directory, and what it is itself.
+/// Copies all that is in a directory, and the directory's own attributes.
 ///
 /// # Errors
-/// The name of what could not be copied, and why; [`Problem::NotLeading`] if it was stopped. What has been copied by then
-/// is left.
+/// The name of an entry that could not be copied, and why; [`Problem::NotLeading`] if the copy was stopped. What has been
+/// copied by then is left.
 pub(crate) fn copy(order: TreeCopy<'_>) -> Result<(), (String, Problem)> {
     let TreeCopy { source, target, links, top, group, workers, progress, goes_on } = order;
     let own = |problem| (".".to_owned(), problem);
@@ -95,16 +96,16 @@ struct Node {
     target: Dir,
     status: Attributes,
     parent: Option<Arc<Self>>,
-    /// How many tasks in it are left, and directories that are not done.
+    /// How many of its tasks and of the directories in it are not done.
     pending: AtomicUsize,
 }
 
 enum Task {
-    /// Read on which entries it has.
+    /// Reads the next page of a directory's listing.
     List(Arc<Node>, Listing),
-    /// Copy these.
+    /// Copies entries of a directory.
     Entries(Arc<Node>, Vec<CString>),
-    /// Begin with this directory in it.
+    /// Begins with a directory in another one.
     Enter(Arc<Node>, CString),
 }
 
@@ -119,11 +120,11 @@ struct Copy<'a> {
     entries: Entries<'a>,
     crew: Mutex<Crew>,
     changed: Condvar,
-    /// One is held by whoever copies a file that has several names.
+    /// The locks for files that have several names: who copies one holds that of its number.
     stripes: [Mutex<()>; STRIPES],
 }
 
-/// What went wrong, and with what.
+/// The name of an entry that could not be copied, and why.
 type Failed = (CString, Problem);
 
 impl Copy<'_> {
@@ -132,7 +133,7 @@ impl Copy<'_> {
         self.changed.notify_one();
     }
 
-    /// Does what there is to do until all is done, or something has failed.
+    /// Takes and does tasks until all are done, or one has failed.
     fn work(&self) {
         while let Some(task) = self.take() {
             let result = self.perform(task);
@@ -273,7 +274,8 @@ impl Copy<'_> {
     }
 }
 
-/// Tells whether an entry is not to be copied: it has gone, or a listing has shown it twice while others came and went.
+/// Tells whether an entry is not to be copied: it has gone, or a listing has shown it twice while others came and
+/// went.
 fn is_passed_by(problem: Problem, node: &Node, name: &CStr) -> bool {
     problem == Problem::Os(Errno::EEXIST) || (problem.has_gone() && has_gone(node, name))
 }

@@ -40,8 +40,8 @@ impl Root {
     /// Makes a volume's directory, those above it included, or adopts the one that is there. Either way it has the
     /// mode and owners afterwards that it is to have, whatever the umask, unless what is there is to be kept so.
     ///
-    /// May run twice. Cut in the middle it leaves empty directories, which the next run adopts; one that has not got
-    /// its owners yet is known by its mode.
+    /// May run twice. Cut in the middle it leaves empty directories, which the next run adopts; one that has not
+    /// got its owners yet is known by its mode.
     ///
     /// # Errors
     /// If a component is a link, another file, or a mount point, or the file system refuses. What this call has
@@ -78,8 +78,8 @@ impl Root {
         self.remove_new(&directory.names().collect::<Vec<_>>(), created.made);
     }
 
-    /// Makes what is missing of `names` and opens the last; `new` becomes the range of those that were. Once somebody
-    /// else turns out to be in a directory that was new, none counts as new.
+    /// Makes what is missing of `names` and opens the last; `new` becomes the range of those that were. Once
+    /// somebody else turns out to be in a directory that was new, none counts as new.
     fn make_all(&self, names: &[Name], ownership: Ownership, new: &mut Range<usize>) -> Result<Dir, Problem> {
         let mut above: Option<Dir> = None;
         for (index, name) in names.iter().enumerate() {
@@ -135,8 +135,8 @@ impl Root {
     }
 }
 
-/// Gives a volume's directory its owners and its mode, in this order: until it has its own mode it can be seen that it
-/// has not got them yet.
+/// Gives a volume's directory its owners and its mode, in this order: until it has its own mode it can be seen
+/// that it has not got them yet.
 fn hand_over(opened: &Dir, is_new: bool, ownership: Ownership, path: &RelPath) -> Result<(), StorageError> {
     let found = opened.inode().attributes().doing("look at", path)?;
     // It may have the bit of the directory above besides, and lack what the umask took.

@@ -1,7 +1,7 @@
-//! How much is in a directory, counted a few calls at a time.
+//! Counts how much is in a directory, a few calls at a time.
 //!
-//! A survey may be left alone for any time between two advances, and goes on where it was. It keeps a descriptor or two for
-//! each level that it is in, and so goes no deeper than [`DEPTH`].
+//! A count may be left alone for any time between two advances, and goes on where it was. It keeps a descriptor or
+//! two for each level that it is in, and so goes no deeper than [`DEPTH`].
 
 use std::collections::HashSet;
 use std::ffi::CString;
@@ -25,7 +25,7 @@ const LINKS: usize = 100_000;
 /// How much is in a directory, itself included.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Found {
-    /// What it takes on disk, in bytes.
+    /// What the directory takes on disk, in bytes.
     pub bytes: u64,
     /// How many files, directories and others there are; one with several names counts once.
     pub inodes: u64,
@@ -36,9 +36,9 @@ pub struct Found {
 /// What is known of a directory before anything in it has been looked at.
 #[derive(Debug)]
 pub enum Begun {
-    /// All: the server keeps count of it, and says so where it is asked how full the directory's file system is.
+    /// Everything: the server keeps count, and says so where it is asked how full the directory's file system is.
     Known(Found),
-    /// Nothing: it has to be counted.
+    /// Nothing: the entries have to be counted.
     DiskUsage(Box<DiskUsage>),
 }
 
@@ -58,9 +58,9 @@ struct Level {
     names: Vec<CString>,
 }
 
-/// What a server that keeps count of a directory says of it, if it does: the directory then seems to be a file system of
-/// another size than the export's, which is the directory's quota. Some file systems have another size each time they are
-/// asked (ZFS), so one that is nearly the same is the same.
+/// Reads what a server that keeps count of a directory says of it; `None` if it does not. The directory of such a
+/// server seems to be a file system of another size than the export's, which is the directory's quota. Some file
+/// systems have another size each time they are asked (ZFS), so a size that is nearly the same is the same.
 fn counted_by_server(directory: FsUsage, export: FsUsage) -> Option<Found> {
     let has_quota = directory.bytes.abs_diff(export.bytes) > export.bytes / 100;
     has_quota.then(|| Found {
@@ -94,7 +94,7 @@ impl DiskUsage {
     /// Begins to count what is in a directory.
     ///
     /// # Errors
-    /// If it cannot be listed.
+    /// If the directory cannot be listed.
     pub(crate) fn new(directory: Dir) -> Result<Self, Problem> {
         let own = directory.inode().attributes()?;
         let found = Found { bytes: own.on_disk, inodes: 1, closed: 0 };
@@ -103,11 +103,11 @@ impl DiskUsage {
         Ok(survey)
     }
 
-    /// Goes on for some `calls` to the server, and says how much there is when it has seen all. What comes, goes or
-    /// cannot be looked into meanwhile keeps it from nothing.
+    /// Goes on for some `calls` to the server, and returns how much there is once it has seen everything. Entries
+    /// that come, go or cannot be looked into meanwhile are no hindrance.
     ///
     /// # Errors
-    /// If the whole of it has gone, or the file system refuses to go on.
+    /// If the whole directory has gone, or the file system refuses to go on.
     pub fn advance(&mut self, calls: u64) -> Result<Option<Found>, Problem> {
         for _ in 0..calls {
             let Some(level) = self.levels.last_mut() else { return Ok(Some(self.found)) };

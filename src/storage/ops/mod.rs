@@ -1,5 +1,5 @@
-//! What is done to the directories of an export: methods of [`crate::storage::root::Root`], a file for each operation.
-//! They stand on [`crate::storage::dir`] and know no engine.
+//! What is done to the directories of an export: methods of [`crate::storage::root::Root`], a file for each
+//! operation. They stand on [`crate::storage::dir`] and know no engine.
 
 pub(crate) mod remove_tree;
 pub(crate) mod create;

@@ -1,12 +1,12 @@
-//! Removal of whole trees that belong to somebody else: of any depth and width, with any names in them, and
-//! with their owner still busy inside.
+//! Removes whole trees that belong to somebody else: of any depth and width, with any names in them, and with
+//! their owner still busy inside.
 //!
-//! Several threads work on one tree, each in another directory; one directory is worked on by one thread, because
-//! the kernel takes no two removals in the same directory at a time. What is to be done is on a stack that they
-//! share, so that they stay together deep in the tree and few directories are open, few names in memory.
+//! Several threads work on one tree, each in another directory. One thread works on one directory, because the
+//! kernel takes no two removals in the same directory at a time. The threads share a stack of tasks, so that they
+//! stay together deep in the tree: few directories are open, and few names in memory.
 //!
-//! What cannot be removed is passed by. A directory is gone through again as long as something new shows up in it,
-//! unless something in it has to stay anyway: whoever comes later will try that again.
+//! Entries that cannot be removed are skipped. A directory is listed again as long as something new shows up in
+//! it, unless something in it has to stay anyway: a later removal tries that again.
 
 use std::ffi::{CStr, CString};
 use std::mem;
@@ -22,14 +22,14 @@ use crate::storage::entry::{Access, FileKind};
 use crate::storage::error::{Errno, Problem};
 use crate::storage::mounted::thread::give_way;
 
-/// How many entries are taken from a listing at a time, and so how many names an open directory can have waiting.
+/// How many entries a page of a listing has, and so how many names an open directory can have waiting.
 const BATCH: usize = 128;
 
-/// How many directories of a tree may be open before one more is moved up to the top instead, and gone into when
-/// others are done. Each takes one descriptor, or two while it is listed.
+/// How many directories of a tree may be open. One more is moved up to the top instead, and entered when others
+/// are done. Each takes one descriptor, or two while it is listed.
 const OPEN_MAX: usize = 96;
 
-/// How many times a directory is gone through that has new entries whenever it has been emptied.
+/// How many times a directory is listed that has new entries whenever it has been emptied.
 const ROUNDS_MAX: u32 = 1000;
 
 /// How much of a path is reported, in bytes, from its end.
@@ -38,9 +38,9 @@ const REPORTED_MAX: usize = 1024;
 /// What [`remove`] did.
 #[derive(Debug, Default)]
 pub(crate) struct Removed {
-    /// How many entries it removed.
+    /// How many entries were removed.
     pub(crate) entries: u64,
-    /// What it left.
+    /// What was left.
     pub(crate) rest: Rest,
 }
 
@@ -49,10 +49,10 @@ pub(crate) struct Removed {
 pub(crate) struct Rest {
     /// How many entries could not be removed. What they lie in does not count.
     pub(crate) blocked: u64,
-    /// The first of them, its path beneath the top, and what was wrong with it. One that is only still open gives
-    /// way to any other.
+    /// The path beneath the top of the first of those entries, and what was wrong with it. An entry that is only
+    /// still open gives way to any other.
     pub(crate) first: Option<(String, Problem)>,
-    /// Whether there may be more because the work was cut, or could not keep up with the owner's.
+    /// Whether more may be left, because the work was cut or could not keep up with the owner's.
     pub(crate) more: bool,
 }
 
@@ -85,14 +85,14 @@ impl Rest {
 }
 
 /// Removes the directory `name` in `parent` and all that is in it, with up to `workers` threads, as long as
-/// `goes_on`, which is asked before each removal. Nothing there is success.
+/// `goes_on`, which is asked before each removal. Succeeds if there is no such directory.
 ///
-/// Links are removed, not followed; mount points are not crossed. It may be cut at any point and run again, and run
-/// more than once at the same time. An owner who does not stop adding entries can make it last as long as `goes_on`,
-/// not longer.
+/// Links are removed, not followed; mount points are not crossed. A removal may be cut at any point and run again,
+/// and two may run at the same time. An owner who does not stop adding entries can make it last as long as
+/// `goes_on`, not longer.
 ///
 /// # Errors
-/// If there is something else than a directory of that name, or it cannot be opened. Nothing is removed then.
+/// If something else than a directory has that name, or the directory cannot be opened. Nothing is removed then.
 pub(crate) fn remove(
     parent: &Dir,
     name: &CStr,
@@ -135,7 +135,7 @@ struct Walk<'a> {
     workers: usize,
     goes_on: &'a (dyn Fn() -> bool + Sync),
     crew: Mutex<Crew>,
-    /// That there are new tasks, or it is over.
+    /// Tells that there are new tasks, or that the removal is over.
     changed: Condvar,
     /// How many directories are open.
     open: AtomicUsize,
@@ -146,7 +146,7 @@ struct Walk<'a> {
 
 /// What the threads share.
 struct Crew {
-    /// What is to be done, the next at the end.
+    /// The tasks, the next one at the end.
     tasks: Vec<Task>,
     /// How many threads there are.
     workers: usize,
@@ -156,13 +156,13 @@ struct Crew {
 }
 
 enum Task {
-    /// To open a directory and begin with it, or to move it up.
+    /// Opens a directory and begins with it, or moves it up.
     Enter { above: Arc<Directory>, name: CString },
-    /// To go on with a listing, or to begin one.
+    /// Goes on with a listing, or begins one.
     Scan { directory: Arc<Directory>, listing: Option<Listing> },
 }
 
-/// A directory that is open: on the way from the top to where a thread has got.
+/// An open directory, on the way from the top to where a thread works.
 struct Directory {
     above: Option<Arc<Directory>>,
     name: CString,
@@ -170,16 +170,16 @@ struct Directory {
     pass: Mutex<Pass>,
 }
 
-/// How far going through a directory has got.
+/// How far one pass through a directory has got.
 #[derive(Default)]
 struct Pass {
-    /// How many times that has been begun.
+    /// The number of this pass, from 1.
     round: u32,
-    /// How many of its parts are not at their end: the listing, and each directory that was found.
+    /// How many parts of the pass are not at their end: the listing, and each directory that was found.
     unfinished: usize,
-    /// What is left of those that are.
+    /// What is left of the parts that are at their end.
     rest: Rest,
-    /// The number of the last directory that was moved up before it.
+    /// The number of the last directory that was moved up before the pass.
     moved_up: u64,
 }
 
@@ -197,7 +197,8 @@ impl Directory {
         }
     }
 
-    /// The path of the entry `name` in it beneath the top, or its end if it is long; "" is the directory itself.
+    /// Returns the path beneath the top of the entry `name`, or the end of it if it is long; "" is the directory
+    /// itself.
     fn path(&self, name: &CStr) -> String {
         let mut path = name.to_string_lossy().into_owned();
         let mut directory = self;
@@ -219,7 +220,7 @@ impl Walk<'_> {
         self.work(scope);
     }
 
-    /// Does what is to be done until it is over.
+    /// Takes and does tasks until the removal is over.
     fn work<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
         let _released = Released(self);
         while let Some(task) = self.take(scope) {
@@ -230,7 +231,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The next task, once there is one. If there are more, another thread is started for them.
+    /// Waits for the next task; `None` if the removal is over. If there are more tasks, another thread is started.
     fn take<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> Option<Task> {
         let mut crew = self.crew.lock();
         loop {
@@ -258,7 +259,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Goes into a directory that was found.
+    /// Enters a directory that was found.
     fn enter(&self, above: Arc<Directory>, name: CString) {
         let is_deep = !Arc::ptr_eq(&above, &self.top);
         if is_deep && self.open.load(Ordering::Relaxed) >= OPEN_MAX {
@@ -274,7 +275,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Moves a directory to the top, under a name that is free there. It will be found there.
+    /// Moves a directory to the top, under a name that is free there. A later page of the top's listing, or its
+    /// next pass, finds it.
     fn move_up(&self, above: &Directory, name: &CStr) -> Result<(), Problem> {
         loop {
             let number = self.moved_up.fetch_add(1, Ordering::Relaxed) + 1;
@@ -296,7 +298,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Begins to go through a directory.
+    /// Begins a pass through a directory.
     fn begin_pass(&self, directory: &Arc<Directory>) {
         {
             let mut pass = directory.pass.lock();
@@ -383,7 +385,7 @@ impl Walk<'_> {
     }
 
     /// Notes that one part of a directory is at its end, which is the directory's own end if it was the last, and
-    /// so on upwards. The problem, if any, is that of the entry `name` in it, or of itself.
+    /// so on upwards. The problem, if there is one, is that of the entry `name` in the directory, "" being itself.
     fn settle(&self, mut directory: Arc<Directory>, result: Result<(), Problem>, name: &CStr) {
         let mut rest = Rest::default();
         if let Err(problem) = result
@@ -413,8 +415,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Removes a directory of which nothing is left as far as is known. What is left then; `None` if it is to be
-    /// gone through again.
+    /// Ends a pass: removes the directory if nothing in it is known to be left. Returns what is left then; `None`
+    /// if the directory needs another pass.
     fn end_pass(&self, directory: &Directory, mut left: Rest) -> Option<Rest> {
         let removed = if left.is_nothing() { self.remove_empty(directory) } else { Ok(()) };
         let Pass { round, moved_up, .. } = *directory.pass.lock();
@@ -439,7 +441,7 @@ impl Walk<'_> {
         Some(left)
     }
 
-    /// Removes a directory that should be empty. None there is success.
+    /// Removes a directory that should be empty. Succeeds if there is none.
     fn remove_empty(&self, directory: &Directory) -> Result<(), Problem> {
         let name = &*directory.name;
         let removed = match &directory.above {

@@ -1,7 +1,7 @@
 //! Where a copy for a volume is made, and how it gets from there to the volume's directory.
 //!
-//! The place has the copy, a directory for files that have several names in it, and, once the copy is complete, a note
-//! that says so with the copy's inode number; see [`crate::layout::staging`].
+//! The place has the copy, a directory for files that have several names in it, and, once the copy is complete, a
+//! note that says so with the copy's inode number; see [`crate::layout::staging`].
 
 use crate::failpoint::Failpoint;
 use crate::layout::staging::{COPY, LINKS, mark, place};
@@ -13,8 +13,8 @@ use crate::storage::ops::create::Created;
 use crate::storage::root::{PARENT_MODE, Root, grant, make, make_private};
 use crate::values::path::{Name, RelPath};
 
-/// An open directory that is to be copied. It says nothing of how it was reached, and keeps what it was when it was
-/// opened, wherever that is moved.
+/// An open directory that is to be copied. It says nothing of how it was reached, and keeps what it was when it
+/// was opened, wherever that is moved.
 #[derive(Debug)]
 pub struct Source(pub(crate) Dir);
 
@@ -70,8 +70,8 @@ impl Root {
         self.trash(&place_of(volume)?, volume, now)
     }
 
-    /// Renames a volume's copy, which is complete, to its directory, and makes those above it. An empty directory that
-    /// is there is replaced if `onto_empty`.
+    /// Renames a volume's copy, which is complete, to its directory, and makes those above it. An empty directory
+    /// that is there is replaced if `onto_empty`.
     ///
     /// Cut before the rename it leaves a copy that is made again; after it, a directory that is known by
     /// [`Root::is_placed`].
@@ -113,7 +113,8 @@ impl Root {
         place().doing("place the copy at", directory)
     }
 
-    /// Tells whether a volume's directory is the copy that was made for it: its number was noted before it was renamed.
+    /// Tells whether a volume's directory is the copy that was made for it: its number was noted before it was
+    /// renamed.
     ///
     /// # Errors
     /// If the file system refuses.

@@ -90,7 +90,8 @@ impl Root {
         Err(Problem::Os(Errno::EEXIST)).doing("trash", directory)
     }
 
-    /// Lists what lies in the trash, up to `limit` entries of ours, in no order. Where there is no trash, nothing does.
+    /// Lists what lies in the trash, up to `limit` entries of ours, in no order. Where there is no trash, nothing
+    /// does.
     ///
     /// # Errors
     /// If the trash is not ours, or cannot be read.

@@ -1,7 +1,7 @@
 //! What an export allows, found by trying, in a directory of its own that is gone afterwards.
 //!
-//! Nothing else is touched. A test that is cut leaves its directory, which no claim can be given and nobody counts as
-//! an orphan; a later test removes it, if it can tell that it is a test's.
+//! Nothing else is touched. A test that is cut leaves its directory, which no claim can be given and nobody counts
+//! as an orphan; a later test removes it, if it can tell that it is a test's.
 
 use std::ffi::CStr;
 use std::time::{Duration, SystemTime};
@@ -19,7 +19,7 @@ const CONTENT: &[u8] = b"nfs-provisioner doctor was here\n";
 /// A directory that has not been changed for so long, by the server's clock, belongs to no test that is under way.
 const LEFT_AFTER: Duration = Duration::from_mins(10);
 
-/// How many entries of the export's root are looked at for what earlier trials have left, at the most.
+/// How many entries of the export's root are looked at for what earlier tests have left, at the most.
 const LOOKED_AT: usize = 100_000;
 
 /// A write test that is under way. [`WriteTest::remove`] ends it.
@@ -51,8 +51,8 @@ pub enum WriteStep {
     SetMode,
     /// Renames that directory into another one, as into the trash.
     Rename,
-    /// Removes all that the test has made, and its directory. It can follow any other step. What it leaves, a later
-    /// test removes.
+    /// Removes all that the test has made, and its directory. It can follow any other step. What it leaves, a
+    /// later test removes.
     Remove,
 }
 
@@ -134,8 +134,8 @@ impl WriteTest {
 
     /// Removes what earlier tests have left. `answered` is called whenever the file system has answered.
     ///
-    /// A directory goes only if it has such a name, belongs to whom the server takes us for, has not been changed for
-    /// long, and holds nothing but what a test makes, of which directories are removed only if they are empty.
+    /// A directory goes only if it has such a name, belongs to whom the server takes us for, has not been changed
+    /// for long, and holds nothing but what a test makes, of which directories are removed only if they are empty.
     ///
     /// # Errors
     /// If the export's root cannot be listed.
