@@ -6,6 +6,7 @@
 //! `PAIRS` (default 5) is how often each is measured, `REMOVAL_FILES` (default 100,000) how many files a tree has.
 
 #![allow(
+    clippy::disallowed_methods,
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::print_stdout,

@@ -1,6 +1,7 @@
 //! The image and the workflows that release it.
 
 #![allow(
+    clippy::disallowed_methods,
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,

@@ -163,6 +163,7 @@ impl ClaimRefusal {
 }
 
 impl fmt::Display for ClaimRefusal {
+    #[expect(clippy::too_many_lines, reason = "a table of texts, one for each variant")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoClass => write!(

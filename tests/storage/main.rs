@@ -1,6 +1,7 @@
 //! The export's directories, on real file systems and by each engine. It takes root: file systems are mounted, and
 //! nothing is skipped where that cannot be done.
 
+#![allow(clippy::disallowed_methods, reason = "what makes files for the program to meet")]
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "what helpers of tests do when they fail")]
 
 #[path = "../support/engine.rs"]

@@ -1,6 +1,7 @@
 //! The trash and its reaper, on real file systems and by each engine. It takes root: file systems are mounted, and
 //! files made immutable on them.
 
+#![allow(clippy::disallowed_methods, reason = "what makes files for the program to meet")]
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "what helpers of tests do when they fail")]
 
 #[path = "../support/engine.rs"]
