@@ -7,6 +7,7 @@
 #![allow(
     clippy::cast_precision_loss,
     clippy::default_trait_access,
+    clippy::disallowed_methods,
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,

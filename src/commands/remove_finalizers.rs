@@ -22,9 +22,9 @@ pub async fn remove_finalizers(provisioner: &str, kubeconfig: Option<&Path>) -> 
     let client = Client::try_from(kube_config(kubeconfig).await?)?;
     let released = released(&Cluster::new(client, provisioner), provisioner).await?;
     for volume in &released {
-        info!(volume = volume.as_str(), "removed the finalizer");
+        info!(volume = volume.as_str(), "took the finalizer off");
     }
-    info!("removed the finalizer from {} volumes", released.len());
+    info!("took the finalizer off {} volumes", released.len());
     Ok(())
 }
 

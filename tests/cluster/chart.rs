@@ -395,7 +395,7 @@ fn each_value_has_its_effect() {
     let variables = one(&debug, "Deployment").pointer(&at("/env")).unwrap().as_array().unwrap();
     let logged =
         variables.iter().find(|variable| variable["name"] == "RUST_LOG").unwrap()["value"].as_str().unwrap();
-    let by_default = std::fs::read_to_string(project("src/main.rs")).unwrap();
+    let by_default = std::fs::read_to_string(project("src/observe/log.rs")).unwrap();
     assert!(by_default.contains(&logged.replace("debug", "info")), "{logged}");
     // Parameters cannot be changed: there may be none that the peer's chart does not make.
     assert_eq!(one(&rendered(&[]), "StorageClass")["parameters"], json!({"archiveOnDelete": "true"}));
