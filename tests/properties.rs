@@ -11,6 +11,7 @@
     clippy::panic,
     clippy::print_stdout,
     clippy::indexing_slicing,
+    clippy::too_many_lines,
     reason = "what helpers of tests do when they fail"
 )]
 
