@@ -128,7 +128,7 @@ async fn serve(config: Config, parts: Parts, lead: Lead, listing: ListMode, stop
         () = watches.all_listed() => {
             let (exports, refreshed) = (fenced(&exports, &leadership), Arc::default());
             let context = Context { scope, state, exports, cluster, recorder, metrics, refreshed };
-            work_until(context, expand, config.usage_calls, leadership, stop).await;
+            Box::pin(work_until(context, expand, config.usage_calls, leadership, stop)).await;
         }
         () = came_true(stop.clone()) => {}
     }
@@ -149,9 +149,9 @@ async fn work_until(
 ) {
     let Context { exports, state, metrics, .. } = context.clone();
     let copies = Copies::new(exports.clone(), state.ledger().clone(), metrics.clone());
-    let provisioner = Provisioner::new(context.clone(), leadership.clone(), copies.clone());
+    let provisioner = Arc::new(Provisioner::new(context.clone(), leadership.clone(), copies.clone()));
     let mut background = background(&context, &leadership, usage_calls);
-    let waited_for = provisioner.clone();
+    let waited_for = Arc::clone(&provisioner);
     let is_needed = move |claim: &ClaimUid| waited_for.is_waited_for(claim);
     background.spawn(staging::sweep_forever(exports, copies, leadership.clone(), is_needed));
     let expander = Arc::new(Expander::new(context.clone(), expand));
@@ -159,7 +159,7 @@ async fn work_until(
     let workers = Workers { metrics, leadership };
     let stopped = || came_true(stop.clone());
     let claims = workers.pool("claims", &state.changed_claims).work(stopped(), move |uid, failures, mut slot| {
-        let provisioner = provisioner.clone();
+        let provisioner = Arc::clone(&provisioner);
         async move { provisioner.reconcile(uid, failures, &mut slot).await }
     });
     let volumes =

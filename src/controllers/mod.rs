@@ -11,6 +11,8 @@ mod attempts;
 mod claim_outcome;
 mod volume_outcome;
 mod expansion_outcome;
+mod claim_copies;
+mod take_back;
 pub mod provisioner;
 pub mod reclaimer;
 pub mod expander;

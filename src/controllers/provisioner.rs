@@ -5,42 +5,38 @@
 //! the volume there. A copy is known again by what [`Copies`] notes beside it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
-use tracing::{debug, info, warn};
+use tokio::time::Instant;
 
 use crate::cluster::api::ApiError;
 use crate::cluster::election::Leadership;
 use crate::cluster::events::Reason;
-use crate::controllers::attempts::{Attempts, Left, Stage};
+use crate::controllers::attempts::{Attempts, Stage};
+use crate::controllers::claim_copies::{ClaimCopies, copy_job};
 use crate::controllers::claim_outcome::{ClaimOutcome, ClaimRound, Directory, Unread};
 use crate::controllers::context::{Context, Slot};
-use crate::controllers::copies::{Copies, Copy, CopyJob, CopyState};
+use crate::controllers::copies::Copies;
+use crate::controllers::take_back::TakeBack;
 use crate::decide::claim::{ClaimFacts, ClaimPlan, Denial, Provision, denied, for_claim};
 use crate::decide::copy::Origin;
-use crate::decide::volume::located;
 use crate::failpoint::Failpoint;
-use crate::ledger::{Departure, GidRequest, Reservation};
+use crate::ledger::{GidRequest, Reservation};
 use crate::model::claim::{Claim, DataSource};
 use crate::model::class::Class;
 use crate::model::exports::{Location, PerExport};
-use crate::queue::{Next, RetryReason, is_worth_saying};
-use crate::storage::{Created, Problem, StorageError, explain};
+use crate::queue::{Next, is_worth_saying};
+use crate::storage::{Problem, StorageError, explain};
 use crate::values::headroom::Headroom;
-use crate::values::names::{ClaimUid, VolumeName};
-use crate::values::time::{milliseconds, seconds_now};
+use crate::values::names::ClaimUid;
 
-/// When it is first said how far a copy is. After that each time when it has taken twice as long.
-const SAY_AFTER: Duration = Duration::from_secs(30);
-
-/// The controller of pending claims. Clones are the same one.
-#[derive(Debug, Clone)]
+/// The controller of pending claims.
+#[derive(Debug)]
 pub struct Provisioner {
     context: Context,
     leadership: Leadership,
-    copies: Copies,
     attempts: Arc<Attempts>,
+    copies: ClaimCopies,
+    take_back: TakeBack,
 }
 
 /// A round ends early: with an outcome, or with what became of a claim that has gone meanwhile.
@@ -59,7 +55,10 @@ impl Provisioner {
     /// Puts the controller together from its parts.
     #[must_use]
     pub fn new(context: Context, leadership: Leadership, copies: Copies) -> Self {
-        Self { context, leadership, copies, attempts: Arc::default() }
+        let attempts = Arc::<Attempts>::default();
+        let copies = ClaimCopies::new(context.clone(), copies, Arc::clone(&attempts));
+        let take_back = TakeBack::new(context.clone(), copies.clone(), Arc::clone(&attempts));
+        Self { context, leadership, attempts, copies, take_back }
     }
 
     /// Tells whether a claim waits for a volume, or something is being made for it.
@@ -70,11 +69,11 @@ impl Provisioner {
 
     /// Runs one round for the claim with this uid, which has failed `failures` times in a row.
     pub async fn reconcile(&self, uid: ClaimUid, failures: u32, slot: &mut Slot) -> Next {
-        let Some(claim) = self.context.state.claim(&uid) else { return self.forget(&uid).await };
+        let Some(claim) = self.context.state.claim(&uid) else { return self.take_back.forget(&uid).await };
         let mut round = Round { claim: &claim, at: None, failures, started: Instant::now() };
         match self.round(&mut round, slot).await {
             Ok(outcome) | Err(Ended::Outcome(outcome)) => self.report(&round, &outcome).await,
-            Err(Ended::Gone) => self.forget(&uid).await,
+            Err(Ended::Gone) => self.take_back.forget(&uid).await,
         }
     }
 
@@ -97,7 +96,7 @@ impl Provisioner {
             }
             ClaimPlan::Provision(provision) => {
                 round.at = Some(provision.at.clone());
-                self.leave_elsewhere(claim, &provision.at).await?;
+                self.take_back.leave_elsewhere(claim, &provision.at).await?;
                 let provision = self.reserve(round, *provision, slot).await?;
                 self.provision(round, &provision, slot).await
             }
@@ -216,7 +215,7 @@ impl Provisioner {
             None
         };
         let created = if let Some(job) = copy_job(claim, provision) {
-            let Some(copied) = self.copied(claim, job) else { return Ok(ClaimOutcome::Copying) };
+            let Some(copied) = self.copies.result(claim, job) else { return Ok(ClaimOutcome::Copying) };
             copied.map_err(|error| self.failed_to_make(at, &error))?
         } else {
             let creating = self.context.export(at).storage.create_as(&at.path, provision.ownership);
@@ -231,7 +230,7 @@ impl Provisioner {
         if let Err(error) = self.context.cluster.create_volume(&provision.volume).await {
             if error.is_refusal() {
                 // Only what this process has made is taken back, and only while it is empty.
-                self.undo(&claim.volume_name(), at, created).await;
+                self.take_back.undo(&claim.volume_name(), at, created).await;
                 self.attempts.set(uid, Stage::Reserved);
             }
             return Ok(ClaimOutcome::FailedToCreate(error));
@@ -241,7 +240,7 @@ impl Provisioner {
         self.attempts.set(uid, Stage::VolumeCreated);
         let is_copy = provision.copy_of.is_some();
         if is_copy {
-            self.clear_later(claim.volume_name(), at.clone());
+            self.copies.clear_later(claim.volume_name(), at.clone());
         }
         Ok(ClaimOutcome::Provisioned(match (is_copy, created.made) {
             (true, _) => Directory::Copied,
@@ -257,163 +256,6 @@ impl Provisioner {
         let words = explain(error, &self.context.export(at).address);
         ClaimOutcome::FailedToMake { words, path: error.path.clone() }
     }
-
-    // === copies ===
-
-    /// Returns what came of a claim's copy, if it has ended; begins to make it, if that is not being done.
-    fn copied(&self, claim: &Claim, job: CopyJob) -> Option<Result<Created, StorageError>> {
-        let uid = &claim.claim.uid;
-        if let Some((_, Stage::Copying(copy))) = self.attempts.get(uid) {
-            match (copy.state(), *copy.job() == job) {
-                (CopyState::Ended(Ok(created)), true) => return Some(Ok(created)),
-                (CopyState::Ended(Err(error)), true) => {
-                    self.attempts.set(uid, Stage::Reserved);
-                    return Some(Err(error));
-                }
-                // It was to be made in another way, and has ended. It begins anew.
-                (CopyState::Ended(_), false) => {}
-                (CopyState::Waiting | CopyState::Running, true) => return None,
-                (CopyState::Waiting | CopyState::Running, false) => {
-                    copy.cancel();
-                    return None;
-                }
-            }
-        }
-        let copy = self.copies.start(job);
-        self.attempts.set(uid, Stage::Copying(copy.clone()));
-        let (context, claim) = (self.context.clone(), claim.clone());
-        tokio::spawn(async move { follow(&context, &claim, &copy).await });
-        None
-    }
-
-    /// Empties the staging place of a copy that is in its place, beside all else.
-    fn clear_later(&self, volume: VolumeName, at: Location) {
-        let copies = self.copies.clone();
-        tokio::spawn(async move { copies.clear(&volume, &at).await });
-    }
-
-    // === what is taken back ===
-
-    /// Takes back what earlier rounds have made for the claim in another place than it is to have now. That comes before
-    /// it is given the new one, because whoever takes back has no say in what becomes of any directory meanwhile.
-    ///
-    /// Its volume may have been made there all the same, where the API server has not said so: then that is it.
-    async fn leave_elsewhere(&self, claim: &Claim, at: &Location) -> Result<(), ClaimOutcome> {
-        let uid = &claim.claim.uid;
-        let before = self.attempts.get(uid).filter(|(elsewhere, _)| elsewhere != at);
-        let Some((elsewhere, stage)) = before else { return Ok(()) };
-        let left = stage.left();
-        match &left {
-            Left::Nothing => return Ok(()),
-            Left::Unplaced(copy) => {
-                copy.cancel();
-                return Err(ClaimOutcome::Copying);
-            }
-            Left::Directory(_) | Left::Placed => {}
-        }
-        let volume = claim.volume_name();
-        let has_volume = self.has_volume_at(&volume, &elsewhere).await;
-        // Once the claim is bound to it, nothing is to be done any more.
-        if has_volume.map_err(|error| ClaimOutcome::FailedToRead(Unread::Elsewhere, error))? {
-            return Err(ClaimOutcome::ExistsElsewhere);
-        }
-        self.take_back(&volume, &elsewhere, &left).await;
-        self.attempts.set(uid, Stage::Reserved);
-        Ok(())
-    }
-
-    /// Tells whether a claim's volume exists and lies there. Another provisioner of our name may have made it elsewhere.
-    async fn has_volume_at(&self, volume: &VolumeName, at: &Location) -> Result<bool, ApiError> {
-        let volume = self.context.cluster.volume(volume).await?;
-        let lies_there = |volume| located(&volume, &self.context.scope.exports).is_ok_and(|found| found == *at);
-        Ok(volume.is_some_and(lies_there))
-    }
-
-    /// Takes back what an attempt has left.
-    async fn take_back(&self, volume: &VolumeName, at: &Location, left: &Left) {
-        match left {
-            Left::Nothing | Left::Unplaced(_) => {}
-            Left::Directory(created) => self.undo(volume, at, *created).await,
-            Left::Placed => self.trash_copy(volume, at).await,
-        }
-    }
-
-    /// Removes what was made for a claim, as far as it is empty, unless another volume or claim has a part in it by
-    /// now; while it does so nobody is given it. An export that does not answer is not waited for.
-    async fn undo(&self, volume: &VolumeName, at: &Location, created: Created) {
-        let export = self.context.export(at);
-        let (path, name) = (at.path.as_str(), &*export.name);
-        if !export.is_usable() {
-            warn!(path, export = name, "an empty directory that is not needed stays");
-            return;
-        }
-        let departure = self.context.state.ledger().depart(volume, at);
-        if departure.as_ref().is_some_and(Departure::is_alone)
-            && let Err(error) = export.storage.undo(&at.path, created).await
-        {
-            warn!(path, export = name, %error, "an empty directory that is not needed stays");
-        }
-    }
-
-    /// Puts a copy that is in its place into the trash, unless anybody has come there since: it was renamed to where
-    /// nothing was, so it is its claim's alone.
-    async fn trash_copy(&self, volume: &VolumeName, at: &Location) {
-        let export = self.context.export(at);
-        let departure = self.context.state.ledger().depart(volume, at);
-        if departure.as_ref().is_some_and(Departure::is_alone) {
-            match export.storage.trash(&at.path, volume.as_str(), seconds_now()).await {
-                Ok(Some(_)) => export.backlog.pushed(),
-                Ok(None) => {}
-                Err(error) => warn!(volume = volume.as_str(), %error, "a copy that is not needed stays"),
-            }
-        }
-        drop(departure);
-        self.copies.clear(volume, at).await;
-    }
-
-    /// Takes back what was made for a claim that does not wait for us any more, unless its volume exists.
-    async fn forget(&self, uid: &ClaimUid) -> Next {
-        let Some((at, stage)) = self.attempts.get(uid) else { return Next::Done };
-        let (volume, left) = (uid.volume_name(), stage.left());
-        match &left {
-            Left::Nothing => {}
-            // The claim comes back when the copy has ended.
-            Left::Unplaced(copy) => {
-                copy.cancel();
-                return Next::Done;
-            }
-            Left::Directory(_) | Left::Placed => match self.has_volume_at(&volume, &at).await {
-                Ok(true) => self.keep(volume, at, &left),
-                Ok(false) => self.take_back(&volume, &at, &left).await,
-                Err(error) => {
-                    warn!(%uid, %error, "failed to find out whether a volume was made for a claim that has gone");
-                    return Next::Retry(RetryReason::ApiServer);
-                }
-            },
-        }
-        self.attempts.end(uid);
-        Next::Done
-    }
-
-    /// Notes that a claim's volume exists, of which the watch may not have told yet.
-    fn keep(&self, volume: VolumeName, at: Location, left: &Left) {
-        self.context.state.ledger().made(&volume);
-        if matches!(left, Left::Placed) {
-            self.clear_later(volume, at);
-        }
-    }
-}
-
-/// What has to be copied for a claim, if anything has.
-fn copy_job(claim: &Claim, provision: &Provision) -> Option<CopyJob> {
-    let source = provision.copy_of.as_ref()?;
-    Some(CopyJob {
-        volume: claim.volume_name(),
-        from: source.at.clone(),
-        to: provision.at.clone(),
-        top: provision.ownership,
-        group: source.gid.zip(provision.volume.gid),
-    })
 }
 
 /// What a round is about.
@@ -422,40 +264,4 @@ struct Round<'a> {
     at: Option<Location>,
     failures: u32,
     started: Instant,
-}
-
-/// Tells a claim how far its copy is, and has the claim looked at again when the copy has ended.
-async fn follow(context: &Context, claim: &Claim, copy: &Copy) {
-    copy.begun().await;
-    let started = Instant::now();
-    tokio::select! {
-        biased;
-        () = copy.ended() => {}
-        () = tell(context, claim, copy) => {}
-    }
-    if matches!(copy.state(), CopyState::Ended(Ok(_))) {
-        let progress = copy.progress();
-        info!(
-            claim = %claim.claim, volume = copy.job().volume.as_str(), files = progress.files(),
-            bytes = progress.bytes(), left_out = progress.left_out(),
-            milliseconds = milliseconds(started.elapsed()), "copied"
-        );
-    } else {
-        debug!(claim = %claim.claim, "the copy has ended before it was complete");
-    }
-    context.state.changed_claims.push(claim.claim.uid.clone());
-}
-
-/// Tells a claim how far its copy is, for ever.
-async fn tell(context: &Context, claim: &Claim, copy: &Copy) {
-    let message = "copying the files of the claim that spec.dataSource names".to_owned();
-    context.recorder.record(&claim.claim, Reason::Cloning, message).await;
-    let (started, mut after) = (Instant::now(), SAY_AFTER);
-    loop {
-        sleep_until(started + after).await;
-        let (files, mebibytes) = (copy.progress().files(), copy.progress().bytes() >> 20);
-        let message = format!("copied {files} files and {mebibytes} MiB so far");
-        context.recorder.record(&claim.claim, Reason::Cloning, message).await;
-        after *= 2;
-    }
 }

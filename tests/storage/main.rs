@@ -1,7 +1,11 @@
 //! The export's directories, on real file systems and by each engine. It takes root: file systems are mounted, and
 //! nothing is skipped where that cannot be done.
 
-#![allow(clippy::disallowed_methods, reason = "what makes files for the program to meet")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::too_many_lines,
+    reason = "what makes files for the program to meet, and tells the whole of a story"
+)]
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "what helpers of tests do when they fail")]
 
 #[path = "../support/engine.rs"]
