@@ -1,8 +1,8 @@
 //! Serves claims: makes the directory, then the volume.
 //!
-//! What a crash leaves behind: before the directory is made, nothing; after it, an empty directory, which the
-//! next round for the same claim adopts; after the volume is made, nothing that is missing: the next round finds
-//! the volume there. A copy is known again by what [`Copies`] notes beside it.
+//! A crash before the directory is made leaves nothing; a crash after it leaves an empty directory, which the next
+//! round for the same claim adopts; a crash after the volume is created leaves nothing undone: the next round
+//! finds the volume. A copy is recognized by what [`Copies`] notes beside it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,10 +31,11 @@ use crate::values::headroom::Headroom;
 use crate::values::names::{ClaimUid, VolumeName};
 use crate::values::time::{milliseconds, seconds_now};
 
-/// When it is first said how far a copy is. After that each time when it has taken twice as long.
+/// The time after which the progress of a copy is first reported. Each later report comes after twice the time of
+/// the one before.
 const SAY_AFTER: Duration = Duration::from_secs(30);
 
-/// The controller of pending claims. Clones are the same one.
+/// The controller of pending claims. Clones are the same controller.
 #[derive(Debug, Clone)]
 pub struct Provisioner {
     context: Context,
@@ -43,7 +44,7 @@ pub struct Provisioner {
     attempts: Arc<Attempts>,
 }
 
-/// A round ends early: with an outcome, or with what became of a claim that has gone meanwhile.
+/// An early end of a round: with an outcome, or because the claim is gone.
 enum Ended {
     Outcome(ClaimOutcome),
     Gone,
@@ -56,13 +57,13 @@ impl From<ClaimOutcome> for Ended {
 }
 
 impl Provisioner {
-    /// Puts the controller together from its parts.
+    /// Assembles the controller.
     #[must_use]
     pub fn new(context: Context, leadership: Leadership, copies: Copies) -> Self {
         Self { context, leadership, copies, attempts: Arc::default() }
     }
 
-    /// Tells whether a claim waits for a volume, or something is being made for it.
+    /// Tells whether a claim waits for a volume, or an attempt for it is under way.
     #[must_use]
     pub fn is_waited_for(&self, claim: &ClaimUid) -> bool {
         self.context.state.claim(claim).is_some() || self.attempts.contains(claim)
@@ -87,8 +88,8 @@ impl Provisioner {
         let class = self.class(claim).await.map_err(|error| ClaimOutcome::FailedToRead(Unread::Class, error))?;
         let origin = self.origin(claim, class.as_deref()).await;
         let origin = origin.map_err(|error| ClaimOutcome::FailedToRead(Unread::Source, error))?;
-        let headrooms = self.headrooms(claim);
-        let facts = ClaimFacts { claim, class: class.as_deref(), headrooms: &headrooms, origin: &origin };
+        let headroom = self.headroom(claim);
+        let facts = ClaimFacts { claim, class: class.as_deref(), headrooms: &headroom, origin: &origin };
         match for_claim(&facts, &self.context.scope) {
             ClaimPlan::Ignore(why) => Ok(ClaimOutcome::Ignored(why)),
             ClaimPlan::Refuse(refusal) => {
@@ -116,7 +117,8 @@ impl Provisioner {
         self.context.report(&round.claim.claim, outcome.report(&round)).await
     }
 
-    /// Finds the claim's class. Only if the watch has brought none is the API server asked: a refusal must be true.
+    /// Finds the claim's class. If the watch has not shown the class, asks the API server, because a refusal must
+    /// be true.
     async fn class(&self, claim: &Claim) -> Result<Option<Arc<Class>>, ApiError> {
         match self.context.state.class(&claim.class) {
             Some(class) => Ok(Some(class)),
@@ -124,10 +126,10 @@ impl Provisioner {
         }
     }
 
-    /// Finds what a claim is to be a copy of, if it is. Nothing is asked for those that are not for us to serve.
+    /// Finds the source of a claim that is to be a copy. Asks nothing about claims that are not for us to serve.
     async fn origin(&self, claim: &Claim, class: Option<&Class>) -> Result<Origin, ApiError> {
         if let Some(known) = self.attempts.source(&claim.claim.uid) {
-            // It goes on even if the source has gone meanwhile, which is kept until then.
+            // The copy goes on even if the source claim is gone by now; the source's directory is kept until then.
             return Ok(Origin { known: Some(known), ..Origin::default() });
         }
         let is_ours = class.is_some_and(|class| class.is_of(&self.context.scope.provisioner));
@@ -143,8 +145,8 @@ impl Provisioner {
         Ok(Origin { known: None, claim: source, volume })
     }
 
-    /// Finds how much headroom each export has for a claim: what has been begun goes on where it was.
-    fn headrooms(&self, claim: &Claim) -> PerExport<Headroom> {
+    /// Finds the headroom that each export has for a claim. A directory that was begun stays on its export.
+    fn headroom(&self, claim: &Claim) -> PerExport<Headroom> {
         let begun = self.attempts.export(&claim.claim.uid);
         let (volume, ledger) = (claim.volume_name(), self.context.state.ledger());
         self.context.exports.map(|(id, export)| {
@@ -153,7 +155,8 @@ impl Provisioner {
         })
     }
 
-    /// Reserves the directory, what the claim asks for, and a group, so that from now on nothing there is moved away.
+    /// Reserves the directory, the bytes that the claim asks for, and a group. From then on nothing there is moved
+    /// away.
     async fn reserve(
         &self,
         round: &Round<'_>,
@@ -183,8 +186,8 @@ impl Provisioner {
         }
     }
 
-    /// Finds the group of a directory that may be there already. Before a group is given out, all are known that are in
-    /// use: what a leader before us has given out last, the watch may not have brought yet.
+    /// Finds the group of a directory that may exist already. Before that, makes sure that all groups in use are
+    /// known: the watch may not have shown yet what an earlier leader gave out last.
     async fn group_there(
         &self,
         claim: &Claim,
@@ -230,7 +233,7 @@ impl Provisioner {
         }
         if let Err(error) = self.context.cluster.create_volume(&provision.volume).await {
             if error.is_refusal() {
-                // Only what this process has made is taken back, and only while it is empty.
+                // Only what this process has made is removed, and only while it is empty.
                 self.undo(&claim.volume_name(), at, created).await;
                 self.attempts.set(uid, Stage::Reserved);
             }
@@ -260,7 +263,7 @@ impl Provisioner {
 
     // === copies ===
 
-    /// Returns what came of a claim's copy, if it has ended; begins to make it, if that is not being done.
+    /// Returns how a claim's copy has ended, if it has. Starts the copy if it is not under way.
     fn copied(&self, claim: &Claim, job: CopyJob) -> Option<Result<Created, StorageError>> {
         let uid = &claim.claim.uid;
         if let Some((_, Stage::Copying(copy))) = self.attempts.get(uid) {
@@ -270,7 +273,7 @@ impl Provisioner {
                     self.attempts.set(uid, Stage::Reserved);
                     return Some(Err(error));
                 }
-                // It was to be made in another way, and has ended. It begins anew.
+                // A copy for another order has ended. A new one is started.
                 (CopyState::Ended(_), false) => {}
                 (CopyState::Waiting | CopyState::Running, true) => return None,
                 (CopyState::Waiting | CopyState::Running, false) => {
@@ -286,18 +289,20 @@ impl Provisioner {
         None
     }
 
-    /// Empties the staging place of a copy that is in its place, beside all else.
+    /// Removes the staging place of a finished copy, in the background.
     fn clear_later(&self, volume: VolumeName, at: Location) {
         let copies = self.copies.clone();
         tokio::spawn(async move { copies.clear(&volume, &at).await });
     }
 
-    // === what is taken back ===
+    // === undoing ===
 
-    /// Takes back what earlier rounds have made for the claim in another place than it is to have now. That comes before
-    /// it is given the new one, because whoever takes back has no say in what becomes of any directory meanwhile.
+    /// Removes what earlier rounds made for the claim in another place than it is to have now. That comes before
+    /// the new place is reserved, because during the removal the claim's volume counts as leaving, and so protects
+    /// no directory.
     ///
-    /// Its volume may have been made there all the same, where the API server has not said so: then that is it.
+    /// The volume may exist in that place all the same, although the API server has not said so. Then the claim
+    /// has it.
     async fn leave_elsewhere(&self, claim: &Claim, at: &Location) -> Result<(), ClaimOutcome> {
         let uid = &claim.claim.uid;
         let before = self.attempts.get(uid).filter(|(elsewhere, _)| elsewhere != at);
@@ -313,7 +318,7 @@ impl Provisioner {
         }
         let volume = claim.volume_name();
         let has_volume = self.has_volume_at(&volume, &elsewhere).await;
-        // Once the claim is bound to it, nothing is to be done any more.
+        // Once the claim is bound to that volume, there is nothing more to do.
         if has_volume.map_err(|error| ClaimOutcome::FailedToRead(Unread::Elsewhere, error))? {
             return Err(ClaimOutcome::ExistsElsewhere);
         }
@@ -322,14 +327,15 @@ impl Provisioner {
         Ok(())
     }
 
-    /// Tells whether a claim's volume exists and lies there. Another provisioner of our name may have made it elsewhere.
+    /// Tells whether a claim's volume exists in this place. Another provisioner of our name may have made it
+    /// elsewhere.
     async fn has_volume_at(&self, volume: &VolumeName, at: &Location) -> Result<bool, ApiError> {
         let volume = self.context.cluster.volume(volume).await?;
         let lies_there = |volume| located(&volume, &self.context.scope.exports).is_ok_and(|found| found == *at);
         Ok(volume.is_some_and(lies_there))
     }
 
-    /// Takes back what an attempt has left.
+    /// Removes the leftovers of an attempt.
     async fn take_back(&self, volume: &VolumeName, at: &Location, left: &Left) {
         match left {
             Left::Nothing | Left::Unplaced(_) => {}
@@ -338,25 +344,25 @@ impl Provisioner {
         }
     }
 
-    /// Removes what was made for a claim, as far as it is empty, unless another volume or claim has a part in it by
-    /// now; while it does so nobody is given it. An export that does not answer is not waited for.
+    /// Removes the directories made for a claim, as far as they are empty, unless another volume or claim uses
+    /// them by now. Meanwhile no claim is given them. Does not wait for an export that does not answer.
     async fn undo(&self, volume: &VolumeName, at: &Location, created: Created) {
         let export = self.context.export(at);
         let (path, name) = (at.path.as_str(), &*export.name);
         if !export.is_usable() {
-            warn!(path, export = name, "an empty directory that is not needed stays");
+            warn!(path, export = name, "an empty directory that is no longer needed was left");
             return;
         }
         let departure = self.context.state.ledger().depart(volume, at);
         if departure.as_ref().is_some_and(Departure::is_alone)
             && let Err(error) = export.storage.undo(&at.path, created).await
         {
-            warn!(path, export = name, %error, "an empty directory that is not needed stays");
+            warn!(path, export = name, %error, "an empty directory that is no longer needed was left");
         }
     }
 
-    /// Puts a copy that is in its place into the trash, unless anybody has come there since: it was renamed to where
-    /// nothing was, so it is its claim's alone.
+    /// Moves a copy in its place into the trash, unless another volume or claim uses the directory by now. The
+    /// copy was renamed to where nothing was, so the directory was its claim's alone at first.
     async fn trash_copy(&self, volume: &VolumeName, at: &Location) {
         let export = self.context.export(at);
         let departure = self.context.state.ledger().depart(volume, at);
@@ -364,14 +370,14 @@ impl Provisioner {
             match export.storage.trash(&at.path, volume.as_str(), seconds_now()).await {
                 Ok(Some(_)) => export.backlog.pushed(),
                 Ok(None) => {}
-                Err(error) => warn!(volume = volume.as_str(), %error, "a copy that is not needed stays"),
+                Err(error) => warn!(volume = volume.as_str(), %error, "a copy that is no longer needed was left"),
             }
         }
         drop(departure);
         self.copies.clear(volume, at).await;
     }
 
-    /// Takes back what was made for a claim that does not wait for us any more, unless its volume exists.
+    /// Removes what was made for a claim that no longer waits for us, unless its volume exists.
     async fn forget(&self, uid: &ClaimUid) -> Next {
         let Some((at, stage)) = self.attempts.get(uid) else { return Next::Done };
         let (volume, left) = (uid.volume_name(), stage.left());
@@ -386,7 +392,7 @@ impl Provisioner {
                 Ok(true) => self.keep(volume, at, &left),
                 Ok(false) => self.take_back(&volume, &at, &left).await,
                 Err(error) => {
-                    warn!(%uid, %error, "failed to find out whether a volume was made for a claim that has gone");
+                    warn!(%uid, %error, "failed to find out whether a claim that is gone has a volume");
                     return Next::Retry(RetryReason::ApiServer);
                 }
             },
@@ -395,7 +401,7 @@ impl Provisioner {
         Next::Done
     }
 
-    /// Notes that a claim's volume exists, of which the watch may not have told yet.
+    /// Notes that a claim's volume exists, which the watch may not have shown yet.
     fn keep(&self, volume: VolumeName, at: Location, left: &Left) {
         self.context.state.ledger().made(&volume);
         if matches!(left, Left::Placed) {
@@ -404,7 +410,7 @@ impl Provisioner {
     }
 }
 
-/// What has to be copied for a claim, if anything has.
+/// Returns the copy to be made for a claim, if it is to be one.
 fn copy_job(claim: &Claim, provision: &Provision) -> Option<CopyJob> {
     let source = provision.copy_of.as_ref()?;
     Some(CopyJob {
@@ -416,7 +422,7 @@ fn copy_job(claim: &Claim, provision: &Provision) -> Option<CopyJob> {
     })
 }
 
-/// What a round is about.
+/// The claim of a round, and how the round has gone so far.
 struct Round<'a> {
     claim: &'a Claim,
     at: Option<Location>,
@@ -424,7 +430,7 @@ struct Round<'a> {
     started: Instant,
 }
 
-/// Tells a claim how far its copy is, and has the claim looked at again when the copy has ended.
+/// Reports the progress of a copy to its claim, and queues the claim when the copy has ended.
 async fn follow(context: &Context, claim: &Claim, copy: &Copy) {
     copy.begun().await;
     let started = Instant::now();
@@ -441,12 +447,12 @@ async fn follow(context: &Context, claim: &Claim, copy: &Copy) {
             milliseconds = milliseconds(started.elapsed()), "copied"
         );
     } else {
-        debug!(claim = %claim.claim, "the copy has ended before it was complete");
+        debug!(claim = %claim.claim, "the copy ended before it was complete");
     }
     context.state.changed_claims.push(claim.claim.uid.clone());
 }
 
-/// Tells a claim how far its copy is, for ever.
+/// Reports the progress of a copy to its claim, forever.
 async fn tell(context: &Context, claim: &Claim, copy: &Copy) {
     let message = "copying the files of the claim that spec.dataSource names".to_owned();
     context.recorder.record(&claim.claim, Reason::Cloning, message).await;
