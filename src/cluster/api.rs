@@ -1,4 +1,4 @@
-//! The API calls we make, by what they are for.
+//! The API calls that the provisioner makes.
 
 use std::time::Duration;
 
@@ -18,28 +18,28 @@ use crate::model::volume::{FINALIZER, NewVolume, Volume};
 use crate::values::names::{ClassName, VolumeName};
 use crate::values::quantity::STORAGE;
 
-/// How long the API server may take to answer one request.
+/// The longest time that the API server may take to answer one request.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
-/// How many volumes are read at a time: it bounds our memory.
+/// The number of volumes on one page of a list, which bounds our memory.
 const PAGE: u32 = 100;
 
-/// Why a call on the API failed.
+/// Reasons why an API call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// There was no answer in time.
+    /// The API server did not answer in time.
     #[error("the API server did not answer within {} s", ANSWER_MAX.as_secs())]
     Timeout,
-    /// An object of that name is there, and it is not the one we were to make.
-    #[error("a PersistentVolume {0:?} exists already that was not made here for this claim")]
+    /// Another object of that name exists already, not the one that we wanted to create.
+    #[error("the PersistentVolume {0:?} already exists, and was not made here for this claim")]
     Taken(VolumeName),
-    /// The API server refused, or could not be reached.
+    /// The API server refused the request, or could not be reached.
     #[error("{}", in_words(.0))]
     Kube(KubeError),
 }
 
-/// The API server's own words where it has said something, else the whole chain of what went wrong. On one line:
-/// webhooks have the API server say what tenants have written.
+/// Puts an error into words: the API server's own if it has answered, else the whole chain of causes. Control
+/// characters in its answer become blanks, because webhooks have it repeat what tenants have written.
 fn in_words(error: &KubeError) -> String {
     if let KubeError::Api(status) = error {
         return status.message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -57,25 +57,26 @@ fn in_words(error: &KubeError) -> String {
 }
 
 impl ApiError {
-    /// Whether the API server says that there is no such object.
+    /// Tells whether the API server answered that the object does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Kube(KubeError::Api(status)) if status.is_not_found())
     }
 
-    /// Whether the API server says that the object is not the one any more that the request was made for.
+    /// Tells whether the API server answered that the object is no longer the one that the request was made for.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Kube(KubeError::Api(status)) if status.is_conflict())
     }
 
-    /// Whether the API server says that we may not.
+    /// Tells whether the API server answered that we lack the permission.
     #[must_use]
     pub fn is_forbidden(&self) -> bool {
         matches!(self, Self::Kube(KubeError::Api(status)) if status.is_forbidden())
     }
 
-    /// Whether the request certainly had no effect: the API server has said no. Otherwise it may have had.
+    /// Tells whether the request certainly had no effect, because the API server refused it. Any other failed
+    /// request may have been carried out.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         match self {
@@ -86,20 +87,20 @@ impl ApiError {
     }
 }
 
-/// Makes a call, giving up when the answer takes too long.
+/// Awaits a call to the API server, and gives up when the answer takes too long.
 ///
 /// # Errors
-/// Those of the call, and [`ApiError::Timeout`].
+/// Returns the call's error, or [`ApiError::Timeout`].
 pub async fn answered<T>(call: impl Future<Output = Result<T, KubeError>>) -> Result<T, ApiError> {
     timeout(ANSWER_MAX, call).await.map_err(|_| ApiError::Timeout)?.map_err(ApiError::Kube)
 }
 
-/// When a volume that was to be deleted went.
+/// The outcome of deleting a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gone {
-    /// This call has deleted it.
+    /// The call deleted the volume.
     Now,
-    /// It was not there any more.
+    /// The volume was gone before the call.
     Before,
 }
 
@@ -119,22 +120,22 @@ impl std::fmt::Debug for Cluster {
 }
 
 impl Cluster {
-    /// `provisioner` is our name.
+    /// Creates a handle for the provisioner of this name.
     #[must_use]
     pub fn new(client: Client, provisioner: &str) -> Self {
         let (volumes, classes) = (Api::all(client.clone()), Api::all(client.clone()));
         Self { client, volumes, classes, provisioner: provisioner.to_owned() }
     }
 
-    /// Creates a volume. One that is there already is success if it is the same, see [`NewVolume::is`].
+    /// Creates a volume. Succeeds also if the same volume exists already, see [`NewVolume::is`].
     ///
     /// # Errors
-    /// Returns any API error; [`ApiError::Taken`] if another volume has the name.
+    /// Returns any API error, or [`ApiError::Taken`] if another volume has the name.
     pub async fn create_volume(&self, volume: &NewVolume) -> Result<(), ApiError> {
         match answered(self.volumes.create(&PostParams::default(), &Slim(volume.object()))).await {
             Ok(_) => Ok(()),
             Err(ApiError::Kube(KubeError::Api(status))) if status.is_already_exists() => {
-                // It may also have gone meanwhile: the next try tells.
+                // The existing volume may be gone by now; the next try tells.
                 let there = self.volume(&volume.name()).await?;
                 let is_it = there.is_some_and(|there| volume.is(&there));
                 if is_it { Ok(()) } else { Err(ApiError::Taken(volume.name())) }
@@ -143,7 +144,7 @@ impl Cluster {
         }
     }
 
-    /// Reads a volume; `None` if there is none.
+    /// Reads a volume; returns `None` if it does not exist.
     ///
     /// # Errors
     /// Returns any API error.
@@ -151,18 +152,18 @@ impl Cluster {
         Ok(answered(self.volumes.get_opt(name.as_str())).await?.map(|volume| Volume::read(&volume.0)))
     }
 
-    /// Reads what a copy of a claim takes to know of it; `None` if there is no such claim.
+    /// Reads what is needed to copy a claim; returns `None` if the claim does not exist.
     ///
     /// # Errors
     /// Returns any API error.
     pub async fn source_claim(&self, namespace: &str, name: &str) -> Result<Option<SourceClaim>, ApiError> {
         let claims: Api<Slim<PersistentVolumeClaim>> = Api::namespaced(self.client.clone(), namespace);
-        // Under the RBAC of the peer's users claims may be listed; that they may be got is not said.
+        // Our RBAC grants `list` on claims, which the watch needs anyway, but not `get`.
         let only = ListParams::default().fields(&format!("metadata.name={name}"));
         Ok(answered(claims.list(&only)).await?.items.first().map(|claim| SourceClaim::read(&claim.0)))
     }
 
-    /// Reads a class; `None` if there is none.
+    /// Reads a class; returns `None` if it does not exist.
     ///
     /// # Errors
     /// Returns any API error.
@@ -173,10 +174,10 @@ impl Cluster {
         Ok(answered(self.classes.get_opt(name.as_str())).await?.as_ref().map(Class::read))
     }
 
-    /// Reads all volumes, page by page.
+    /// Reads all volumes, page by page, and passes them to `each`.
     ///
     /// # Errors
-    /// Returns any API error. What was read until then has been given to `each`.
+    /// Returns any API error. The volumes read until then have been passed to `each`.
     pub async fn volumes(&self, mut each: impl FnMut(Volume)) -> Result<(), ApiError> {
         let mut params = ListParams::default().limit(PAGE);
         loop {
@@ -189,7 +190,7 @@ impl Cluster {
         }
     }
 
-    /// Puts our finalizer on a volume.
+    /// Adds our finalizer to a volume.
     ///
     /// # Errors
     /// Returns any API error.
@@ -197,7 +198,7 @@ impl Cluster {
         self.patch(volume, json!({ "finalizers": [FINALIZER], "uid": volume.uid })).await
     }
 
-    /// Takes our finalizer off a volume. One that has gone is success.
+    /// Removes our finalizer from a volume. Succeeds also if the volume is gone.
     ///
     /// # Errors
     /// Returns any API error.
@@ -209,10 +210,10 @@ impl Cluster {
         }
     }
 
-    /// Gives a volume another capacity, if it is still as it was read.
+    /// Sets a volume's capacity, unless the volume has changed since it was read.
     ///
     /// # Errors
-    /// Those of the API server; a conflict if it has changed since.
+    /// Returns any API error; a conflict if the volume has changed since it was read.
     pub async fn grow_volume(&self, volume: &Volume, capacity: &Quantity) -> Result<(), ApiError> {
         let patch = Patch::Strategic(json!({
             "metadata": {"uid": volume.uid, "resourceVersion": volume.resource_version},
@@ -221,18 +222,18 @@ impl Cluster {
         answered(self.volumes.patch(volume.name.as_str(), &PatchParams::default(), &patch)).await.map(drop)
     }
 
-    /// Says in a claim's status what capacity it has now, and that it is not being resized, if it is still as it was
-    /// read.
+    /// Sets the capacity in a claim's status, and clears what says that the claim is being resized, unless the
+    /// claim has changed since it was read.
     ///
     /// # Errors
-    /// Those of the API server; a conflict if it has changed since.
+    /// Returns any API error; a conflict if the claim has changed since it was read.
     pub async fn grow_claim(&self, claim: &Expansion, capacity: &Quantity) -> Result<(), ApiError> {
         let mut status = json!({
             "capacity": {STORAGE: capacity},
             "allocatedResources": {STORAGE: null},
             "allocatedResourceStatuses": {STORAGE: null},
         });
-        // One that is not there cannot be taken out: it would be put in.
+        // Only conditions that the claim has: a patch that deletes any other would add it.
         let conditions: Vec<_> =
             claim.conditions.iter().map(|kind| json!({"$patch": "delete", "type": kind})).collect();
         if let (false, Some(status)) = (conditions.is_empty(), status.as_object_mut()) {
@@ -245,7 +246,7 @@ impl Cluster {
         answered(claims.patch_status(&claim.claim.name, &PatchParams::default(), &patch)).await.map(drop)
     }
 
-    /// Changes a volume's metadata. The uid in it makes sure that it is the same volume.
+    /// Patches a volume's metadata. The uid in it makes the API server refuse a later volume of the same name.
     async fn patch(&self, volume: &Volume, metadata: serde_json::Value) -> Result<(), ApiError> {
         let patch = Patch::Strategic(json!({ "metadata": metadata }));
         answered(self.volumes.patch_metadata(volume.name.as_str(), &PatchParams::default(), &patch))
@@ -253,8 +254,8 @@ impl Cluster {
             .map(drop)
     }
 
-    /// Deletes this volume, by its uid, and never a later one of the same name. Returns [`Gone::Before`] if it was gone
-    /// already.
+    /// Deletes this volume by its uid, and never a later one of the same name. Returns [`Gone::Before`] if the
+    /// volume was already gone.
     ///
     /// # Errors
     /// Returns any API error.
@@ -265,7 +266,7 @@ impl Cluster {
         };
         match answered(self.volumes.delete(volume.name.as_str(), &params)).await {
             Ok(_) => Ok(Gone::Now),
-            // A conflict is another uid: ours has gone.
+            // A conflict means another uid: our volume is gone.
             Err(ApiError::Kube(KubeError::Api(status))) if status.is_not_found() || status.is_conflict() => {
                 Ok(Gone::Before)
             }

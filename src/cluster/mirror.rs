@@ -1,4 +1,4 @@
-//! Slim records of one kind of object, as a watch brings them.
+//! Compact records of one kind of object, kept current by a watch.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::ledger::generation::Generation;
 
-/// The records of one kind of object, by what they are found by.
+/// The records of one kind of object, by their keys.
 #[derive(Debug)]
 pub(super) struct Mirror<K, R> {
     records: HashMap<K, Record<R>>,
@@ -16,7 +16,7 @@ pub(super) struct Mirror<K, R> {
 #[derive(Debug)]
 struct Record<R> {
     record: Arc<R>,
-    /// The list that has last shown the object, or behind which the watch has.
+    /// The list that last showed the object, or after which the watch showed it.
     shown: Generation,
 }
 
@@ -27,7 +27,8 @@ impl<K, R> Default for Mirror<K, R> {
 }
 
 impl<K: Clone + Eq + Hash, R: PartialEq> Mirror<K, R> {
-    /// Takes in an object as it is now; `None` is one that does not concern us. Tells whether anything changed.
+    /// Records an object as it is now; `None` stands for an object that does not concern us. Tells whether
+    /// anything changed.
     pub(super) fn put(&mut self, key: &K, record: Option<R>) -> bool {
         let Some(record) = record else { return self.remove(key) };
         let now = Record { record: Arc::new(record), shown: self.generation };
@@ -35,7 +36,7 @@ impl<K: Clone + Eq + Hash, R: PartialEq> Mirror<K, R> {
         self.records.insert(key.clone(), now).is_none_or(|before| before.record != record)
     }
 
-    /// Forgets an object. Tells whether it was known.
+    /// Removes an object's record. Tells whether there was one.
     pub(super) fn remove(&mut self, key: &K) -> bool {
         self.records.remove(key).is_some()
     }
@@ -45,7 +46,7 @@ impl<K: Clone + Eq + Hash, R: PartialEq> Mirror<K, R> {
         self.generation.advance();
     }
 
-    /// Ends a list: what it did not show has gone, and is returned.
+    /// Ends a list: removes the records of the objects that it did not show, and returns their keys.
     pub(super) fn end_list(&mut self) -> Vec<K> {
         let generation = self.generation;
         self.records.extract_if(|_, record| record.shown != generation).map(|(key, _)| key).collect()
@@ -56,7 +57,7 @@ impl<K: Clone + Eq + Hash, R: PartialEq> Mirror<K, R> {
         self.records.get(key).map(|record| Arc::clone(&record.record))
     }
 
-    /// Returns all records and what they are found by.
+    /// Iterates over all records and their keys.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &R)> {
         self.records.iter().map(|(key, record)| (key, &*record.record))
     }

@@ -1,5 +1,6 @@
-//! Volumes and claims as the API server sends them. Only what we read of them is taken in: the rest is most of an
-//! object, and to take it in costs several times the time and the code.
+//! Volumes and claims as the API server sends them, deserialized with little more than the fields that we read.
+//! Written by hand because a metadata-only watch cannot see `spec`, while whole objects cost several times the
+//! memory, and several times the time and code to take in.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::{ObjectMeta, Resource};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A volume or a claim with what we read of it, and nothing else. It is sent as it is.
+/// A volume or a claim, deserialized with little more than the fields that we read, and serialized whole.
 #[derive(Debug, Clone)]
 pub struct Slim<T>(pub T);
 
@@ -151,7 +152,7 @@ mod tests {
     use super::*;
     use crate::model::{claim, expansion, volume};
 
-    /// Metadata as the API server sends it.
+    /// Returns metadata as the API server sends it.
     fn metadata(annotations: &Value) -> Value {
         json!({
             "name": "name", "namespace": "ns", "uid": "1-2", "resourceVersion": "7", "generation": 3,
@@ -191,10 +192,13 @@ mod tests {
     fn nothing_is_missing_that_is_read_of_a_claim() {
         let object = json!({
             "kind": "PersistentVolumeClaim", "apiVersion": "v1",
-            "metadata": metadata(&json!({"volume.kubernetes.io/storage-provisioner": "us", "other": "annotation"})),
+            "metadata": metadata(&json!({
+                "volume.kubernetes.io/storage-provisioner": "us", "other": "annotation",
+            })),
             "spec": {
                 "accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Mi"}},
-                "storageClassName": "nfs", "volumeMode": "Block", "selector": {}, "volumeAttributesClassName": "fast",
+                "storageClassName": "nfs", "volumeMode": "Block", "selector": {},
+                "volumeAttributesClassName": "fast",
                 "dataSource": {"kind": "PersistentVolumeClaim", "name": "x"},
                 "dataSourceRef": {"kind": "PersistentVolumeClaim", "name": "x"},
             },
@@ -211,10 +215,14 @@ mod tests {
     fn nothing_is_missing_that_is_read_of_a_claim_that_grows() {
         let object = json!({
             "metadata": metadata(&json!({})),
-            "spec": {"resources": {"requests": {"storage": "2Mi"}}, "storageClassName": "nfs", "volumeName": "pvc-1-2"},
+            "spec": {
+                "resources": {"requests": {"storage": "2Mi"}}, "storageClassName": "nfs", "volumeName": "pvc-1-2",
+            },
             "status": {
                 "phase": "Bound", "capacity": {"storage": "1Mi"}, "accessModes": ["ReadWriteMany"],
-                "conditions": [{"type": "Resizing", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+                "conditions": [
+                    {"type": "Resizing", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+                ],
             },
         });
         let whole: PersistentVolumeClaim = serde_json::from_value(object.clone()).unwrap();

@@ -1,5 +1,6 @@
-//! What is known of the cluster: compact records of pending claims, of claims that ask for more than they have, of volumes
-//! to reclaim, and of all classes, kept current by watches. Whole objects are forgotten as soon as they are read.
+//! The known state of the cluster: compact records of pending claims, of bound claims that ask for more, of
+//! volumes to reclaim, and of all classes, kept current by watches. Whole objects are dropped as soon as they are
+//! read.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -22,16 +23,16 @@ use crate::values::quantity::bytes;
 /// The kinds of objects that are watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Watched {
-    /// `StorageClasses`.
+    /// Storage classes.
     Classes,
-    /// `PersistentVolumeClaims`.
+    /// Persistent volume claims.
     Claims,
-    /// `PersistentVolumes`.
+    /// Persistent volumes.
     Volumes,
 }
 
 impl Watched {
-    /// Returns what the objects are called in metrics and health checks.
+    /// Returns the kind's name in metrics and health checks.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -42,7 +43,7 @@ impl Watched {
     }
 }
 
-/// What is known of the cluster, and the queues of what is to be looked at because it has changed.
+/// The known state of the cluster, and the queues of objects to look at because they have changed.
 #[derive(Debug)]
 pub struct ClusterState {
     scope: Arc<Scope>,
@@ -50,13 +51,14 @@ pub struct ClusterState {
     classes: Mutex<Mirror<ClassName, Class>>,
     claims: Mutex<Mirror<ClaimUid, Claim>>,
     expansions: Mutex<Mirror<ClaimUid, Expansion>>,
-    /// Locked before the ledger, so that a volume's record and its entry there change together.
+    /// The volumes' records. Locked before the ledger, so that a volume's record and its entry there change
+    /// together.
     volumes: Mutex<Volumes>,
-    /// The pending claims to look at.
+    /// The queue of pending claims to look at.
     pub changed_claims: Arc<Queue<ClaimUid>>,
-    /// The volumes to look at.
+    /// The queue of volumes to look at.
     pub changed_volumes: Arc<Queue<VolumeName>>,
-    /// The bound claims to look at.
+    /// The queue of bound claims to look at.
     pub changed_expansions: Arc<Queue<ClaimUid>>,
 }
 
@@ -89,41 +91,41 @@ impl ClusterState {
         &self.ledger
     }
 
-    /// Returns the claim with this uid, if it waits for us.
+    /// Returns the claim with this uid, if it is pending and for us to serve.
     #[must_use]
     pub fn claim(&self, uid: &ClaimUid) -> Option<Arc<Claim>> {
         self.claims.lock().get(uid)
     }
 
-    /// Returns the bound claim with this uid, anybody's, if it asks for more than it has.
+    /// Returns the bound claim with this uid, whichever provisioner served it, if it asks for more than it has.
     #[must_use]
     pub fn expansion(&self, uid: &ClaimUid) -> Option<Arc<Expansion>> {
         self.expansions.lock().get(uid)
     }
 
-    /// Returns the volume of this name, if there is something to do for it.
+    /// Returns the volume of this name, if there is work to do for it.
     #[must_use]
     pub fn volume(&self, name: &VolumeName) -> Option<Arc<Volume>> {
         self.volumes.lock().work.get(name)
     }
 
-    /// Returns the class of this name, anybody's.
+    /// Returns the class of this name, whichever provisioner it names.
     #[must_use]
     pub fn class(&self, name: &ClassName) -> Option<Arc<Class>> {
         self.classes.lock().get(name)
     }
 
-    /// Tells whether claims or volumes wait for their turn just now.
+    /// Tells whether any claim or volume waits for a worker.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.changed_claims.is_behind() || self.changed_volumes.is_behind() || self.changed_expansions.is_behind()
     }
 
-    /// Notes that a volume has been reclaimed: there is nothing to do for it any more, however often it changes before
-    /// it has gone.
+    /// Notes that a volume has been reclaimed: there is nothing more to do for it, however often it changes before
+    /// it is gone.
     pub fn reclaimed(&self, volume: &Volume) {
         let mut volumes = self.volumes.lock();
-        // The watch may have said already that the volume has gone.
+        // The watch may have shown already that the volume is gone.
         if self.ledger.exists(&volume.name) {
             volumes.reclaimed.insert(volume.name.clone(), volume.uid.clone());
         }
@@ -131,7 +133,7 @@ impl ClusterState {
         volumes.work.remove(&volume.name);
     }
 
-    /// Takes in a volume that a list has shown just now, and of which the watch has not told yet.
+    /// Records a volume that a list has just shown, and that the watch has not shown yet.
     pub fn heard_of(&self, volume: &Volume) {
         let _volumes = self.volumes.lock();
         if !self.ledger.exists(&volume.name) {
@@ -139,7 +141,7 @@ impl ClusterState {
         }
     }
 
-    /// Forgets a volume of which the API server says that it does not exist.
+    /// Forgets a volume that does not exist according to the API server.
     pub fn forget_volume(&self, name: &VolumeName) {
         let mut volumes = self.volumes.lock();
         self.ledger.forget(name);
@@ -164,7 +166,7 @@ impl ClusterState {
         }
     }
 
-    /// Ends a list of all objects of a kind: what it did not show has gone.
+    /// Ends a list of all objects of a kind: the objects that it did not show are gone.
     pub fn end_list(&self, kind: Watched) {
         match kind {
             Watched::Classes => {
@@ -201,7 +203,7 @@ impl ClusterState {
         }
     }
 
-    /// Takes in a class as it is now; `None` is one that has gone.
+    /// Records a class as it is now; `None` if the class is gone.
     pub fn put_class(&self, name: &ClassName, record: Option<Class>) {
         let ours = record.as_ref().filter(|class| class.is_of(self.provisioner()));
         let unknown = ours.map(|class| class.parameters.unknown.clone()).unwrap_or_default();
@@ -212,13 +214,13 @@ impl ClusterState {
             warn!(
                 class = name.as_str(),
                 ?parameter,
-                "the StorageClass has a parameter that is not known, and has no effect: a typo?"
+                "the StorageClass has an unknown parameter, which has no effect: a typo?"
             );
         }
         self.reconsider(name);
     }
 
-    /// Has all claims and volumes of a class looked at again.
+    /// Queues all claims and volumes of a class to be looked at again.
     fn reconsider(&self, class: &ClassName) {
         for (uid, _) in self.claims.lock().iter().filter(|(_, claim)| claim.class == *class) {
             self.changed_claims.push(uid.clone());
@@ -228,28 +230,28 @@ impl ClusterState {
         }
     }
 
-    /// Takes in a claim as it is now; `None` is one that does not wait for us, or has gone.
+    /// Records a claim as it is now; `None` if the claim does not wait for us, or is gone.
     pub fn put_claim(&self, uid: &ClaimUid, record: Option<Claim>) {
         if self.claims.lock().put(uid, record) {
             self.changed_claims.push(uid.clone());
         }
     }
 
-    /// Takes in a bound claim as it is now; `None` is one that asks for no more than it has, or has gone.
+    /// Records a bound claim as it is now; `None` if the claim asks for no more than it has, or is gone.
     pub fn put_expansion(&self, uid: &ClaimUid, record: Option<Expansion>) {
         if self.expansions.lock().put(uid, record) {
             self.changed_expansions.push(uid.clone());
         }
     }
 
-    /// Has the claim looked at again that a volume was made for, if it waits still: it needs another one.
+    /// Queues the claim that a volume was made for, if the claim still waits: it needs another volume.
     fn reconsider_claim_of(&self, volume: &VolumeName) {
         if let Some(claim) = volume.claim_uid().and_then(|uid| self.claim(&uid)) {
             self.changed_claims.push(claim.claim.uid.clone());
         }
     }
 
-    /// Takes in a volume as it is now; `None` is one that has gone.
+    /// Records a volume as it is now; `None` if the volume is gone.
     pub fn put_volume(&self, name: &VolumeName, record: Option<Volume>) {
         let has_gone = record.is_none();
         let mut volumes = self.volumes.lock();
@@ -269,7 +271,7 @@ impl ClusterState {
         }
     }
 
-    /// Enters a volume that exists in the ledger.
+    /// Enters an existing volume in the ledger.
     fn settle(&self, volume: &Volume) {
         let located = located(volume, &self.scope.exports).ok();
         let entry = Entry {
@@ -282,15 +284,15 @@ impl ClusterState {
     }
 }
 
-/// The volumes that there is something to do for. The others are not looked at again before they change.
+/// The volumes that there is work to do for. All others are not looked at again before they change.
 #[derive(Debug, Default)]
 struct Volumes {
     work: Mirror<VolumeName, Volume>,
-    /// Those of ours that were deleted while they had a claim, and are to be reclaimed all the same when that has
-    /// gone, even if the object has gone by then.
+    /// Our volumes that were deleted while they had a claim. They are reclaimed when the claim is gone, even if
+    /// the volume object is gone by then.
     deleted_while_bound: HashSet<VolumeName>,
-    /// The uids of those that have been reclaimed and are still shown by the watch: what the API server does with one
-    /// that is deleted, and what takes the finalizers off, are changes, too.
+    /// The uids of reclaimed volumes that the watch still shows: their deletion by the API server and the removal
+    /// of their finalizers are changes, too.
     reclaimed: HashMap<VolumeName, Box<str>>,
 }
 
@@ -306,7 +308,7 @@ impl Volumes {
         self.work.put(&name, is_work.then_some(volume))
     }
 
-    /// Notes that the object has gone. What was still to be done for it is not forgotten if it was deleted while bound.
+    /// Notes that a volume object is gone. If the volume was deleted while bound, the work for it is kept.
     fn gone(&mut self, name: &VolumeName) -> bool {
         self.reclaimed.remove(name);
         if self.work.get(name).is_some_and(|volume| volume.deleted_while_bound) {

@@ -1,4 +1,4 @@
-//! What has been begun for claims whose volumes do not exist yet: kept here and nowhere else.
+//! Work begun for claims whose volumes do not exist yet. Kept here and nowhere else.
 
 use std::collections::HashMap;
 
@@ -11,34 +11,34 @@ use crate::model::exports::{ExportId, Location};
 use crate::storage::Created;
 use crate::values::names::ClaimUid;
 
-/// How far the directory of a claim has come.
+/// The progress of a claim's directory.
 #[derive(Debug, Clone)]
 pub(super) enum Stage {
-    /// It is reserved, and nothing of it is on the export as far as this process knows.
+    /// The directory is reserved; as far as this process knows, nothing of it is on the export.
     Reserved,
-    /// It has been made, or was there before.
+    /// The directory was made, or existed before.
     Made(Created),
-    /// A copy was ordered, and is being made or has ended in one way or the other.
+    /// A copy was ordered, and is being made or has ended one way or the other.
     Copying(Copy),
-    /// The volume has been created; the claim only has to be bound to it.
+    /// The volume was created; the claim only has to be bound to it.
     VolumeCreated,
 }
 
-/// What an attempt has left on the export.
+/// The leftovers of an attempt on the export.
 #[derive(Debug, Clone)]
 pub(super) enum Left {
-    /// Nothing.
+    /// Nothing is left.
     Nothing,
     /// A directory.
     Directory(Created),
     /// A copy that is not in its place yet.
     Unplaced(Copy),
-    /// A copy that is in its place.
+    /// A copy in its place.
     Placed,
 }
 
 impl Stage {
-    /// Tells what is left on the export if the attempt ends here.
+    /// Returns what is left on the export if the attempt ends here.
     pub(super) fn left(&self) -> Left {
         match self {
             Self::Reserved | Self::VolumeCreated => Left::Nothing,
@@ -46,7 +46,7 @@ impl Stage {
             Self::Copying(copy) => match copy.state() {
                 CopyState::Waiting | CopyState::Running => Left::Unplaced(copy.clone()),
                 CopyState::Ended(Ok(_)) => Left::Placed,
-                // What there was of it has been taken away.
+                // The remains of a failed copy have been removed.
                 CopyState::Ended(Err(_)) => Left::Nothing,
             },
         }
@@ -56,35 +56,35 @@ impl Stage {
 #[derive(Debug)]
 struct Attempt {
     at: Location,
-    /// What is to be copied, if anything is.
+    /// The source of the copy, if the claim is to be one.
     source: Option<CopySource>,
     stage: Stage,
-    /// Held for what happens when it is dropped.
+    /// The reservation, which is given up when it is dropped.
     reserved: Reserved,
 }
 
-/// The attempts that are under way, one for each claim.
+/// The attempts under way, at most one for each claim.
 #[derive(Debug, Default)]
 pub(super) struct Attempts(Mutex<HashMap<ClaimUid, Attempt>>);
 
 impl Attempts {
-    /// Tells whether anything has been begun for a claim.
+    /// Tells whether an attempt is under way for a claim.
     pub(super) fn contains(&self, claim: &ClaimUid) -> bool {
         self.0.lock().contains_key(claim)
     }
 
-    /// Tells whether a claim's volume has been created by this process.
+    /// Tells whether this process has created a claim's volume.
     pub(super) fn has_volume(&self, claim: &ClaimUid) -> bool {
         let attempts = self.0.lock();
         attempts.get(claim).is_some_and(|attempt| matches!(attempt.stage, Stage::VolumeCreated))
     }
 
-    /// Returns where a claim's directory is to be and how far it has come.
+    /// Returns where a claim's directory goes and how far it has come.
     pub(super) fn get(&self, claim: &ClaimUid) -> Option<(Location, Stage)> {
         self.0.lock().get(claim).map(|attempt| (attempt.at.clone(), attempt.stage.clone()))
     }
 
-    /// Returns the export on which a claim's directory has been begun: it goes on there.
+    /// Returns the export on which a claim's directory was begun, and has to be finished.
     pub(super) fn export(&self, claim: &ClaimUid) -> Option<ExportId> {
         self.get(claim).and_then(|(at, stage)| match stage {
             Stage::Made(_) | Stage::Copying(_) => Some(at.export),
@@ -92,13 +92,13 @@ impl Attempts {
         })
     }
 
-    /// Returns what a claim's copy is a copy of, once that was ordered.
+    /// Returns the source of a claim's copy, once the copy was ordered.
     pub(super) fn source(&self, claim: &ClaimUid) -> Option<CopySource> {
         let attempts = self.0.lock();
         attempts.get(claim).filter(|attempt| matches!(attempt.stage, Stage::Copying(_)))?.source.clone()
     }
 
-    /// Begins an attempt, or goes on with the one that is under way in the same place.
+    /// Begins an attempt, or continues the one that is under way in the same place.
     pub(super) fn begin(&self, claim: &ClaimUid, at: &Location, source: Option<CopySource>, reserved: Reserved) {
         let mut attempts = self.0.lock();
         let mut stage = Stage::Reserved;
@@ -111,7 +111,7 @@ impl Attempts {
         attempts.insert(claim.clone(), Attempt { at: at.clone(), source, stage, reserved });
     }
 
-    /// Notes that a claim's directory was made, and returns what all rounds have made of it together.
+    /// Notes that a claim's directory was made. Returns what all rounds together have made of it.
     pub(super) fn made(&self, claim: &ClaimUid, created: Created) -> Created {
         let mut attempts = self.0.lock();
         let Some(attempt) = attempts.get_mut(claim) else { return created };
@@ -128,7 +128,7 @@ impl Attempts {
         }
     }
 
-    /// Ends an attempt. The directory is given up unless the volume is known to exist.
+    /// Ends an attempt. Gives the directory up unless the volume is known to exist.
     pub(super) fn end(&self, claim: &ClaimUid) {
         let attempt = self.0.lock().remove(claim);
         drop(attempt);

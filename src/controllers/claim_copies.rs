@@ -17,7 +17,8 @@ use crate::storage::{Created, StorageError};
 use crate::values::names::VolumeName;
 use crate::values::time::milliseconds;
 
-/// When it is first said how far a copy is. After that each time when it has taken twice as long.
+/// The time after which the progress of a copy is first reported. Each later report comes after twice the time of
+/// the one before.
 const SAY_AFTER: Duration = Duration::from_secs(30);
 
 /// The copies of claims. Clones are the same.
@@ -39,7 +40,7 @@ impl ClaimCopies {
         self.copies.clear(volume, at).await;
     }
 
-    /// Returns what came of a claim's copy, if it has ended; begins to make it, if that is not being done.
+    /// Returns how a claim's copy has ended, if it has. Starts the copy if it is not under way.
     pub(super) fn result(&self, claim: &Claim, job: CopyJob) -> Option<Result<Created, StorageError>> {
         let uid = &claim.claim.uid;
         if let Some((_, Stage::Copying(copy))) = self.attempts.get(uid) {
@@ -49,7 +50,7 @@ impl ClaimCopies {
                     self.attempts.set(uid, Stage::Reserved);
                     return Some(Err(error));
                 }
-                // It was to be made in another way, and has ended. It begins anew.
+                // A copy for another order has ended. A new one is started.
                 (CopyState::Ended(_), false) => {}
                 (CopyState::Waiting | CopyState::Running, true) => return None,
                 (CopyState::Waiting | CopyState::Running, false) => {
@@ -65,14 +66,14 @@ impl ClaimCopies {
         None
     }
 
-    /// Empties the staging place of a copy that is in its place, beside all else.
+    /// Removes the staging place of a finished copy, in the background.
     pub(super) fn clear_later(&self, volume: VolumeName, at: Location) {
         let copies = self.copies.clone();
         tokio::spawn(async move { copies.clear(&volume, &at).await });
     }
 }
 
-/// What has to be copied for a claim, if anything has.
+/// Returns the copy to be made for a claim, if it is to be one.
 pub(super) fn copy_job(claim: &Claim, provision: &Provision) -> Option<CopyJob> {
     let source = provision.copy_of.as_ref()?;
     Some(CopyJob {
@@ -84,7 +85,7 @@ pub(super) fn copy_job(claim: &Claim, provision: &Provision) -> Option<CopyJob> 
     })
 }
 
-/// Tells a claim how far its copy is, and has the claim looked at again when the copy has ended.
+/// Reports the progress of a copy to its claim, and queues the claim when the copy has ended.
 async fn follow(context: &Context, claim: &Claim, copy: &Copy) {
     copy.begun().await;
     let started = Instant::now();
@@ -101,12 +102,12 @@ async fn follow(context: &Context, claim: &Claim, copy: &Copy) {
             milliseconds = milliseconds(started.elapsed()), "copied"
         );
     } else {
-        debug!(claim = %claim.claim, "the copy has ended before it was complete");
+        debug!(claim = %claim.claim, "the copy ended before it was complete");
     }
     context.state.changed_claims.push(claim.claim.uid.clone());
 }
 
-/// Tells a claim how far its copy is, for ever.
+/// Reports the progress of a copy to its claim, forever.
 async fn tell(context: &Context, claim: &Claim, copy: &Copy) {
     let message = "copying the files of the claim that spec.dataSource names".to_owned();
     context.recorder.record(&claim.claim, Reason::Cloning, message).await;

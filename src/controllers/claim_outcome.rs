@@ -1,4 +1,4 @@
-//! What a round for a pending claim comes to, and what is told of it.
+//! Outcomes of a round for a pending claim, and how each is reported.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::model::claim::{Claim, DataSource};
 use crate::queue::{Next, RetryReason};
 use crate::values::time::milliseconds;
 
-/// What a round for a pending claim comes to.
+/// The outcome of a round for a pending claim.
 #[derive(Debug)]
 pub(super) enum ClaimOutcome {
     /// The claim has its volume, and only has to be bound to it.
@@ -23,85 +23,85 @@ pub(super) enum ClaimOutcome {
     Ignored(ClaimIgnored),
     /// The claim's author has to change something, or to wait.
     Refused {
-        /// Why.
+        /// The reason.
         refusal: ClaimRefusal,
-        /// Whether another volume stands in the way, so that the claim need not change for it to pass.
+        /// Whether another volume stands in the way, so that the refusal can pass without a change to the claim.
         by_neighbour: bool,
-        /// Whether it is to be said: what passes by itself is not said at each try.
+        /// Whether to report the refusal: one that passes by itself is not reported at each try.
         is_said: bool,
     },
-    /// The directory is free once what is there has been moved away.
+    /// The claim waits until what is in its place has been moved away.
     WaitsForMove,
-    /// Others were faster to be promised what the export has.
+    /// Other claims were promised the export's capacity first.
     WaitsForPromise,
-    /// A volume of the claim exists in another place than it is to have now.
+    /// The claim's volume exists, but in another place than the claim is to have now.
     ExistsElsewhere,
-    /// What the claim is to be a copy of is being copied.
+    /// A copy for the claim is being made, or stopped.
     Copying,
     /// This process does not lead.
     NotLeading,
-    /// The API server did not say what has to be known.
+    /// The API server did not tell what the round needs to know.
     FailedToRead(Unread, ApiError),
     /// The directory could not be made.
     FailedToMake {
-        /// What is wrong, and what to do about it.
+        /// The error and its remedy, in words.
         words: String,
-        /// The path that it is about.
+        /// The path that the error is about.
         path: String,
     },
     /// The volume could not be created.
     FailedToCreate(ApiError),
-    /// The claim has a volume.
+    /// The claim's volume has been created.
     Provisioned(Directory),
 }
 
-/// What the API server was asked about.
+/// A question that the API server did not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unread {
     /// The claim's class.
     Class,
     /// The claim to copy.
     Source,
-    /// All volumes, for their groups.
+    /// The groups of all volumes.
     Gids,
-    /// The volume of a claim that is to lie elsewhere now.
+    /// The volume in the place that the claim had before.
     Elsewhere,
 }
 
-/// Where the directory of a volume comes from.
+/// The origin of a volume's directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Directory {
-    /// It was made.
+    /// The directory was made.
     New,
-    /// It was there before.
+    /// The directory existed before.
     Adopted,
-    /// It is a copy.
+    /// The directory is a copy.
     Copied,
 }
 
-/// What a round was about.
+/// The facts about a round that its report names.
 #[derive(Debug)]
 pub(super) struct ClaimRound<'a> {
     /// The claim.
     pub(super) claim: &'a Claim,
-    /// Our name.
+    /// The provisioner's name.
     pub(super) provisioner: &'a str,
-    /// Whether the claim's class exists: only then is it a label of metrics.
+    /// Whether the claim's class exists: only then is it a label in metrics.
     pub(super) class_exists: bool,
-    /// The name of the export that was chosen, and the path on it.
+    /// The name of the chosen export, and the path on it.
     pub(super) at: Option<(&'a str, &'a str)>,
-    /// How long the round has taken.
+    /// The duration of the round.
     pub(super) took: Duration,
 }
 
 impl ClaimRound<'_> {
-    /// Names claim and class.
+    /// Names the claim and its class.
     fn who(&self) -> Fields {
         let class = Some(self.claim.class.to_string());
         Fields { claim: Some(self.claim.claim.to_string()), class, ..Fields::default() }
     }
 
-    /// Names also the volume and where it lies.
+    /// Names the claim, its class, its volume and the volume's place.
     fn whole(&self) -> Fields {
         Fields {
             volume: Some(self.claim.volume_name().to_string()),
@@ -132,12 +132,12 @@ impl ClaimRound<'_> {
 }
 
 impl ClaimOutcome {
-    /// Says what is told of it.
+    /// Returns the report of the outcome.
     pub(super) fn report(&self, round: &ClaimRound<'_>) -> Report {
         let quiet = |message: &'static str, next| Report::quiet(message, round.who(), next);
         match self {
-            // Should the volume go before the claim is bound to it, the claim comes back.
-            Self::AwaitsBinding => quiet("has changed while it waits to be bound to its volume", Next::Done),
+            // If the volume goes before the claim is bound to it, the claim comes back.
+            Self::AwaitsBinding => quiet("already has its volume and waits to be bound to it", Next::Done),
             Self::Ignored(why) => {
                 let fields = Fields { reason: Some(format!("{why:?}")), ..round.who() };
                 Report::quiet("ignored", fields, Next::Done)
@@ -147,15 +147,17 @@ impl ClaimOutcome {
                 if *is_said { refused(refusal, next, round) } else { quiet("still refused", next) }
             }
             Self::WaitsForMove => {
-                quiet("waits until what is there has been moved away", Next::Retry(RetryReason::Neighbour))
+                quiet("waits until what is at its path has been moved away", Next::Retry(RetryReason::Neighbour))
             }
             Self::WaitsForPromise => {
-                let message = "others were faster to be promised what there is, looks again";
+                let message = "other claims were promised the free capacity first; will look again";
                 quiet(message, Next::Retry(RetryReason::Headroom))
             }
-            Self::ExistsElsewhere => quiet("has a volume in another place", Next::Retry(RetryReason::Neighbour)),
-            Self::Copying => quiet("is being copied", Next::Done),
-            Self::NotLeading => quiet("is left to the leader", Next::PutBack),
+            Self::ExistsElsewhere => {
+                quiet("already has a volume at another path", Next::Retry(RetryReason::Neighbour))
+            }
+            Self::Copying => quiet("waits for its copy", Next::Done),
+            Self::NotLeading => quiet("left to the leader", Next::PutBack),
             Self::FailedToRead(what, error) => round.warning(what.message(), error),
             Self::FailedToMake { words, path } => failed_to_make(words, path, round),
             Self::FailedToCreate(error) => failed_to_create(error, round),
@@ -168,15 +170,15 @@ impl Unread {
     fn message(self) -> &'static str {
         match self {
             Self::Class => "failed to read the StorageClass",
-            Self::Source => "failed to read the claim that is to be copied",
+            Self::Source => "failed to read the claim to copy",
             Self::Gids => "failed to read which groups are in use",
-            Self::Elsewhere => "failed to find out whether the claim has a volume in another place",
+            Self::Elsewhere => "failed to find out whether the claim has a volume at another path",
         }
     }
 }
 
-/// Decides when a refused claim is looked at again. What does not pass by itself comes back when the claim or its class
-/// changes.
+/// Decides when a refused claim is looked at again. If the cause does not pass by itself, the claim comes back
+/// when it or its class changes.
 fn after_refusal(refusal: &ClaimRefusal, by_neighbour: bool) -> Next {
     match refusal.passes_with() {
         Some(Passing::Headroom) => Next::Retry(RetryReason::Headroom),
@@ -212,8 +214,8 @@ fn failed_to_make(words: &str, path: &str, round: &ClaimRound<'_>) -> Report {
 
 fn failed_to_create(error: &ApiError, round: &ClaimRound<'_>) -> Report {
     let message = format!(
-        "Error creating provisioned PV object for claim {}: {error}. It will be tried again; a directory that \
-         was there before is left as it was.",
+        "Error creating provisioned PV object for claim {}: {error}. The provisioner will try again; a \
+         directory that existed before is left as it was.",
         round.claim.claim
     );
     Report {

@@ -1,4 +1,4 @@
-//! What both sides of the program work with.
+//! The parts that the controllers share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,37 +19,37 @@ use crate::queue::Next;
 use crate::storage::STUCK_AFTER;
 use crate::values::time::milliseconds;
 
-/// The parts that are shared. Clones share them, too.
+/// The parts that the controllers share. Clones share them, too.
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// Who we are and what we serve.
+    /// Our name, what we serve, and what we may do.
     pub scope: Arc<Scope>,
-    /// What is known of the cluster.
+    /// The known state of the cluster.
     pub state: Arc<ClusterState>,
     /// The exports.
     pub exports: PerExport<Export>,
-    /// The API.
+    /// The API server.
     pub cluster: Cluster,
-    /// Events.
+    /// The recorder of events.
     pub recorder: Recorder,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Metrics,
-    /// When all volumes were last read, apart from the watch.
+    /// The last time that all volumes were read, apart from the watch.
     pub refreshed: Arc<Mutex<Option<Instant>>>,
 }
 
-/// After how long a wait for the export the next key is worked on, too.
+/// The time after which a round that waits for the export frees its slot for another one.
 const TURN_MAX: Duration = Duration::from_secs(1);
 
 /// The longest time between two events that say that the export does not answer.
 const SAID_AGAIN: Duration = Duration::from_mins(5);
 
-/// The place that a round has among those that are worked on at a time.
+/// The place of a round among those that run at the same time.
 #[derive(Debug)]
 pub struct Slot(Option<OwnedSemaphorePermit>);
 
 impl Slot {
-    /// One that others get when it ends, or is given up.
+    /// Creates a slot. Its permit goes to another round when the slot is dropped or given up.
     #[must_use]
     pub fn new(permit: Option<OwnedSemaphorePermit>) -> Self {
         Self(permit)
@@ -57,10 +57,10 @@ impl Slot {
 }
 
 impl Context {
-    /// Makes sure that all volumes are known that existed at a time.
+    /// Makes sure that all volumes that existed at the time `since` are known.
     ///
     /// # Errors
-    /// Those of the API server.
+    /// Returns any API error.
     pub async fn refresh(&self, since: Instant) -> Result<(), ApiError> {
         let mut refreshed = self.refreshed.lock().await;
         if refreshed.is_some_and(|refreshed| refreshed >= since) {
@@ -72,10 +72,10 @@ impl Context {
         Ok(())
     }
 
-    /// Waits for a call on the export, however long it takes: a call that is not answered may be carried out yet.
+    /// Waits for a call on the export, however long it takes: a call without an answer may still be carried out.
     ///
-    /// If it takes long, the turn is given up, so that all that does not need the export goes on; and whoever the
-    /// call is for is told, first after [`STUCK_AFTER`].
+    /// If that takes long, frees the slot, so that work that does not need the export goes on, and tells the
+    /// subject by an event, first after [`STUCK_AFTER`].
     pub async fn wait<T>(
         &self,
         slot: &mut Slot,
@@ -93,7 +93,7 @@ impl Context {
         let mut next = STUCK_AFTER;
         loop {
             if let Ok(result) = timeout(next.saturating_sub(begun.elapsed()), &mut call).await {
-                debug!(milliseconds = milliseconds(begun.elapsed()), "the export took its time");
+                debug!(milliseconds = milliseconds(begun.elapsed()), "the export was slow to answer");
                 return result;
             }
             self.say_waiting(&subject, self.exports.get(export), begun.elapsed()).await;
@@ -107,7 +107,7 @@ impl Context {
         self.exports.get(at.export)
     }
 
-    /// Tells what came of a round, and returns when its object is looked at again.
+    /// Reports a round: counts it, logs it and records its event. Returns when the object is looked at again.
     pub(super) async fn report(&self, subject: impl Into<Subject>, report: Report) -> Next {
         report.count(&self.metrics);
         report.log();
@@ -118,18 +118,19 @@ impl Context {
     }
 
     async fn say_waiting(&self, subject: &Subject, export: &Export, waited: Duration) {
-        // It may have been silent before this call. If others are answered, this one is just slow, or waits for them.
+        // The export may have been silent before this call. If it answers other calls, this one is just slow, or
+        // waits for them.
         let silent = export.storage.silent_for().unwrap_or_default();
         let export = &export.address;
         let message = if silent >= STUCK_AFTER {
             let seconds = silent.as_secs();
             format!(
-                "the export {export} has not answered for {seconds} s. This goes on by itself as soon as it does; \
-                 see whether the NFS server is up and can be reached."
+                "the export {export} has not answered for {seconds} s. Work goes on by itself as soon as it does; \
+                 check that the NFS server is up and can be reached."
             )
         } else {
             let seconds = waited.as_secs();
-            format!("waiting for the export {export} for {seconds} s; it is slow, or busy with others")
+            format!("waited {seconds} s for the export {export} so far; it is slow, or busy with other work")
         };
         self.recorder.record(subject.clone(), Reason::ExportNotAnswering, message).await;
     }

@@ -1,11 +1,12 @@
-//! Makes copies of directories, beside all else and for as long as it takes.
+//! Copies directories in the background, for as long as that takes.
 //!
-//! Who a copy is for is not known here: a directory is copied to another place, on the same export or another one, and
-//! whoever ordered the copy learns how it ends.
+//! The module does not know whom a copy is for: it copies a directory to another place, on the same export or
+//! another one, and tells the caller how the copy ended.
 //!
-//! A copy is made in a staging place of its own on the export, and renamed to where it belongs when it is complete. What a
-//! crash leaves behind: before the rename, a staging place that the next copy for the same volume empties and begins with
-//! anew; after it, a directory that is known by its inode's number, noted in the staging place.
+//! Each copy is made in a staging place of its own on the export, and renamed to where it belongs when it is
+//! complete. A crash before the rename leaves the staging place, which the next copy for the same volume empties
+//! to begin anew; a crash after it leaves a directory that is recognized by its inode number, noted in the staging
+//! place.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,39 +24,39 @@ use crate::values::names::VolumeName;
 use crate::values::ownership::Ownership;
 use crate::values::time::seconds_now;
 
-/// How many copies are made at a time.
+/// The number of copies that are made at the same time.
 const AT_A_TIME: usize = 2;
 
-/// How often what has been copied is counted.
+/// The interval at which the progress of a copy is counted.
 const COUNT: Duration = Duration::from_secs(1);
 
-/// What is to be copied, and where to.
+/// An order for a copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CopyJob {
-    /// The volume that the copy becomes; its staging place is called so.
+    /// The volume that the copy is for; its staging place has the same name.
     pub volume: VolumeName,
     /// The directory to copy.
     pub from: Location,
-    /// Where the copy belongs.
+    /// The place where the copy belongs.
     pub to: Location,
-    /// Whose the copy's own directory is to be, where not as the source.
+    /// The mode and owners of the copy's top directory, where they differ from the source's.
     pub top: Ownership,
-    /// A group in the source, and the one that takes its place.
+    /// A group in the source, and the group that takes its place in the copy.
     pub group: Option<(u32, u32)>,
 }
 
-/// How far a copy is.
+/// The state of a copy.
 #[derive(Debug, Clone)]
 pub enum CopyState {
-    /// Others have their turn first.
+    /// The copy waits for its turn.
     Waiting,
-    /// It is being made.
+    /// The copy is being made.
     Running,
-    /// It is in its place; or it could not be made, and what there was of it has been taken away.
+    /// The copy is in its place; or it failed, and what there was of it has been removed.
     Ended(Result<Created, StorageError>),
 }
 
-/// A copy that was ordered. Clones are the same one.
+/// A copy that was ordered. Clones are the same copy.
 #[derive(Debug, Clone)]
 pub struct Copy {
     job: Arc<CopyJob>,
@@ -64,7 +65,7 @@ pub struct Copy {
 }
 
 impl Copy {
-    /// Returns what was ordered.
+    /// Returns the order.
     #[must_use]
     pub fn job(&self) -> &CopyJob {
         &self.job
@@ -76,32 +77,32 @@ impl Copy {
         &self.progress
     }
 
-    /// Returns how far it is.
+    /// Returns the state of the copy.
     #[must_use]
     pub fn state(&self) -> CopyState {
         self.state.borrow().clone()
     }
 
-    /// Has it stopped soon. What there is of it is then taken away.
+    /// Stops the copy soon. What there is of it is then removed.
     pub fn cancel(&self) {
         self.progress.stop();
     }
 
-    /// Waits until it is being made, or has ended.
+    /// Waits until the copy is being made, or has ended.
     pub async fn begun(&self) {
         let mut state = self.state.clone();
-        // The sender lives until it has ended.
+        // The sender lives until the copy has ended.
         let _ = state.wait_for(|state| !matches!(state, CopyState::Waiting)).await;
     }
 
-    /// Waits until it has ended.
+    /// Waits until the copy has ended.
     pub async fn ended(&self) {
         let mut state = self.state.clone();
         let _ = state.wait_for(|state| matches!(state, CopyState::Ended(_))).await;
     }
 }
 
-/// Makes copies. Clones share what is being made.
+/// Makes copies. Clones share the copies under way.
 #[derive(Debug, Clone)]
 pub struct Copies {
     exports: PerExport<Export>,
@@ -111,13 +112,13 @@ pub struct Copies {
 }
 
 impl Copies {
-    /// Creates it; nothing is being copied yet.
+    /// Creates a maker of copies, with no copy under way.
     #[must_use]
     pub fn new(exports: PerExport<Export>, ledger: Ledger, metrics: Metrics) -> Self {
         Self { exports, ledger, metrics, slots: Arc::new(Semaphore::new(AT_A_TIME)) }
     }
 
-    /// Begins to make a copy.
+    /// Starts a copy.
     #[must_use]
     pub fn start(&self, job: CopyJob) -> Copy {
         let (sender, state) = watch::channel(CopyState::Waiting);
@@ -127,14 +128,14 @@ impl Copies {
         copy
     }
 
-    /// Puts what is in a volume's staging place on an export into the trash.
+    /// Moves a volume's staging place on an export into the trash.
     pub async fn clear(&self, volume: &VolumeName, at: &Location) {
         let export = self.exports.get(at.export);
         match export.storage.unstage(volume.as_str(), seconds_now()).await {
             Ok(Some(_)) => export.backlog.pushed(),
             Ok(None) => {}
             Err(error) if error.problem == Problem::NotLeading => {}
-            Err(error) => warn!(volume = volume.as_str(), %error, "what is left of a copy stays until later"),
+            Err(error) => warn!(volume = volume.as_str(), %error, "could not remove the rest of a copy yet"),
         }
     }
 
@@ -154,7 +155,7 @@ impl Copies {
             result
         };
         if result.is_err() {
-            // Whatever there is of it takes room.
+            // The remains of a copy would only take up space.
             self.clear(&job.volume, &job.to).await;
         }
         state.send_replace(CopyState::Ended(result));
@@ -184,7 +185,7 @@ impl Copies {
         if progress.is_stopped() {
             return Err(failed(Problem::NotLeading));
         }
-        // An empty directory that another volume has is that one's, and may be mounted.
+        // An empty directory that another volume has may be mounted, so it is not replaced.
         let onto_empty = self.ledger.is_alone(&job.volume, &job.to);
         to.place(volume, &job.to.path, onto_empty).await
     }

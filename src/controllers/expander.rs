@@ -1,9 +1,10 @@
-//! Grows the volumes of bound claims that ask for more: gives the volume its new capacity, then the claim's status.
+//! Expands the volumes of bound claims that ask for more: sets the volume's capacity, then the one in the claim's
+//! status.
 //!
-//! Nothing on the export is touched. What a crash leaves behind: before the volume has its new capacity, nothing; after
-//! it, a claim that does not say so yet, which the next round for the claim does; after that, nothing that is missing.
-//! Each change is made to what was read and to nothing newer, so that of two processes that both believe to lead the
-//! second changes nothing, and a claim that has asked for something else meanwhile comes back.
+//! Nothing on the export is touched. A crash before the volume's capacity is set leaves nothing undone; a crash
+//! after it leaves a claim whose status is behind, until the next round for the claim sets it. Each change applies
+//! to the version that was read and to no later one. So if two processes both believe that they lead, the second
+//! one changes nothing, and a claim that has asked for something else meanwhile comes back.
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tokio::time::Instant;
@@ -28,7 +29,7 @@ pub struct Expander {
 }
 
 impl Expander {
-    /// Puts the controller together from its parts. `rights` are those that it takes.
+    /// Assembles the controller. `rights` are the permissions that it needs.
     #[must_use]
     pub fn new(context: Context, rights: Awaited) -> Self {
         Self { context, rights }
@@ -49,7 +50,7 @@ impl Expander {
         if !self.may_be_ours(expansion) {
             return Ok(ExpansionOutcome::Foreign);
         }
-        // Of volumes that have a claim nothing is kept but where they are. Claims grow seldom.
+        // Of bound volumes, only entries in the ledger are kept, so the volume is read. Claims seldom grow.
         let volume = self.context.cluster.volume(&expansion.volume).await;
         let volume = volume.map_err(ExpansionOutcome::FailedToRead)?.ok_or(ExpansionOutcome::VolumeGone)?;
         let ledger = self.context.state.ledger();
@@ -83,8 +84,8 @@ impl Expander {
         }
     }
 
-    /// Tells whether it is worth a look at the volume: it lies on our export, or it may have been made so lately that this
-    /// is not known yet.
+    /// Tells whether the volume is worth reading: it lies on one of our exports, or its class is ours and it may
+    /// be too new to be known.
     fn may_be_ours(&self, expansion: &Expansion) -> bool {
         let state = &self.context.state;
         let class = state.class(&expansion.class);
@@ -112,7 +113,7 @@ impl Expander {
         }
     }
 
-    /// Gives the capacity to the volume, if it needs it, and then to the claim.
+    /// Sets the capacity of the volume, if the volume needs it, and then that of the claim.
     async fn write(&self, expansion: &Expansion, volume: Option<&Volume>, to: &Quantity) -> Result<(), ApiError> {
         if let Some(volume) = volume {
             self.context.cluster.grow_volume(volume, to).await?;

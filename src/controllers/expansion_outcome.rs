@@ -1,4 +1,4 @@
-//! What a round for a claim that asks for more comes to, and what is told of it.
+//! Outcomes of a round for a claim that asks for more, and how each is reported.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -15,45 +15,45 @@ use crate::observe::metrics::{FAILED, REFUSED, SUCCEEDED};
 use crate::queue::{Next, RetryReason};
 use crate::values::time::milliseconds;
 
-/// What a round for a claim that asks for more comes to.
+/// The outcome of a round for a claim that asks for more.
 #[derive(Debug)]
 pub(super) enum ExpansionOutcome {
     /// The claim is another provisioner's.
     Foreign,
-    /// The claim's volume has gone.
+    /// The claim's volume is gone.
     VolumeGone,
     /// The claim is left alone.
     Ignored(ExpansionIgnored),
     /// The claim's author or an admin has to change something, or to wait.
     Refused {
-        /// Why.
+        /// The reason.
         refusal: ExpansionRefusal,
-        /// Whether it is to be said: what passes by itself is not said at each try.
+        /// Whether to report the refusal: one that passes by itself is not reported at each try.
         is_said: bool,
     },
-    /// Others were faster to be promised what the export has.
+    /// Other claims were promised the export's capacity first.
     WaitsForPromise,
     /// The volume could not be read.
     FailedToRead(ApiError),
     /// The volume or the claim has changed since it was read.
     Changed(ApiError),
-    /// The API server did not take the new capacity.
+    /// The API server did not accept the new capacity.
     Failed(ApiError),
     /// The claim has what it asks for.
     Expanded {
-        /// The capacity that the claim has now.
+        /// The claim's new capacity.
         to: Quantity,
     },
 }
 
-/// What a round was about.
+/// The facts about a round that its report names.
 #[derive(Debug)]
 pub(super) struct ExpansionRound<'a> {
     /// The claim.
     pub(super) expansion: &'a Expansion,
-    /// Our name.
+    /// The provisioner's name.
     pub(super) provisioner: &'a str,
-    /// How long the round has taken.
+    /// The duration of the round.
     pub(super) took: Duration,
 }
 
@@ -63,7 +63,7 @@ impl ExpansionRound<'_> {
         Fields { claim: Some(claim), volume: Some(volume), ..Fields::default() }
     }
 
-    /// Spells the event that the volume could not grow, as Kubernetes' own resizers do.
+    /// Spells the event for a failed expansion, as Kubernetes' own resizers do.
     fn failed(&self, cause: &str) -> (Reason, String) {
         let (volume, resizer) = (self.expansion.volume.as_str(), self.provisioner);
         let message = format!("resize volume {volume:?} by resizer {resizer:?} failed: {cause}");
@@ -72,13 +72,13 @@ impl ExpansionRound<'_> {
 }
 
 impl ExpansionOutcome {
-    /// Says what is told of it.
+    /// Returns the report of the outcome.
     pub(super) fn report(&self, round: &ExpansionRound<'_>) -> Report {
         let quiet = |message: &'static str, next| Report::quiet(message, round.who(), next);
         let with_error = |error: &ApiError| Fields { error: Some(error.to_string()), ..round.who() };
         match self {
-            Self::Foreign => quiet("asks for more, but is another's", Next::Done),
-            Self::VolumeGone => quiet("asks for more, but its volume has gone", Next::Done),
+            Self::Foreign => quiet("asks for more, but is not ours to expand", Next::Done),
+            Self::VolumeGone => quiet("asks for more, but its volume is gone", Next::Done),
             Self::Ignored(why) => {
                 let fields = Fields { reason: Some(format!("{why:?}")), ..round.who() };
                 Report::quiet("ignored", fields, Next::Done)
@@ -88,7 +88,7 @@ impl ExpansionOutcome {
                 if *is_said { refused(refusal, next, round) } else { quiet("still refused", next) }
             }
             Self::WaitsForPromise => {
-                let message = "others were faster to be promised what there is, looks again";
+                let message = "other claims were promised the free capacity first; will look again";
                 quiet(message, Next::Retry(RetryReason::Headroom))
             }
             Self::FailedToRead(error) => {
@@ -97,7 +97,7 @@ impl ExpansionOutcome {
             }
             Self::Changed(error) => {
                 let next = Next::Retry(RetryReason::Changed);
-                Report::quiet("has changed while it was to grow", with_error(error), next)
+                Report::quiet("changed while it was being expanded; will try again", with_error(error), next)
             }
             Self::Failed(error) => Report {
                 level: Level::ERROR,

@@ -1,7 +1,7 @@
-//! One round for one object: read what is known, decide, act, and report what came of it.
+//! Controllers. Each round handles one object: it reads what is known, decides, acts and reports.
 //!
-//! The rounds end with a value, an outcome. Log line, event, metric and when the object is looked at again follow from
-//! it in one pure function for each controller.
+//! A round ends with a value, its outcome. One pure function for each controller derives from it the log line, the
+//! event, the metrics, and when the object is looked at again.
 
 pub mod report;
 pub mod context;

@@ -1,8 +1,8 @@
 //! Serves claims: makes the directory, then the volume.
 //!
-//! What a crash leaves behind: before the directory is made, nothing; after it, an empty directory, which the
-//! next round for the same claim adopts; after the volume is made, nothing that is missing: the next round finds
-//! the volume there. A copy is known again by what [`Copies`] notes beside it.
+//! A crash before the directory is made leaves nothing; a crash after it leaves an empty directory, which the next
+//! round for the same claim adopts; a crash after the volume is created leaves nothing undone: the next round
+//! finds the volume. A copy is recognized by what [`Copies`] notes beside it.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ pub struct Provisioner {
     take_back: TakeBack,
 }
 
-/// A round ends early: with an outcome, or with what became of a claim that has gone meanwhile.
+/// An early end of a round: with an outcome, or because the claim is gone.
 enum Ended {
     Outcome(ClaimOutcome),
     Gone,
@@ -52,7 +52,7 @@ impl From<ClaimOutcome> for Ended {
 }
 
 impl Provisioner {
-    /// Puts the controller together from its parts.
+    /// Assembles the controller.
     #[must_use]
     pub fn new(context: Context, leadership: Leadership, copies: Copies) -> Self {
         let attempts = Arc::<Attempts>::default();
@@ -61,7 +61,7 @@ impl Provisioner {
         Self { context, leadership, attempts, copies, take_back }
     }
 
-    /// Tells whether a claim waits for a volume, or something is being made for it.
+    /// Tells whether a claim waits for a volume, or an attempt for it is under way.
     #[must_use]
     pub fn is_waited_for(&self, claim: &ClaimUid) -> bool {
         self.context.state.claim(claim).is_some() || self.attempts.contains(claim)
@@ -86,8 +86,8 @@ impl Provisioner {
         let class = self.class(claim).await.map_err(|error| ClaimOutcome::FailedToRead(Unread::Class, error))?;
         let origin = self.origin(claim, class.as_deref()).await;
         let origin = origin.map_err(|error| ClaimOutcome::FailedToRead(Unread::Source, error))?;
-        let headrooms = self.headrooms(claim);
-        let facts = ClaimFacts { claim, class: class.as_deref(), headrooms: &headrooms, origin: &origin };
+        let headroom = self.headroom(claim);
+        let facts = ClaimFacts { claim, class: class.as_deref(), headrooms: &headroom, origin: &origin };
         match for_claim(&facts, &self.context.scope) {
             ClaimPlan::Ignore(why) => Ok(ClaimOutcome::Ignored(why)),
             ClaimPlan::Refuse(refusal) => {
@@ -115,7 +115,8 @@ impl Provisioner {
         self.context.report(&round.claim.claim, outcome.report(&round)).await
     }
 
-    /// Finds the claim's class. Only if the watch has brought none is the API server asked: a refusal must be true.
+    /// Finds the claim's class. If the watch has not shown the class, asks the API server, because a refusal must
+    /// be true.
     async fn class(&self, claim: &Claim) -> Result<Option<Arc<Class>>, ApiError> {
         match self.context.state.class(&claim.class) {
             Some(class) => Ok(Some(class)),
@@ -123,10 +124,10 @@ impl Provisioner {
         }
     }
 
-    /// Finds what a claim is to be a copy of, if it is. Nothing is asked for those that are not for us to serve.
+    /// Finds the source of a claim that is to be a copy. Asks nothing about claims that are not for us to serve.
     async fn origin(&self, claim: &Claim, class: Option<&Class>) -> Result<Origin, ApiError> {
         if let Some(known) = self.attempts.source(&claim.claim.uid) {
-            // It goes on even if the source has gone meanwhile, which is kept until then.
+            // The copy goes on even if the source claim is gone by now; the source's directory is kept until then.
             return Ok(Origin { known: Some(known), ..Origin::default() });
         }
         let is_ours = class.is_some_and(|class| class.is_of(&self.context.scope.provisioner));
@@ -142,8 +143,8 @@ impl Provisioner {
         Ok(Origin { known: None, claim: source, volume })
     }
 
-    /// Finds how much headroom each export has for a claim: what has been begun goes on where it was.
-    fn headrooms(&self, claim: &Claim) -> PerExport<Headroom> {
+    /// Finds the headroom that each export has for a claim. A directory that was begun stays on its export.
+    fn headroom(&self, claim: &Claim) -> PerExport<Headroom> {
         let begun = self.attempts.export(&claim.claim.uid);
         let (volume, ledger) = (claim.volume_name(), self.context.state.ledger());
         self.context.exports.map(|(id, export)| {
@@ -152,7 +153,8 @@ impl Provisioner {
         })
     }
 
-    /// Reserves the directory, what the claim asks for, and a group, so that from now on nothing there is moved away.
+    /// Reserves the directory, the bytes that the claim asks for, and a group. From then on nothing there is moved
+    /// away.
     async fn reserve(
         &self,
         round: &Round<'_>,
@@ -182,8 +184,8 @@ impl Provisioner {
         }
     }
 
-    /// Finds the group of a directory that may be there already. Before a group is given out, all are known that are in
-    /// use: what a leader before us has given out last, the watch may not have brought yet.
+    /// Finds the group of a directory that may exist already. Before that, makes sure that all groups in use are
+    /// known: the watch may not have shown yet what an earlier leader gave out last.
     async fn group_there(
         &self,
         claim: &Claim,
@@ -229,7 +231,7 @@ impl Provisioner {
         }
         if let Err(error) = self.context.cluster.create_volume(&provision.volume).await {
             if error.is_refusal() {
-                // Only what this process has made is taken back, and only while it is empty.
+                // Only what this process has made is removed, and only while it is empty.
                 self.take_back.undo(&claim.volume_name(), at, created).await;
                 self.attempts.set(uid, Stage::Reserved);
             }
@@ -258,7 +260,7 @@ impl Provisioner {
     }
 }
 
-/// What a round is about.
+/// The claim of a round, and how the round has gone so far.
 struct Round<'a> {
     claim: &'a Claim,
     at: Option<Location>,

@@ -1,8 +1,7 @@
-//! Reclaims volumes whose claims have gone: does to the directory what the class says, then deletes the volume.
+//! Reclaims volumes whose claims are gone: archives, trashes or keeps the directory, then deletes the volume.
 //!
-//! What a crash leaves behind: before the directory is archived or removed, everything; in the middle of a
-//! removal, the rest of the tree, which the next round removes; after it, a volume without a directory, which the
-//! next round deletes.
+//! A crash before the directory is archived or trashed, which is one rename, leaves the directory where it was; a
+//! crash after it leaves a volume without a directory, which the next round deletes.
 
 use std::sync::Arc;
 
@@ -33,7 +32,7 @@ pub struct Reclaimer {
     leadership: Leadership,
 }
 
-/// What a round is about.
+/// The volume of a round, and how the round has gone so far.
 struct Round<'a> {
     volume: &'a Arc<Volume>,
     at: Option<Location>,
@@ -43,7 +42,7 @@ struct Round<'a> {
 }
 
 impl Reclaimer {
-    /// Puts the controller together from its parts.
+    /// Assembles the controller.
     #[must_use]
     pub fn new(context: Context, leadership: Leadership) -> Self {
         Self { context, leadership }
@@ -68,8 +67,8 @@ impl Reclaimer {
         match for_volume(&VolumeFacts { volume, class: class.as_deref() }, &self.context.scope) {
             VolumePlan::Ignore(why) => VolumeOutcome::Ignored(why),
             VolumePlan::Refuse(refusal) => VolumeOutcome::Refused(refusal),
-            VolumePlan::Protect => patched("protect", cluster.protect(volume).await),
-            VolumePlan::Unprotect => patched("unprotect", cluster.unprotect(volume).await),
+            VolumePlan::Protect => patched("add the finalizer to", cluster.protect(volume).await),
+            VolumePlan::Unprotect => patched("remove the finalizer from", cluster.unprotect(volume).await),
             VolumePlan::Reclaim { at, fate, doubt } => {
                 round.at = Some(at.clone());
                 round.doubt = doubt;
@@ -78,7 +77,7 @@ impl Reclaimer {
         }
     }
 
-    /// Deals with the directory, then deletes the volume. Whatever ends it before that lets the volume stay.
+    /// Disposes of the directory, then deletes the volume. The volume stays if anything goes wrong before that.
     async fn reclaim(
         &self,
         round: &Round<'_>,
@@ -107,10 +106,12 @@ impl Reclaimer {
         Ok(VolumeOutcome::Reclaimed(disposal))
     }
 
-    /// Asks who else has a part in the directory. Where nobody has, it is ours to move, and nobody is given it meanwhile.
+    /// Finds out who else uses the directory. If no volume does, the directory is ours to move, and no claim is
+    /// given it meanwhile.
     ///
-    /// What the watch has brought is at least as new as this volume's own release. That is enough, unless that was
-    /// long ago, or seen by another leader: then all volumes are read once, for all that ask at that time.
+    /// The watch has shown at least everything up to this volume's release. That is enough, unless the release was
+    /// long ago, or was seen by another leader: then all volumes are read once, for all rounds that ask at that
+    /// time.
     async fn depart(&self, round: &Round<'_>, at: &Location) -> Result<Departure, VolumeOutcome> {
         let since = if round.failures > 0 { Some(Instant::now()) } else { self.leadership.since() };
         if let Some(since) = since {
@@ -124,7 +125,7 @@ impl Reclaimer {
             if !neighbour.exists {
                 return Err(VolumeOutcome::BeingGiven);
             }
-            // A volume that has gone must not keep the directory for ever.
+            // A volume that is gone must not keep the directory forever.
             let found = self.context.cluster.volume(&neighbour.volume).await;
             if found.map_err(|error| VolumeOutcome::FailedToRead(Unread::Neighbour, error))?.is_some() {
                 return Ok(departure);
@@ -133,7 +134,7 @@ impl Reclaimer {
         }
     }
 
-    /// Does to the directory what `fate` says.
+    /// Archives, trashes or keeps the directory, as `fate` says.
     async fn dispose(&self, volume: &Volume, at: &Location, fate: Fate) -> Result<Disposal, StorageError> {
         let Export { storage, backlog, .. } = self.context.export(at);
         let name = volume.name.as_str();
@@ -160,8 +161,8 @@ impl Reclaimer {
         VolumeOutcome::FailedToDispose { fate, words: explain(error, &self.context.export(at).address) }
     }
 
-    /// Deletes the volume, after it has taken our finalizer off, if it has that: once it is deleted, the controller
-    /// manager takes off its own at the same time, and one of the two would have to try again.
+    /// Deletes the volume, after removing our finalizer if the volume has it: once the volume is deleted, the
+    /// controller manager removes its own finalizer at the same time, and one of the two would have to try again.
     async fn delete(&self, volume: &Volume) -> Result<(), ApiError> {
         if volume.finalizer {
             self.context.cluster.unprotect(volume).await?;
@@ -184,7 +185,7 @@ fn patched(doing: &'static str, result: Result<(), ApiError>) -> VolumeOutcome {
     }
 }
 
-/// Says whose an archive was, for those who find it.
+/// Returns a note that tells those who find an archive whose it was.
 fn note(volume: &Volume, at: &Location) -> Note {
     let claim = volume.claim.as_ref();
     Note {

@@ -1,4 +1,4 @@
-//! What is told of a round: a line of the log, an event, a count, and when the object is looked at again.
+//! The report of a round: a log line, an event, counts, and when the object is looked at again.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -10,24 +10,24 @@ use crate::observe::metrics::{self, Metrics};
 use crate::queue::Next;
 use crate::values::names::ClassName;
 
-/// What is told of a round.
+/// The report of a round.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Report {
-    /// How loud the line of the log is.
+    /// The level of the log line.
     pub(super) level: Level,
-    /// What happened, always in the same words for the same kind of thing.
+    /// The text of the log line, always the same for the same kind of outcome.
     pub(super) message: Cow<'static, str>,
-    /// To whom, where and why.
+    /// The fields of the log line: to whom it happened, where and why.
     pub(super) fields: Fields,
     /// The event on the object, for its author.
     pub(super) event: Option<(Reason, String)>,
-    /// What is counted.
+    /// The counts for the metrics.
     pub(super) counts: Vec<Count>,
     /// When the object is looked at again.
     pub(super) next: Next,
 }
 
-/// The fields of a line of the log. Those that are not set are left out.
+/// The fields of a log line. Unset ones are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Fields {
     pub(super) claim: Option<String>,
@@ -46,7 +46,7 @@ pub(super) struct Fields {
     pub(super) error: Option<String>,
 }
 
-/// Something that is counted.
+/// A count for the metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Count {
     /// A volume was made for a claim of this class, with a data source of this kind.
@@ -55,30 +55,31 @@ pub(super) enum Count {
     NotProvisioned { class: ClassName, source: &'static str },
     /// A claim was refused.
     ClaimRefused(&'static str),
-    /// A volume was deleted; its class is left out where that does not exist, because anybody may write it on a volume.
+    /// A volume was deleted. Its class is left out if it does not exist, because anybody may write any class on a
+    /// volume.
     Deleted { class: Option<ClassName>, took: Duration },
     /// A volume could not be deleted.
     NotDeleted { class: Option<ClassName> },
-    /// A volume was reclaimed, and this happened to its directory.
+    /// A volume was reclaimed, with this result for its directory.
     Reclaimed(&'static str),
     /// A volume was refused.
     VolumeRefused(&'static str),
-    /// A claim's volume was to grow, with this result.
+    /// A claim's volume was to be expanded, with this result.
     Expansion(&'static str),
 }
 
 impl Report {
-    /// Tells nothing but a debug line.
+    /// Creates a report of nothing but a debug line.
     pub(super) fn quiet(message: impl Into<Cow<'static, str>>, fields: Fields, next: Next) -> Self {
         Self { level: Level::DEBUG, message: message.into(), fields, event: None, counts: Vec::new(), next }
     }
 
-    /// Tells of a failure that only the log is worth.
+    /// Creates a report of a failure that only the log tells.
     pub(super) fn warning(message: impl Into<Cow<'static, str>>, fields: Fields, next: Next) -> Self {
         Self { level: Level::WARN, ..Self::quiet(message, fields, next) }
     }
 
-    /// Writes the line of the log.
+    /// Writes the log line.
     pub(super) fn log(&self) {
         macro_rules! line {
             ($say:ident, $($field:ident)*) => {{
@@ -101,7 +102,7 @@ impl Report {
         }
     }
 
-    /// Counts what is to be counted.
+    /// Adds the counts to the metrics.
     pub(super) fn count(&self, metrics: &Metrics) {
         for count in &self.counts {
             count.count(metrics);

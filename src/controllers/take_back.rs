@@ -35,10 +35,12 @@ impl TakeBack {
         Self { context, copies, attempts }
     }
 
-    /// Takes back what earlier rounds have made for the claim in another place than it is to have now. That comes before
-    /// it is given the new one, because whoever takes back has no say in what becomes of any directory meanwhile.
+    /// Removes what earlier rounds made for the claim in another place than it is to have now. That comes before
+    /// the new place is reserved, because during the removal the claim's volume counts as leaving, and so protects
+    /// no directory.
     ///
-    /// Its volume may have been made there all the same, where the API server has not said so: then that is it.
+    /// The volume may exist in that place all the same, although the API server has not said so. Then the claim
+    /// has it.
     pub(super) async fn leave_elsewhere(&self, claim: &Claim, at: &Location) -> Result<(), ClaimOutcome> {
         let uid = &claim.claim.uid;
         let before = self.attempts.get(uid).filter(|(elsewhere, _)| elsewhere != at);
@@ -54,7 +56,7 @@ impl TakeBack {
         }
         let volume = claim.volume_name();
         let has_volume = self.has_volume_at(&volume, &elsewhere).await;
-        // Once the claim is bound to it, nothing is to be done any more.
+        // Once the claim is bound to that volume, there is nothing more to do.
         if has_volume.map_err(|error| ClaimOutcome::FailedToRead(Unread::Elsewhere, error))? {
             return Err(ClaimOutcome::ExistsElsewhere);
         }
@@ -63,14 +65,15 @@ impl TakeBack {
         Ok(())
     }
 
-    /// Tells whether a claim's volume exists and lies there. Another provisioner of our name may have made it elsewhere.
+    /// Tells whether a claim's volume exists in this place. Another provisioner of our name may have made it
+    /// elsewhere.
     async fn has_volume_at(&self, volume: &VolumeName, at: &Location) -> Result<bool, ApiError> {
         let volume = self.context.cluster.volume(volume).await?;
         let lies_there = |volume| located(&volume, &self.context.scope.exports).is_ok_and(|found| found == *at);
         Ok(volume.is_some_and(lies_there))
     }
 
-    /// Takes back what an attempt has left.
+    /// Removes the leftovers of an attempt.
     async fn take_back(&self, volume: &VolumeName, at: &Location, left: &Left) {
         match left {
             Left::Nothing | Left::Unplaced(_) => {}
@@ -79,25 +82,25 @@ impl TakeBack {
         }
     }
 
-    /// Removes what was made for a claim, as far as it is empty, unless another volume or claim has a part in it by
-    /// now; while it does so nobody is given it. An export that does not answer is not waited for.
+    /// Removes the directories made for a claim, as far as they are empty, unless another volume or claim uses
+    /// them by now. Meanwhile no claim is given them. Does not wait for an export that does not answer.
     pub(super) async fn undo(&self, volume: &VolumeName, at: &Location, created: Created) {
         let export = self.context.export(at);
         let (path, name) = (at.path.as_str(), &*export.name);
         if !export.is_usable() {
-            warn!(path, export = name, "an empty directory that is not needed stays");
+            warn!(path, export = name, "an empty directory that is no longer needed was left");
             return;
         }
         let departure = self.context.state.ledger().depart(volume, at);
         if departure.as_ref().is_some_and(Departure::is_alone)
             && let Err(error) = export.storage.undo(&at.path, created).await
         {
-            warn!(path, export = name, %error, "an empty directory that is not needed stays");
+            warn!(path, export = name, %error, "an empty directory that is no longer needed was left");
         }
     }
 
-    /// Puts a copy that is in its place into the trash, unless anybody has come there since: it was renamed to where
-    /// nothing was, so it is its claim's alone.
+    /// Moves a copy in its place into the trash, unless another volume or claim uses the directory by now. The
+    /// copy was renamed to where nothing was, so the directory was its claim's alone at first.
     async fn trash_copy(&self, volume: &VolumeName, at: &Location) {
         let export = self.context.export(at);
         let departure = self.context.state.ledger().depart(volume, at);
@@ -105,14 +108,14 @@ impl TakeBack {
             match export.storage.trash(&at.path, volume.as_str(), seconds_now()).await {
                 Ok(Some(_)) => export.backlog.pushed(),
                 Ok(None) => {}
-                Err(error) => warn!(volume = volume.as_str(), %error, "a copy that is not needed stays"),
+                Err(error) => warn!(volume = volume.as_str(), %error, "a copy that is no longer needed was left"),
             }
         }
         drop(departure);
         self.copies.clear(volume, at).await;
     }
 
-    /// Takes back what was made for a claim that does not wait for us any more, unless its volume exists.
+    /// Removes what was made for a claim that no longer waits for us, unless its volume exists.
     pub(super) async fn forget(&self, uid: &ClaimUid) -> Next {
         let Some((at, stage)) = self.attempts.get(uid) else { return Next::Done };
         let (volume, left) = (uid.volume_name(), stage.left());
@@ -127,7 +130,7 @@ impl TakeBack {
                 Ok(true) => self.keep(volume, at, &left),
                 Ok(false) => self.take_back(&volume, &at, &left).await,
                 Err(error) => {
-                    warn!(%uid, %error, "failed to find out whether a volume was made for a claim that has gone");
+                    warn!(%uid, %error, "failed to find out whether a claim that is gone has a volume");
                     return Next::Retry(RetryReason::ApiServer);
                 }
             },
@@ -136,7 +139,7 @@ impl TakeBack {
         Next::Done
     }
 
-    /// Notes that a claim's volume exists, of which the watch may not have told yet.
+    /// Notes that a claim's volume exists, which the watch may not have shown yet.
     fn keep(&self, volume: VolumeName, at: Location, left: &Left) {
         self.context.state.ledger().made(&volume);
         if matches!(left, Left::Placed) {

@@ -1,4 +1,4 @@
-//! What is told of each outcome, as tables: how loud, which event, what is counted, and when the object comes back.
+//! How each outcome is reported, as tables: the level, the event, the counts, and when the object comes back.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ use crate::values::path::Name;
 const OURS: &str = "example.com/nfs";
 const TOOK: Duration = Duration::from_millis(1500);
 
-/// How loud a report is, the reason of its event, what it counts, and when the object comes back.
+/// The level of a report, the reason of its event, its counts, and when the object comes back.
 type Told = (Level, Option<Reason>, Vec<&'static str>, Next);
 
 fn told(report: &Report) -> Told {
@@ -122,7 +122,7 @@ fn of_each_outcome_of_a_claim_is_told_what_its_author_can_use() {
         let report = outcome.report(&claim_round(&claim, true));
         assert_eq!(told(&report), expected, "{outcome:?}");
         assert_eq!(report.fields.claim.as_deref(), Some("shop/data"), "{outcome:?}");
-        // Only what concerns the export names where on it.
+        // Only reports that concern the export say where on it.
         let is_whole = expected.0 == Level::ERROR || expected.0 == Level::INFO;
         assert_eq!(report.fields.milliseconds, is_whole.then_some(1500), "{outcome:?}");
     }
@@ -237,7 +237,7 @@ fn what_was_done_to_a_directory_is_said_and_why_where_that_was_not_clear() {
         assert_eq!(message, format!("{words}, but the volume could not be deleted: no such luck"));
         let report = VolumeOutcome::Reclaimed(disposal).report(&volume_round(&volume, Some(&doubt), false));
         assert_eq!(report.fields.done.as_deref(), Some(words));
-        // Whoever shares a directory has left its fate to the others.
+        // A volume that shares a directory leaves its fate to the others.
         assert_eq!((report.level == Level::WARN, report.fields.doubt.is_some()), (!is_shared, !is_shared));
         let reason = if is_shared { Reason::VolumeDirectoryKept } else { Reason::VolumeReclaimUnclear };
         assert_eq!((told(&report).1, told(&report).2[0]), (Some(reason), "deleted without a class"));

@@ -1,4 +1,4 @@
-//! What a round for a volume comes to, and what is told of it.
+//! Outcomes of a round for a volume, and how each is reported.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -17,74 +17,75 @@ use crate::values::names::ClassName;
 use crate::values::path::Name;
 use crate::values::time::milliseconds;
 
-/// What a round for a volume comes to.
+/// The outcome of a round for a volume.
 #[derive(Debug)]
 pub(super) enum VolumeOutcome {
     /// The volume is left alone.
     Ignored(VolumeIgnored),
-    /// An admin has to see to the volume.
+    /// An admin has to look after the volume.
     Refused(VolumeRefusal),
-    /// Our finalizer has been put on the volume, or taken off it.
+    /// Our finalizer was added to the volume, or removed from it.
     Patched,
-    /// The finalizer could not be put on or taken off.
+    /// Our finalizer could not be added or removed.
     FailedToPatch(&'static str, ApiError),
     /// The directory is being copied for a claim.
     BeingCopied,
-    /// A claim is just being given the directory, or one above or in it.
+    /// A claim is being given the directory, or one above or in it.
     BeingGiven,
     /// This process does not lead.
     NotLeading,
-    /// The API server did not say what has to be known.
+    /// The API server did not tell what the round needs to know.
     FailedToRead(Unread, ApiError),
-    /// The directory could not be dealt with.
+    /// The directory could not be disposed of.
     FailedToDispose {
-        /// What was to happen to it.
+        /// The fate that the directory was to have.
         fate: Fate,
-        /// What is wrong, and what to do about it.
+        /// The error and its remedy, in words.
         words: String,
     },
-    /// The directory has been dealt with, but the volume could not be deleted.
+    /// The directory is disposed of, but the volume could not be deleted.
     FailedToDelete(Disposal, ApiError),
-    /// The volume has gone.
+    /// The directory is disposed of, and the volume is gone.
     Reclaimed(Disposal),
 }
 
-/// What the API server was asked about.
+/// A question that the API server did not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unread {
     /// All volumes.
     Volumes,
-    /// A volume that has a part in the directory.
+    /// Another volume that uses the directory.
     Neighbour,
 }
 
-/// What was done to a volume's directory.
+/// The way in which a volume's directory was disposed of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Disposal {
-    /// It stays, because the volume's fate is to.
+    /// The directory stays, because that is its fate.
     Kept,
-    /// It stays, because another volume has a part in it.
+    /// The directory stays, because another volume uses it.
     Shared(Neighbour),
-    /// It was archived under this name.
+    /// The directory was archived under this name.
     Archived(Name),
-    /// It was put into the trash.
+    /// The directory was moved into the trash.
     Removed,
-    /// There was none to archive or remove.
+    /// There was no directory to archive or remove.
     Missing(Fate),
 }
 
-/// What a round was about.
+/// The facts about a round that its report names.
 #[derive(Debug)]
 pub(super) struct VolumeRound<'a> {
     /// The volume.
     pub(super) volume: &'a Volume,
-    /// Whether the volume's class exists: only then is it a label of metrics, because anybody may write one on a volume.
+    /// Whether the volume's class exists: only then is it a label in metrics, because anybody may write any class
+    /// on a volume.
     pub(super) class_exists: bool,
-    /// The name of the export that the directory is on, and the path on it.
+    /// The name of the directory's export, and the path on it.
     pub(super) at: Option<(&'a str, &'a str)>,
-    /// What an admin should know of how the directory's fate was found.
+    /// The doubt about the directory's fate, for an admin to know.
     pub(super) doubt: Option<&'a Doubt>,
-    /// How long the round has taken.
+    /// The duration of the round.
     pub(super) took: Duration,
 }
 
@@ -94,7 +95,7 @@ impl VolumeRound<'_> {
         Fields { volume: Some(self.volume.name.to_string()), ..Fields::default() }
     }
 
-    /// Names also the volume's claim, its class and where it lies.
+    /// Names the volume, its claim, its class and its place.
     fn whole(&self) -> Fields {
         Fields {
             claim: self.volume.claim.as_ref().map(ToString::to_string),
@@ -132,7 +133,7 @@ impl VolumeRound<'_> {
 }
 
 impl VolumeOutcome {
-    /// Says what is told of it.
+    /// Returns the report of the outcome.
     pub(super) fn report(&self, round: &VolumeRound<'_>) -> Report {
         let neighbour = Next::Retry(RetryReason::Neighbour);
         match self {
@@ -141,16 +142,16 @@ impl VolumeOutcome {
                 Report::quiet("ignored", fields, Next::Done)
             }
             Self::Refused(refusal) => refused(refusal, round),
-            Self::Patched => Report::quiet("finalizer is as it is to be", round.who(), Next::Done),
+            Self::Patched => Report::quiet("finalizer is up to date", round.who(), Next::Done),
             Self::FailedToPatch(doing, error) => round.warning(format!("failed to {doing} the volume"), error),
             Self::BeingCopied => Report::quiet("its directory is being copied", round.who(), neighbour),
-            Self::BeingGiven => Report::quiet("a claim is just being given the directory", round.who(), neighbour),
-            Self::NotLeading => Report::quiet("is left to the leader", round.who(), Next::PutBack),
+            Self::BeingGiven => Report::quiet("a claim is being given the directory", round.who(), neighbour),
+            Self::NotLeading => Report::quiet("left to the leader", round.who(), Next::PutBack),
             Self::FailedToRead(Unread::Volumes, error) => {
-                round.warning("failed to read which volumes there are", error)
+                round.warning("failed to read which volumes exist", error)
             }
             Self::FailedToRead(Unread::Neighbour, error) => {
-                round.warning("failed to find out whether another volume has the directory", error)
+                round.warning("failed to find out whether another volume uses the directory", error)
             }
             Self::FailedToDispose { fate, words } => {
                 let fields = Fields { error: Some(words.clone()), ..round.whole() };
@@ -187,7 +188,7 @@ impl Disposal {
         }
     }
 
-    /// Returns what it is called in metrics.
+    /// Returns the disposal's name in metrics.
     fn label(&self) -> &'static str {
         match self {
             Self::Kept => Fate::Retain.as_str(),
@@ -209,12 +210,12 @@ fn refused(refusal: &VolumeRefusal, round: &VolumeRound<'_>) -> Report {
     Report {
         event: Some((Reason::VolumeFailedDelete, refusal.to_string())),
         counts: vec![Count::VolumeRefused(refusal.reason())],
-        // Where a volume is never changes.
+        // A volume's place never changes, so another try would not help.
         ..Report::warning("refused", fields, Next::Done)
     }
 }
 
-/// Tells what became of the directory. An event is written of what an admin would not expect only.
+/// Reports how the directory was disposed of. There is an event only about what an admin would not expect.
 fn reclaimed(disposal: &Disposal, round: &VolumeRound<'_>) -> Report {
     let done = disposal.words(round.path());
     let doubt = round.doubt.filter(|_| !matches!(disposal, Disposal::Shared(_)));

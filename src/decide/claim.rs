@@ -1,4 +1,4 @@
-//! What is to be done for a claim that waits for a volume.
+//! The decision on a pending claim.
 
 use crate::decide::choice::{Demand, choose};
 use crate::decide::copy::{CopySource, Origin, copy_source};
@@ -18,54 +18,54 @@ use crate::values::path::RelPath;
 use crate::values::pattern::Facts;
 use crate::values::quantity::bytes;
 
-/// What is known of a claim when it is decided on.
+/// The facts on which a claim is decided.
 #[derive(Debug)]
 pub struct ClaimFacts<'a> {
     /// The claim.
     pub claim: &'a Claim,
-    /// The class that the claim names, if that exists.
+    /// The class that the claim names, if it exists.
     pub class: Option<&'a Class>,
-    /// How much headroom each export has for the claim.
+    /// The headroom that each export has for the claim.
     pub headrooms: &'a PerExport<Headroom>,
-    /// The claim that it is to be a copy of, if it is.
+    /// The facts about the source, if the claim is to be a copy.
     pub origin: &'a Origin,
 }
 
-/// What is to be done for a claim.
+/// The plan for a claim.
 #[derive(Debug, PartialEq)]
 pub enum ClaimPlan {
-    /// Nothing, and nobody need know.
+    /// Do nothing, and tell nobody.
     Ignore(ClaimIgnored),
-    /// Nothing, and the claim's author must know why.
+    /// Do nothing, and tell the claim's author why.
     Refuse(ClaimRefusal),
     /// Make the directory, then create the volume.
     Provision(Box<Provision>),
 }
 
-/// How a claim is served.
+/// The way in which a claim is served.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Provision {
-    /// Where the directory is made.
+    /// The place of the directory.
     pub at: Location,
-    /// The volume.
+    /// The volume to create.
     pub volume: NewVolume,
     /// Whether the directory may be at, in or above one of another namespace.
     pub across: bool,
-    /// Whose the directory is to be, and who may do what in it.
+    /// The directory's mode and owners.
     pub ownership: Ownership,
-    /// The range of groups of which the volume is to get one that no other volume has.
+    /// The range from which the volume gets a group that no other volume has.
     pub gid_range: Option<GidRange>,
-    /// How many bytes the claim asks for.
+    /// The number of bytes that the claim asks for.
     pub request: u64,
-    /// How many bytes all volumes on the export may ask for together.
+    /// The number of bytes that all volumes on the export may be promised together.
     pub limit: Option<u128>,
-    /// What the volume is to be a copy of.
+    /// The source, if the volume is to be a copy.
     pub copy_of: Option<CopySource>,
 }
 
 impl Provision {
-    /// Applies what the ledger has granted: the volume and its directory have that group, and a directory that another
-    /// volume shares keeps the mode and owners that it has.
+    /// Applies what the ledger has granted: the volume and its directory get that group, and a directory that
+    /// another volume shares keeps its mode and owners.
     #[must_use]
     pub fn granted(mut self, grant: Option<Grant>) -> Self {
         let Some(Grant { gid, shared }) = grant else { return self };
@@ -77,23 +77,23 @@ impl Provision {
     }
 }
 
-/// Why a claim is left alone in silence.
+/// Reasons to leave a claim alone in silence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClaimIgnored {
     /// The claim is being deleted.
     Deleting,
-    /// No Pod that uses the claim has been scheduled yet.
+    /// No Pod that uses the claim is scheduled yet.
     WaitsForConsumer,
-    /// The claim's data source is for a populator, which comes with a volume of its own.
+    /// The claim's data source is for a populator, which brings a volume of its own.
     Populated,
 }
 
-/// What follows for a claim from what the ledger has denied it.
+/// The consequence for a claim that the ledger has denied something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Denial {
-    /// The directory is free once what is there has been moved away.
+    /// The claim waits until what is in its place has been moved away.
     Moving,
-    /// Other claims were faster to be promised what the export has: look again.
+    /// Other claims were promised the export's capacity first: look again.
     Promised,
     /// The claim is refused until another volume goes.
     Refused(ClaimRefusal),
@@ -113,7 +113,7 @@ pub fn denied(error: ReserveError, at: &Location) -> Denial {
     }
 }
 
-/// Why a claim is not served.
+/// Reasons not to serve a claim.
 enum Stop {
     Ignore(ClaimIgnored),
     Refuse(ClaimRefusal),
@@ -125,7 +125,7 @@ impl From<ClaimRefusal> for Stop {
     }
 }
 
-/// Decides what is to be done for a claim that waits for a volume.
+/// Decides what to do for a pending claim.
 #[must_use]
 pub fn for_claim(facts: &ClaimFacts<'_>, scope: &Scope) -> ClaimPlan {
     match ours(facts, scope).and_then(|class| Ok(plan(facts, class, scope)?)) {
@@ -135,7 +135,7 @@ pub fn for_claim(facts: &ClaimFacts<'_>, scope: &Scope) -> ClaimPlan {
     }
 }
 
-/// Finds the class by which the claim is served, if it is to be served now.
+/// Finds the class by which the claim is served, if the claim is for us to serve now.
 fn ours<'a>(facts: &ClaimFacts<'a>, scope: &Scope) -> Result<&'a Class, Stop> {
     let claim = facts.claim;
     if claim.deleting {
@@ -204,7 +204,7 @@ fn plan(facts: &ClaimFacts<'_>, class: &Class, scope: &Scope) -> Result<Provisio
     })
 }
 
-/// Refuses what no NFS volume can be.
+/// Refuses claims that no NFS volume can satisfy.
 fn is_possible(claim: &Claim) -> Result<(), ClaimRefusal> {
     if claim.block {
         return Err(ClaimRefusal::Block);
@@ -221,12 +221,12 @@ fn is_possible(claim: &Claim) -> Result<(), ClaimRefusal> {
     }
 }
 
-/// Returns what a claim's annotation says. An empty one is treated as unset, as with class parameters.
+/// Returns the value of a claim's annotation. An empty one counts as unset, as with class parameters.
 fn said<'a>(claim: &'a Claim, annotation: &str) -> Option<&'a str> {
     claim.annotations.get(annotation).map(String::as_str).filter(|value| !value.is_empty())
 }
 
-/// Reads what a claim says is to happen to its directory.
+/// Reads the fate that a claim wants for its directory.
 fn fate_of_claim(claim: &Claim, class: &Class) -> Result<Option<Fate>, BadAnnotation> {
     let annotation = annotation::ON_DELETE;
     let Some(value) = said(claim, annotation) else { return Ok(None) };
@@ -240,7 +240,8 @@ fn fate_of_claim(claim: &Claim, class: &Class) -> Result<Option<Fate>, BadAnnota
     }
 }
 
-/// Reads what a claim's directory is to be like: what the class says, and the claim where the class lets it.
+/// Reads the mode and owners of a claim's directory from the class, and from the claim where the class allows
+/// that.
 fn ownership(claim: &Claim, class: &Class) -> Result<Ownership, BadAnnotation> {
     let mut ownership = class.parameters.ownership;
     for aspect in Aspect::ALL {
@@ -257,8 +258,8 @@ fn ownership(claim: &Claim, class: &Class) -> Result<Ownership, BadAnnotation> {
     Ok(ownership)
 }
 
-/// Finds where a claim's directory lies: where the class's pattern says, or by the default name where that renders
-/// nothing, as upstream does.
+/// Finds the place of a claim's directory: the one that the class's pattern renders, or the default name if that
+/// is empty, as upstream does.
 fn directory(claim: &Claim, class: &Class) -> Result<RelPath, ClaimRefusal> {
     let volume = claim.volume_name();
     let facts = Facts {

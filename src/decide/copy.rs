@@ -1,4 +1,4 @@
-//! What a claim is to be a copy of.
+//! The decision on the source of a copy.
 
 use std::fmt;
 
@@ -11,45 +11,45 @@ use crate::model::exports::Location;
 use crate::model::volume::Volume;
 use crate::values::quantity::exceeds;
 
-/// What has been read of the source that a claim names.
+/// The facts about the source that a claim names.
 #[derive(Debug, Clone, Default)]
 pub struct Origin {
-    /// What has been found out before, and is being copied already.
+    /// The source that was decided on before, if it is being copied already.
     pub known: Option<CopySource>,
-    /// The claim, if there is one.
+    /// The source claim, if it exists.
     pub claim: Option<SourceClaim>,
-    /// Its volume, if it has one.
+    /// The source claim's volume, if it has one.
     pub volume: Option<Volume>,
 }
 
-/// What a volume is to be a copy of.
+/// The source of a copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CopySource {
-    /// Where the source is.
+    /// The place of the source's directory.
     pub at: Location,
-    /// The group that its volume has.
+    /// The group of the source's volume.
     pub gid: Option<u32>,
 }
 
-/// Why a claim cannot be a copy of the one that it names. Its text ends a sentence about that one.
+/// Reasons why a claim's source cannot be copied. The text ends a sentence that begins with the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BadSource {
-    /// There is none of that name.
+    /// The source does not exist.
     Missing,
-    /// It has no volume yet.
+    /// The source has no volume yet.
     NotBound,
-    /// It is being deleted.
+    /// The source is being deleted.
     Deleting,
-    /// Its volume was not made by us.
+    /// The source's volume was not made by us.
     Foreign,
-    /// Its volume is on none of our exports.
+    /// The source's volume is on none of our exports.
     Elsewhere,
-    /// It is larger than what the copy asks for.
+    /// The source is larger than what the copy asks for.
     Larger(Box<str>),
 }
 
 impl BadSource {
-    /// Whether it may pass without the copy's claim changing.
+    /// Tells whether the obstacle may pass without a change to the copy's claim.
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
@@ -66,8 +66,8 @@ impl fmt::Display for BadSource {
             Self::NotBound => f.write_str("is not Bound: the copy is made when it is"),
             Self::Deleting => f.write_str("is being deleted: make the claim again with another source"),
             Self::Foreign => f.write_str(
-                "has a volume that this provisioner has not made: make the claim again with another source, and copy the \
-                 files in a Pod that mounts both",
+                "has a volume that this provisioner did not make: make the claim again without spec.dataSource, \
+                 and copy the files in a Pod that mounts both",
             ),
             Self::Elsewhere => f.write_str("has a volume on an export that this provisioner does not serve"),
             Self::Larger(capacity) => write!(
@@ -78,7 +78,7 @@ impl fmt::Display for BadSource {
     }
 }
 
-/// Decides what a claim with this request is to be a copy of, if `origin` has been read of what it names.
+/// Decides what a claim with this request is to be a copy of. `origin` is about the source that the claim names.
 pub(super) fn copy_source(origin: &Origin, request: &Quantity, scope: &Scope) -> Result<CopySource, BadSource> {
     if let Some(known) = &origin.known {
         return Ok(known.clone());

@@ -1,4 +1,4 @@
-//! What is to be done for a claim that asks for more than it has.
+//! The decision on a claim that asks for more than it has.
 
 use std::fmt;
 
@@ -12,48 +12,48 @@ use crate::model::volume::Volume;
 use crate::values::headroom::{Headroom, Requirements};
 use crate::values::quantity::{bytes, exceeds};
 
-/// What is to be done for a bound claim that asks for more than it has.
+/// The plan for a bound claim that asks for more than it has.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ExpansionPlan {
-    /// Nothing, and nobody need know.
+    /// Do nothing, and tell nobody.
     Ignore(ExpansionIgnored),
-    /// Nothing, and its author must know why.
+    /// Do nothing, and tell the claim's author why.
     Refuse(ExpansionRefusal),
     /// Give the claim this capacity.
     Grow {
-        /// What the claim has then.
+        /// The claim's new capacity.
         capacity: Quantity,
-        /// That its volume is to be given it first, in bytes, and how many all on its export may have together. If not,
-        /// it has as much already.
+        /// The number of bytes to give to the volume first, and the most that all volumes on its export may have
+        /// together; `None` if the volume has enough already.
         volume_too: Option<(u64, Option<u128>)>,
     },
 }
 
-/// Why a claim that asks for more is left alone in silence.
+/// Reasons to leave a claim that asks for more alone in silence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExpansionIgnored {
-    /// Its volume is another's, or another claim's.
+    /// The volume is another provisioner's, or another claim's.
     Foreign,
-    /// It is being deleted.
+    /// The claim is being deleted.
     Deleting,
 }
 
-/// Why a volume of ours cannot grow. Its text is the event on the claim.
+/// Reasons why a volume of ours cannot grow. The text is the event on the claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExpansionRefusal {
-    /// It is on none of our exports.
+    /// The volume is on none of our exports.
     Elsewhere {
         /// Our exports.
         exports: Box<str>,
     },
-    /// We are not allowed to, for lack of these rights.
+    /// We lack these permissions, in words.
     Forbidden(Box<str>),
-    /// Its export has not the room that its class demands, in words.
+    /// The volume's export lacks the headroom that the class requires. The text says what.
     NoRoom(Box<str>),
 }
 
 impl ExpansionRefusal {
-    /// Whether it may pass without the claim changing.
+    /// Tells whether the obstacle may pass without a change to the claim.
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
@@ -62,7 +62,7 @@ impl ExpansionRefusal {
         }
     }
 
-    /// Whether it is for lack of room.
+    /// Tells whether the obstacle is a lack of room.
     #[must_use]
     pub fn is_for_room(&self) -> bool {
         matches!(self, Self::NoRoom(_))
@@ -81,30 +81,30 @@ impl fmt::Display for ExpansionRefusal {
             ),
             Self::NoRoom(what) => write!(
                 f,
-                "there is no room: {what}. The volume grows when there is: make the export larger, or delete what is \
-                 not needed"
+                "there is no room: {what}. The volume grows once there is room: make the export larger, or delete \
+                 what is not needed"
             ),
         }
     }
 }
 
-/// What is known of a claim that asks for more when it is decided on.
+/// The facts on which an expansion is decided.
 #[derive(Debug)]
 pub struct ExpansionFacts<'a> {
     /// The claim.
     pub expansion: &'a Expansion,
     /// The volume that the claim names.
     pub volume: &'a Volume,
-    /// The rights to grow volumes that we do not have, in words.
+    /// The permissions to expand volumes that we lack, in words; empty if we lack none.
     pub lacking: &'a str,
-    /// What the claim's class requires of the export.
+    /// The class's requirements of the export.
     pub requirements: &'a Requirements,
-    /// How the exports stand, the volume's own capacity left out.
+    /// The headroom of each export, the volume's own capacity left out.
     pub headrooms: &'a PerExport<Headroom>,
 }
 
-/// Decides what is to be done for a bound claim that asks for more than it has. Capacity is a number in two places and no
-/// more: the directory is as large as the export lets it be.
+/// Decides what to do for a bound claim that asks for more than it has. Capacity is only a number, on the volume
+/// and in the claim's status: the directory is as large as the export lets it be.
 #[must_use]
 pub fn for_expansion(facts: &ExpansionFacts<'_>, scope: &Scope) -> ExpansionPlan {
     let ExpansionFacts { expansion, volume, lacking, requirements, headrooms } = *facts;
@@ -120,18 +120,18 @@ pub fn for_expansion(facts: &ExpansionFacts<'_>, scope: &Scope) -> ExpansionPlan
     if !lacking.is_empty() {
         return ExpansionPlan::Refuse(ExpansionRefusal::Forbidden(lacking.into()));
     }
-    // It has grown already if a round was cut short, or more than this if the claim has asked for less since. It never
-    // shrinks.
+    // The volume may have grown already, if a round was cut short, or have even more, if the claim has asked for
+    // less since. Volumes never shrink.
     if let Some(enough) = volume.capacity.as_ref().filter(|capacity| !exceeds(&expansion.request, capacity)) {
         return ExpansionPlan::Grow { capacity: enough.clone(), volume_too: None };
     }
-    let (request, room) = (bytes(&expansion.request), headrooms.get(export));
-    if let Some(lack) = requirements.shortage(room, request) {
-        let words = scope.exports.in_words([(export, lack)].into_iter());
+    let (request, headroom) = (bytes(&expansion.request), headrooms.get(export));
+    if let Some(shortage) = requirements.shortage(headroom, request) {
+        let words = scope.exports.in_words([(export, shortage)].into_iter());
         return ExpansionPlan::Refuse(ExpansionRefusal::NoRoom(words));
     }
     ExpansionPlan::Grow {
         capacity: expansion.request.clone(),
-        volume_too: Some((request, requirements.limit(room))),
+        volume_too: Some((request, requirements.limit(headroom))),
     }
 }

@@ -1,4 +1,5 @@
-//! All judgement: what is to be done for a claim, a volume or a claim that asks for more, as values. No I/O, no clock.
+//! All decisions: what to do for a pending claim, a volume or a claim that asks for more, as values. No I/O, no
+//! clock.
 
 pub mod scope;
 pub mod volume;

@@ -1,4 +1,4 @@
-//! Why a claim is not served, in words for whoever can change it.
+//! Refusals of a claim, in words for those who can change something.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::values::names::ClassName;
 use crate::values::ownership::GidRange;
 use crate::values::path::{PathError, RelPath};
 
-/// Why a claim cannot be served. Its text is the event: what is wrong, where, and what to change.
+/// Reasons why a claim cannot be served. The text is the event: what is wrong, where, and what to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClaimRefusal {
     /// The class does not exist.
@@ -21,80 +21,80 @@ pub enum ClaimRefusal {
     Block,
     /// The claim has a selector.
     Selector,
-    /// The claim names a `VolumeAttributesClass`, which no NFS volume can have (behaviour 7.15).
+    /// The claim names a `VolumeAttributesClass`, which Kubernetes allows for CSI volumes only.
     AttributesClass(Box<str>),
-    /// The claim wants a copy of another, which cannot be made.
+    /// The claim names a source that cannot be copied.
     Source {
-        /// The other's name.
+        /// The source's name.
         name: Box<str>,
-        /// What is wrong with it.
+        /// The problem with the source.
         problem: BadSource,
     },
-    /// The claim wants a snapshot restored.
+    /// The claim wants a snapshot to be restored.
     Snapshot(Box<str>),
     /// The claim asks for no storage.
     NoRequest,
-    /// The class has a parameter that means nothing.
+    /// The class has an invalid parameter.
     Parameter(BadParameter),
-    /// The class names an export that we do not serve, in words.
+    /// The class names an export that we do not serve. The text says which.
     Export(Box<str>),
-    /// The class demands room that no export has which it means, in words.
+    /// No export that the class allows has the headroom that it requires. The text says what they lack.
     NoRoom(Box<str>),
-    /// The directory is at, in or above one of a volume of another namespace. Whose is not said.
+    /// The directory is at, in or above one of another namespace's volume. The message does not say whose.
     OtherNamespace {
         /// The directory.
         path: RelPath,
-        /// How the other one lies to it.
+        /// The relation of the other volume's directory to this one.
         relation: Relation,
     },
-    /// The claim has an annotation that means nothing, or that its class does not allow.
+    /// The claim has an annotation that is invalid, or that its class does not allow.
     Annotation(BadAnnotation),
-    /// The class's pattern is strict, and the claim has no value for this token of it.
+    /// The class's pattern is strict, and the claim has no value for this token.
     NoValue(Box<str>),
     /// All groups of the class's range are in use.
     NoGroupLeft(GidRange),
-    /// The volume is to have a group of its own, and another one without has the same directory.
+    /// The volume is to have a group of its own, but a volume without one has the same directory.
     NoGroupThere(RelPath),
-    /// The class's pattern leads nowhere that a volume may be.
+    /// The class's pattern renders a path where no volume may be.
     Path {
-        /// What the pattern rendered.
+        /// The rendered path.
         rendered: String,
-        /// What is wrong with it.
+        /// The problem with the path.
         error: PathError,
     },
 }
 
-/// What a refusal may pass with.
+/// The change that lets a refusal pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Passing {
-    /// Headroom on the exports.
+    /// More headroom on the exports.
     Headroom,
-    /// The claim that is to be copied.
+    /// A change of the claim to copy.
     Source,
 }
 
-/// An annotation of a claim that cannot be followed. Its text names it and what would be right.
+/// A claim's annotation that is not followed. The text names it and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadAnnotation {
-    /// It means nothing.
+    /// The annotation has an invalid value.
     #[error("the claim's annotation {annotation} is {value:?}, but must be {expected}: change or remove it")]
     Wrong {
-        /// Its key.
+        /// The annotation's key.
         annotation: &'static str,
-        /// What it is.
+        /// The annotation's value.
         value: Box<str>,
-        /// What would be right.
+        /// The valid values, in words.
         expected: &'static str,
     },
-    /// The class does not let claims say that.
+    /// The class does not let claims set the annotation.
     #[error(
-        "the claim's annotation {annotation} is {value:?}, which the class does not allow: change or remove it, or \
-         take a class that lists it in its parameter {parameter}"
+        "the claim's annotation {annotation} is {value:?}, which the class does not allow: change or remove it, \
+         or use a class that lists it in its parameter {parameter}"
     )]
     NotAllowed {
-        /// Its key.
+        /// The annotation's key.
         annotation: &'static str,
-        /// What it is.
+        /// The annotation's value.
         value: Box<str>,
         /// The class parameter that would allow it.
         parameter: &'static str,
@@ -117,7 +117,7 @@ impl From<NotChosen> for ClaimRefusal {
 }
 
 impl ClaimRefusal {
-    /// The event's message for a claim of `class`, in the shape of behaviour 1.9 and 1.24.
+    /// Spells the event's message for a claim of `class`, in upstream's form.
     #[must_use]
     pub fn message(&self, class: &ClassName, provisioner: &str) -> String {
         if *self == Self::Block {
@@ -128,7 +128,8 @@ impl ClaimRefusal {
 }
 
 impl ClaimRefusal {
-    /// With what it may pass without the claim or its class changing, if it may.
+    /// Returns the change that lets the refusal pass while the claim and its class stay as they are, if there is
+    /// one.
     #[must_use]
     pub fn passes_with(&self) -> Option<Passing> {
         if matches!(self, Self::NoRoom(_)) {
@@ -137,7 +138,7 @@ impl ClaimRefusal {
         matches!(self, Self::Source { problem, .. } if problem.may_pass()).then_some(Passing::Source)
     }
 
-    /// One word for it, for metrics.
+    /// Returns the refusal's name in metrics.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
@@ -178,7 +179,8 @@ impl fmt::Display for ClaimRefusal {
             ),
             Self::Block => write!(
                 f,
-                "does not support block volume provisioning: make the claim again with spec.volumeMode \"Filesystem\""
+                "does not support block volume provisioning: make the claim again with spec.volumeMode \
+                 \"Filesystem\""
             ),
             Self::Selector => write!(
                 f,
@@ -195,27 +197,29 @@ impl fmt::Display for ClaimRefusal {
             }
             Self::Snapshot(name) => write!(
                 f,
-                "snapshots are not supported: make the claim again without spec.dataSource (VolumeSnapshot {name:?})"
+                "snapshots are not supported: make the claim again without spec.dataSource \
+                 (VolumeSnapshot {name:?})"
             ),
             Self::NoRequest => write!(f, "the claim asks for no storage: set spec.resources.requests.storage"),
             Self::Parameter(bad) => write!(
                 f,
-                "{bad}: delete the StorageClass and create it again with a right value, this claim will be served then"
+                "{bad}: delete the StorageClass and create it again with a valid value; this claim will then be \
+                 served"
             ),
             Self::Export(what) => write!(
                 f,
-                "the class names {what}: have it served (EXPORTS_FILE on the provisioner), or delete the StorageClass \
-                 and create it again with another export"
+                "the class names {what}: have it served (EXPORTS_FILE on the provisioner), or delete the \
+                 StorageClass and create it again with another export"
             ),
             Self::NoRoom(what) => write!(
                 f,
-                "there is no room: {what}. The claim will be served when there is: make the export larger, or delete \
-                 what is not needed"
+                "there is no room: {what}. The claim will be served once there is room: make the export larger, \
+                 or delete what is not needed"
             ),
             Self::OtherNamespace { path, relation } => write!(
                 f,
-                "the path {:?} is not free: a volume of another namespace has {relation}. Change what the class \
-                 parameter {} makes of the claim, or allow it by the class parameter {} \"true\" or, for all \
+                "the path {:?} is not free: a volume of another namespace has {relation}. Give the claim another \
+                 path (class parameter {}), or allow this one by the class parameter {} \"true\" or, for all \
                  classes, by SHARE_ACROSS_NAMESPACES on the provisioner",
                 path.as_str(),
                 parameter::PATH_PATTERN,
@@ -231,14 +235,14 @@ impl fmt::Display for ClaimRefusal {
             ),
             Self::NoGroupLeft(range) => write!(
                 f,
-                "all groups of the class parameter {} ({range}) are in use: the claim will be served when a volume \
-                 that has one goes. A class of the same name that is made again may have more",
+                "all groups of the class parameter {} ({range}) are in use: the claim will be served when a \
+                 volume with one of them is deleted, or when the class is created again with more of them",
                 parameter::GID_RANGE,
             ),
             Self::NoGroupThere(path) => write!(
                 f,
-                "the directory {:?} belongs to a volume that has no group of its own, which would lose it if this \
-                 one got a group by the class parameter {}: change what the class parameter {} makes of the claim",
+                "the directory {:?} belongs to a volume without a group of its own, which would lose access if \
+                 this one got a group by the class parameter {}: give the claim another path (class parameter {})",
                 path.as_str(),
                 parameter::GID_RANGE,
                 parameter::PATH_PATTERN,
@@ -246,7 +250,7 @@ impl fmt::Display for ClaimRefusal {
             Self::Path { rendered, error } => write!(
                 f,
                 "the path {rendered:?} {error}: change the labels or annotations of the claim that the class \
-                 parameter {} (which must lead to a directory beneath the export) takes it from",
+                 parameter {} uses, so that the path leads to a directory beneath the export",
                 parameter::PATH_PATTERN,
             ),
         }

@@ -36,7 +36,7 @@ const OURS: &str = "example.com/nfs";
 
 const UID: &str = "0dbb0d7c-1c25-4b1f-8f5c-3f3c3e8b0b0a";
 
-/// Something to change about a record.
+/// A change to a record.
 type Change<R> = fn(&mut R);
 
 /// A class's parameters, or a claim's annotations.
@@ -58,7 +58,7 @@ impl With for Volume {}
 
 impl With for Expansion {}
 
-/// A claim that can be served.
+/// Returns a claim that can be served.
 fn mk_claim() -> Claim {
     Claim {
         claim: ClaimRef { namespace: "shop".into(), name: "data".into(), uid: UID.into() },
@@ -77,7 +77,7 @@ fn mk_claim() -> Claim {
     }
 }
 
-/// A class of ours with these parameters.
+/// Returns a class of ours with these parameters.
 fn mk_class(parameters: Set<'_>) -> Class {
     let parameters = parameters.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     Class {
@@ -90,7 +90,7 @@ fn mk_class(parameters: Set<'_>) -> Class {
     }
 }
 
-/// A volume that can be reclaimed.
+/// Returns a volume that can be reclaimed.
 fn mk_volume() -> Volume {
     Volume {
         name: "pvc-1".into(),
@@ -139,13 +139,13 @@ fn decided(claim: &Claim, class: Option<&Class>, scope: &Scope) -> ClaimPlan {
     copied(claim, class, scope, &Origin::default())
 }
 
-/// What is decided for a claim that is to be a copy.
+/// Decides on a claim that is to be a copy.
 fn copied(claim: &Claim, class: Option<&Class>, scope: &Scope, origin: &Origin) -> ClaimPlan {
     let headrooms = scope.exports.map(|_| Headroom::default());
     for_claim(&ClaimFacts { claim, class, headrooms: &headrooms, origin }, scope)
 }
 
-/// How a claim is served.
+/// Returns how a claim is served.
 fn served(plan: ClaimPlan) -> Provision {
     let ClaimPlan::Provision(provision) = plan else { panic!("{plan:?}") };
     *provision
@@ -155,7 +155,7 @@ fn reclaim(volume: &Volume, class: Option<&Class>, scope: &Scope) -> VolumePlan 
     for_volume(&VolumeFacts { volume, class }, scope)
 }
 
-/// The directory and the volume of a claim that is served.
+/// Returns the directory and the volume of a claim that is served.
 fn provisioned(claim: &Claim, class: &Class, export: &str) -> (String, Value) {
     let provision = served(decided(claim, Some(class), &scope(export)));
     (provision.at.to_string(), serde_json::to_value(provision.volume.object()).unwrap())

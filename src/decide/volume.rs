@@ -1,4 +1,4 @@
-//! What is to be done for a volume.
+//! The decision on a volume.
 
 use std::fmt;
 
@@ -10,66 +10,66 @@ use crate::model::volume::{Phase, ReclaimPolicy, Volume, annotation};
 use crate::values::names::ClassName;
 use crate::values::path::PathError;
 
-/// What is to be done for a volume.
+/// The plan for a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VolumePlan {
-    /// Nothing, and nobody need know.
+    /// Do nothing, and tell nobody.
     Ignore(VolumeIgnored),
-    /// Nothing, and an admin must know why.
+    /// Do nothing, and tell an admin why.
     Refuse(VolumeRefusal),
-    /// Put our finalizer on it.
+    /// Add our finalizer to the volume.
     Protect,
-    /// Take our finalizer off it.
+    /// Remove our finalizer from the volume.
     Unprotect,
     /// Do to the directory what `fate` says, then delete the volume.
     Reclaim {
-        /// Where the directory is.
+        /// The place of the directory.
         at: Location,
-        /// What happens to it.
+        /// The directory's fate.
         fate: Fate,
-        /// What an admin should know of how the fate was found.
+        /// A doubt about the fate, for an admin to know.
         doubt: Option<Doubt>,
     },
 }
 
-/// Why a volume is left alone in silence.
+/// Reasons to leave a volume alone in silence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VolumeIgnored {
-    /// It is another's.
+    /// The volume is another provisioner's.
     Foreign,
-    /// Its claim is still there, or it never had one.
+    /// The volume's claim still exists, or the volume never had one.
     NotReleased,
-    /// Its reclaim policy is not `Delete`.
+    /// The volume's reclaim policy is not `Delete`.
     Kept,
-    /// An admin has deleted it after its claim had gone: that is none of our business.
+    /// An admin deleted the volume after its claim was gone: that is none of our business.
     Deleted,
 }
 
-/// Why a released volume of ours cannot be reclaimed. Its text is the event on the volume.
+/// Reasons why a released volume of ours cannot be reclaimed. The text is the event on the volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VolumeRefusal {
-    /// It has no `spec.nfs`.
+    /// The volume has no `spec.nfs`.
     NotNfs,
-    /// It is on another server.
+    /// The volume is on another server.
     OtherServer {
-        /// The volume's.
+        /// The volume's server.
         server: Box<str>,
-        /// Ours.
+        /// Our exports.
         exports: Box<str>,
     },
-    /// Its path is not that of a directory beneath the export.
+    /// The volume's path is not that of a directory beneath the export.
     Path {
         /// The volume's `nfs.path`.
         path: Box<str>,
         /// The exports on its server.
         exports: Box<str>,
-        /// What is wrong with it.
+        /// The problem with the path.
         error: PathError,
     },
 }
 
 impl VolumeRefusal {
-    /// One word for it, for metrics.
+    /// Returns the refusal's name in metrics.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
@@ -84,7 +84,7 @@ impl fmt::Display for VolumeRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotNfs => {
-                write!(f, "not reclaimed: the volume has no spec.nfs, so it is none that this provisioner made")?;
+                write!(f, "not reclaimed: the volume has no spec.nfs, so this provisioner did not make it")?;
             }
             Self::OtherServer { server, exports } => {
                 write!(f, "not reclaimed: spec.nfs.server is {server:?}, but this provisioner serves {exports}")?;
@@ -100,19 +100,19 @@ impl fmt::Display for VolumeRefusal {
     }
 }
 
-/// Something about a reclaimed volume's class that an admin should know.
+/// A doubt about a reclaimed volume's fate, for an admin to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Doubt {
-    /// The class has gone, and the volume does not tell what it said.
+    /// The class is gone, and the volume does not record what it said.
     NoClass(ClassName),
-    /// The volume has an annotation that means nothing.
+    /// The volume has an annotation with an invalid value.
     Annotation {
-        /// Its key.
+        /// The annotation's key.
         annotation: &'static str,
-        /// What it is.
+        /// The annotation's value.
         value: Box<str>,
     },
-    /// The class has a parameter that means nothing.
+    /// The class has an invalid parameter.
     Parameter(BadParameter),
 }
 
@@ -128,16 +128,16 @@ impl fmt::Display for Doubt {
     }
 }
 
-/// What is known of a volume when it is decided on.
+/// The facts on which a volume is decided.
 #[derive(Debug, Clone, Copy)]
 pub struct VolumeFacts<'a> {
     /// The volume.
     pub volume: &'a Volume,
-    /// The class that the volume names, if that exists now.
+    /// The class that the volume names, if it exists now.
     pub class: Option<&'a Class>,
 }
 
-/// Decides what is to be done for a volume.
+/// Decides what to do for a volume.
 #[must_use]
 pub fn for_volume(facts: &VolumeFacts<'_>, scope: &Scope) -> VolumePlan {
     let VolumeFacts { volume, class } = *facts;
@@ -165,21 +165,22 @@ pub fn for_volume(facts: &VolumeFacts<'_>, scope: &Scope) -> VolumePlan {
     }
 }
 
-/// Whether a volume that has a claim is to get our finalizer: only one that we could reclaim, and take it off again.
+/// Tells whether a bound volume is to get our finalizer: only if we could reclaim the volume, and remove the
+/// finalizer again.
 fn needs_protection(volume: &Volume, scope: &Scope) -> bool {
     scope.may_patch && !volume.deleting && !volume.finalizer && located(volume, &scope.exports).is_ok()
 }
 
-/// Whether a volume gives us anything to do as it is: the others need not be remembered.
+/// Tells whether there is anything to do for a volume as it is. Other volumes need not be remembered.
 #[must_use]
 pub fn is_work(volume: &Volume, scope: &Scope) -> bool {
     !matches!(for_volume(&VolumeFacts { volume, class: None }, scope), VolumePlan::Ignore(_))
 }
 
-/// Where a volume's directory is, if it is on one of these exports at all.
+/// Finds the place of a volume's directory on these exports.
 ///
 /// # Errors
-/// Why it is not.
+/// Returns the reason if the directory is on none of them.
 pub fn located(volume: &Volume, exports: &Exports) -> Result<Location, VolumeRefusal> {
     let source = volume.source.as_ref().ok_or(VolumeRefusal::NotNfs)?;
     exports.locate(&source.server, &source.path).map_err(|elsewhere| match elsewhere {
@@ -190,9 +191,10 @@ pub fn located(volume: &Volume, exports: &Exports) -> Result<Location, VolumeRef
     })
 }
 
-/// What is to happen to a volume's directory. An admin's annotation on the volume decides; without one what its claim
-/// wanted when it was made; else its class, as that is now; if that has gone, what it said when the volume was made;
-/// and if nobody knows, it is archived, which destroys nothing (defects D8 and D8a).
+/// Decides the fate of a volume's directory: by an admin's annotation on the volume; else by what its claim wanted
+/// when the volume was made; else by its class as it is now; else, if the class is gone, by what the class said
+/// when the volume was made. If nothing tells, the directory is archived, which destroys nothing: a deleted class
+/// never leaves its volumes stuck.
 fn fate(volume: &Volume, class: Option<&Class>) -> (Fate, Option<Doubt>) {
     let annotations =
         [(annotation::ON_DELETE, &volume.on_delete), (annotation::ON_DELETE_OF_CLAIM, &volume.on_delete_of_claim)];
@@ -202,7 +204,7 @@ fn fate(volume: &Volume, class: Option<&Class>) -> (Fate, Option<Doubt>) {
         let unclear = || (Fate::Archive, Some(Doubt::Annotation { annotation, value: value.clone() }));
         return value.parse().map_or_else(|()| unclear(), |fate| (fate, None));
     }
-    // A class of this name that is another provisioner's is another class.
+    // A class of this name that is another provisioner's is a different class.
     if let Some(class) = class.filter(|class| volume.is_of(&class.provisioner)) {
         let wrong = class.parameters.wrong.iter().find(|bad| bad.concerns_fate());
         return (class.parameters.fate, wrong.cloned().map(Doubt::Parameter));

@@ -1,10 +1,12 @@
-//! Which list of all objects has shown one last: what the latest complete list has not shown does not exist any more.
+//! Numbers of lists, which tell what is gone: an object that the latest complete list has not shown no longer
+//! exists.
 
 use std::num::NonZeroU32;
 
-/// The number of a list. Records keep that of the list, or of the watch behind it, that has last shown them.
+/// The number of a list. A record keeps the number of the list that last showed its object, or after which the
+/// watch showed it.
 ///
-/// A list that is cut short and begun anew has a new number, so that only what the complete one has shown counts.
+/// A list that is cut short and begun anew has a new number, so that only what the complete list shows counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Generation(NonZeroU32);
 

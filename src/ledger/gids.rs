@@ -1,7 +1,8 @@
-//! Which volume has which group (`pv.beta.kubernetes.io/gid`), so that a new one gets a group that no other has.
+//! Tracks which volume has which group (`pv.beta.kubernetes.io/gid`), so that a new volume gets a group that no
+//! other has.
 //!
-//! Pure bookkeeping, as `placements.rs` is, and like it told of every volume of the cluster, whoever made it, and of
-//! those that are just being made here.
+//! Pure bookkeeping, like `placements.rs`, and like it about every volume of the cluster, whoever made it, and
+//! every volume that is being made here.
 
 use std::collections::HashMap;
 
@@ -9,7 +10,8 @@ use crate::ledger::generation::Generation;
 use crate::values::names::VolumeName;
 use crate::values::ownership::GidRange;
 
-/// A volume's name, in as little memory as can be: there may be a hundred thousand, and nearly all are `pvc-<uuid>`.
+/// A volume's name, in as little memory as possible: there may be a hundred thousand, and nearly all are
+/// `pvc-<uuid>`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Name {
     OfClaim([u8; 16]),
@@ -21,14 +23,14 @@ impl Name {
         let number =
             name.strip_prefix("pvc-").and_then(|uid| u128::from_str_radix(&uid.replace('-', ""), 16).ok());
         match number {
-            // There are other ways to write the same number.
+            // The same number can be written in other ways, too.
             Some(number) if written(number) == name => Self::OfClaim(number.to_be_bytes()),
             _ => Self::Other(name.into()),
         }
     }
 }
 
-/// The name that stands for a number.
+/// Returns the name that stands for a number.
 fn written(number: u128) -> String {
     let digits = format!("{number:032x}");
     let part = |from, to| digits.get(from..to).unwrap_or_default();
@@ -38,23 +40,24 @@ fn written(number: u128) -> String {
 #[derive(Debug, Clone, Copy)]
 struct Held {
     gid: u32,
-    /// The number of the list that has last shown the volume; `None` while it is just being made.
+    /// The list that last showed the volume; `None` while the volume is being made.
     listed: Option<Generation>,
 }
 
-/// Which volume has which group.
+/// The groups of all volumes.
 #[derive(Debug, Default)]
 pub struct Gids {
     held: HashMap<Name, Held>,
-    /// How many volumes have each.
+    /// The number of volumes that have each group.
     used: HashMap<u32, u32>,
-    /// What was last given: the next is sought behind it, so that one that is free again is not taken at once.
+    /// The group given out last. The search for the next one begins after it, so that a freed group is not reused
+    /// at once.
     last: u32,
     list: Generation,
 }
 
 impl Gids {
-    /// Notes which group a volume that exists has, if any.
+    /// Notes the group of an existing volume, if it has one.
     pub fn settle(&mut self, volume: &VolumeName, gid: Option<u32>) {
         match gid {
             Some(gid) => self.hold(volume, Held { gid, listed: Some(self.list) }),
@@ -71,12 +74,12 @@ impl Gids {
         }
     }
 
-    /// Says that a list of all volumes begins.
+    /// Begins a list of all volumes.
     pub fn begin_list(&mut self) {
         self.list.advance();
     }
 
-    /// Says that the list is complete: volumes that it has not shown do not exist, but for those that are being made.
+    /// Ends the list: volumes that it has not shown do not exist, except those that are being made.
     pub fn end_list(&mut self) {
         let list = self.list;
         let gone: Vec<u32> = self
@@ -89,28 +92,28 @@ impl Gids {
         }
     }
 
-    /// The group that a volume has, or is to have.
+    /// Returns the group that a volume has, or is to have.
     #[must_use]
     pub fn of(&self, volume: &VolumeName) -> Option<u32> {
         self.find(volume).map(|held| held.gid)
     }
 
-    /// Whether a volume is known to exist, and to have a group.
+    /// Tells whether a volume is known to exist and to have a group.
     #[must_use]
     pub fn exists(&self, volume: &VolumeName) -> bool {
         self.find(volume).is_some_and(|held| held.listed.is_some())
     }
 
-    /// Gives a group to a volume that is about to be made: the one that it has been given before, else `wanted`, else
-    /// the next; always one of `range` that no other volume has. `None` if there is none.
+    /// Gives a group to a volume that is about to be made, always one of `range` that no other volume has: the one
+    /// that the volume was given before, else `wanted`, else the next. Returns `None` if there is none.
     pub fn give(&mut self, volume: &VolumeName, range: GidRange, wanted: Option<u32>) -> Option<u32> {
-        // Another leader may have given the same to another volume since.
+        // Another leader may have given the same group to another volume since.
         let is_alone = |gid: &u32| range.contains(*gid) && self.used.get(gid) == Some(&1);
         if let Some(gid) = self.of(volume).filter(is_alone) {
             return Some(gid);
         }
         let is_free = |gid: &u32| range.contains(*gid) && !self.used.contains_key(gid);
-        // Of one more than there are in use, one is free.
+        // Of one more group than are in use, one is free.
         let next = || range.behind(self.last).take(self.used.len() + 1).find(is_free);
         let gid = wanted.filter(is_free).or_else(next)?;
         self.last = gid;
@@ -118,19 +121,20 @@ impl Gids {
         Some(gid)
     }
 
-    /// Gives a volume that is about to be made a group that others may have.
+    /// Gives a volume that is about to be made a group that other volumes may have.
     pub fn share(&mut self, volume: &VolumeName, gid: u32) {
         self.hold(volume, Held { gid, listed: None });
     }
 
-    /// Says that a volume that was given a group has been made. If it is known to have gone since, nothing is noted.
+    /// Notes that a volume that was given a group has been made. Does nothing if the volume is known to be gone by
+    /// now.
     pub fn made(&mut self, volume: &VolumeName) {
         if let Some(held) = self.held.get_mut(&Name::new(volume.as_str())) {
             held.listed = Some(self.list);
         }
     }
 
-    /// Takes back what a volume was given that did not come to be.
+    /// Takes back the group of a volume that was not made after all.
     pub fn give_up(&mut self, volume: &VolumeName) {
         if !self.exists(volume) {
             self.leave(volume);
@@ -138,7 +142,7 @@ impl Gids {
     }
 
     fn find(&self, volume: &VolumeName) -> Option<&Held> {
-        // Where nobody has a group, this is all that volumes cost.
+        // Where no volume has a group, this is all that volumes cost.
         if self.held.is_empty() { None } else { self.held.get(&Name::new(volume.as_str())) }
     }
 
@@ -216,7 +220,7 @@ mod tests {
         for (volume, wanted, expected) in rows {
             assert_eq!(gids.give(&key(volume), range("10-14"), wanted), expected, "{volume}");
         }
-        // One of another range is given back for one of this.
+        // A group of another range is exchanged for one of this range.
         assert_eq!(gids.give(&key("a"), range("20-29"), None), Some(20));
         assert_eq!(gids.give(&key("d"), range("10-14"), Some(13)), Some(13));
     }
@@ -273,7 +277,7 @@ mod tests {
         assert_eq!((gids.of(&key("a")), gids.exists(&key("a"))), (None, false));
     }
 
-    /// The record of one, with what a table of a hundred thousand has room for besides, is to stay below 64 bytes.
+    /// One record, together with the spare room in a table of a hundred thousand, must stay below 64 bytes.
     #[test]
     fn a_volumes_record_is_small() {
         assert_eq!(size_of::<(Name, Held)>(), 32);

@@ -1,10 +1,11 @@
-//! Who has what: the directories, groups and promised bytes of all volumes, and of those that are just being made.
+//! The ledger of directories, groups and promised bytes: who has what, of all volumes and of those that are being
+//! made.
 //!
-//! Each question is answered, and what follows from the answer noted, in one step: of two volumes that leave a directory
-//! at the same time exactly one is the last, and of many claims at once no more are served than there is room for.
+//! Each question is answered, and the consequence noted, in one step: of two volumes that leave a directory at the
+//! same time exactly one is the last, and of many claims at once no more are served than there is room for.
 //!
-//! What is noted for the time of a piece of work is a guard, which undoes it when it is dropped: a [`Reserved`] directory,
-//! a [`Promise`], a [`Departure`], a [`Reading`].
+//! Entries that last only as long as a piece of work are guards, which undo themselves when dropped: a
+//! [`Reserved`] directory, a [`Promise`], a [`Departure`], a [`Reading`].
 
 use std::sync::Arc;
 
@@ -21,30 +22,30 @@ pub mod gids;
 use gids::Gids;
 use placements::{Conflict, Neighbour, Placements, Relation};
 
-/// What a volume that is about to be made asks for, beside its directory.
+/// The requests of a volume that is about to be made, besides its directory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reservation {
     /// Whether the directory may be at, in or above one of another namespace.
     pub across: bool,
-    /// How many bytes the volume is promised.
+    /// The number of bytes to promise to the volume.
     pub bytes: u64,
-    /// How many bytes all volumes on the export may be promised together.
+    /// The number of bytes that all volumes on the export may be promised together.
     pub limit: Option<u128>,
     /// The group that the volume asks for.
     pub gid: GidRequest,
 }
 
-/// The group that a volume which is about to be made asks for.
+/// A request for a group, by a volume that is about to be made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GidRequest {
-    /// The range to take a group from that no other volume has; unset, the volume gets the group of those that share its
-    /// directory, if they have one.
+    /// The range from which to take a group that no other volume has. If unset, the volume gets the group of the
+    /// volumes that share its directory, if they have one.
     pub range: Option<GidRange>,
-    /// The group to prefer, because the volume's directory is there already and has it.
+    /// The group to prefer, because the volume's directory exists already and has it.
     pub there: Option<u32>,
 }
 
-/// The group that a volume gets.
+/// The group that a volume is granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grant {
     /// The group's number.
@@ -53,16 +54,16 @@ pub struct Grant {
     pub shared: bool,
 }
 
-/// Why a volume cannot be made, now or at all.
+/// Reasons why a volume cannot be made, now or at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReserveError {
     /// The volume cannot have its directory.
     Directory(Conflict),
-    /// The volume asks for a group of its own, and a volume without one has the same directory.
+    /// The volume asks for a group of its own, but a volume without one has the same directory.
     NoGidThere,
     /// All groups of the range are in use.
     NoGidLeft(GidRange),
-    /// The export has been promised to others.
+    /// The export's capacity is promised to other volumes.
     Promised,
 }
 
@@ -72,20 +73,20 @@ impl From<Conflict> for ReserveError {
     }
 }
 
-/// A volume as it exists, as far as others have to respect it.
+/// An existing volume, as far as others have to respect it.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry<'a> {
-    /// Where the volume's directory is; `None` if it is on none of our exports.
+    /// The place of the volume's directory; `None` if it is on none of our exports.
     pub at: Option<&'a Location>,
     /// The namespace of the volume's claim, if it names one.
     pub namespace: Option<&'a str>,
     /// The volume's capacity in bytes.
     pub bytes: u64,
-    /// The volume's group.
+    /// The volume's group, if it has one.
     pub gid: Option<u32>,
 }
 
-/// The ledger. Clones are the same one.
+/// The ledger. Clones are the same ledger.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger(Arc<Mutex<Books>>);
 
@@ -100,7 +101,7 @@ impl Ledger {
         self.0.lock()
     }
 
-    /// Notes a volume that exists, whoever made it.
+    /// Notes an existing volume, whoever made it.
     pub fn settle(&self, volume: &VolumeName, entry: Entry<'_>) {
         let Books { placements, gids } = &mut *self.books();
         gids.settle(volume, entry.gid);
@@ -127,8 +128,8 @@ impl Ledger {
         gids.begin_list();
     }
 
-    /// Ends a list of all volumes: those that it has not shown do not exist, and those of them that were on our exports are
-    /// returned. What is reserved stays so.
+    /// Ends a list of all volumes: volumes that it has not shown do not exist. Returns those of them that were on
+    /// our exports. Reservations stay.
     #[must_use]
     pub fn end_list(&self) -> Vec<VolumeName> {
         let Books { placements, gids } = &mut *self.books();
@@ -136,12 +137,12 @@ impl Ledger {
         placements.end_list()
     }
 
-    /// Gives a directory, the bytes it is promised and, where it is to have one, a group to a volume that is about to be
-    /// made for a claim in `namespace`. Again for the same volume it gives the same; volumes that share a directory share
+    /// Reserves a directory, bytes and, if one is wanted, a group for a volume that is about to be made for a
+    /// claim in `namespace`. Another call for the same volume gives the same; volumes that share a directory share
     /// its group. See [`Placements::reserve`].
     ///
     /// # Errors
-    /// Returns what the volume cannot have. It then has nothing.
+    /// Returns what the volume cannot have. Nothing is reserved then.
     pub fn reserve(
         &self,
         volume: &VolumeName,
@@ -160,16 +161,16 @@ impl Ledger {
         Ok(Reserved { ledger: self.clone(), volume: volume.clone(), grant: grant?, is_latest: true })
     }
 
-    /// Notes that a volume which had a directory reserved has been made. If it is known to have gone since, nothing is
-    /// noted.
+    /// Notes that a volume that had a directory reserved has been made. Does nothing if the volume is known to be
+    /// gone by now.
     pub fn made(&self, volume: &VolumeName) {
         let Books { placements, gids } = &mut *self.books();
         placements.made(volume);
         gids.made(volume);
     }
 
-    /// Promises a volume that is about to grow `bytes` instead of what it was promised before; `None`, and nothing is noted,
-    /// if all volumes on its export would then be promised more than `limit`.
+    /// Promises `bytes` to a volume that is about to grow, instead of what it was promised before. Returns `None`,
+    /// and changes nothing, if all volumes on its export would then be promised more than `limit`.
     #[must_use]
     pub fn promise(&self, volume: &VolumeName, bytes: u64, limit: Option<u128>) -> Option<Promise> {
         let mut books = self.books();
@@ -179,8 +180,8 @@ impl Ledger {
         promised.then(|| Promise { ledger: self.clone(), volume: volume.clone(), before, is_kept: false })
     }
 
-    /// Asks whether a volume that goes may take its directory with it. `None`, and nothing is noted, while the directory is
-    /// being copied. See [`Placements::depart`].
+    /// Begins the departure of a volume, which tells whether the volume may take its directory with it. Returns
+    /// `None`, and changes nothing, while the directory is being copied. See [`Placements::depart`].
     #[must_use]
     pub fn depart(&self, volume: &VolumeName, at: &Location) -> Option<Departure> {
         let mut books = self.books();
@@ -192,7 +193,8 @@ impl Ledger {
         Some(Departure { ledger: self.clone(), volume: volume.clone(), neighbours, is_complete: false })
     }
 
-    /// Begins to read a directory that is to be copied, so that nobody moves it away; `None` if that is being done already.
+    /// Begins to read a directory that is to be copied, so that it is not moved away. Returns `None` if it is
+    /// being moved already.
     #[must_use]
     pub fn read(&self, at: &Location) -> Option<Reading> {
         let is_free = self.books().placements.begin_reading(at);
@@ -211,25 +213,26 @@ impl Ledger {
         self.books().placements.exists(volume)
     }
 
-    /// Returns how many bytes the volumes on an export have been promised together, but for one.
+    /// Returns how many bytes all volumes on an export except `but` have been promised together.
     #[must_use]
     pub fn promised(&self, export: ExportId, but: &VolumeName) -> u128 {
         self.books().placements.promised(export, but)
     }
 
-    /// Tells whether `path` on an export is a volume's directory, or, if it is not, whether one lies in it.
+    /// Tells whether `path` on an export is a volume's directory, or else whether a volume's directory lies in it.
     #[must_use]
     pub fn at_or_beneath(&self, export: ExportId, path: &str) -> Option<Relation> {
         self.books().placements.at_or_beneath(export, path)
     }
 
-    /// Returns the volume on an export that comes next after `position` in the order of directories, and its own position.
+    /// Returns the volume on an export that comes next after `position` in the order of directories, and the
+    /// volume's own position.
     #[must_use]
     pub fn next(&self, export: ExportId, position: Option<&str>) -> Option<(VolumeName, Arc<str>)> {
         self.books().placements.next(export, position)
     }
 
-    /// Returns a position to begin at, another one each time.
+    /// Returns a random position to begin at.
     #[must_use]
     pub fn somewhere(&self, export: ExportId) -> Option<Arc<str>> {
         self.books().placements.somewhere(export)
@@ -272,7 +275,8 @@ impl Books {
     }
 }
 
-/// A directory that is reserved for a volume which is about to be made. Dropped before the volume is made, it is given up.
+/// A directory that is reserved for a volume about to be made. It is given up if the guard is dropped before the
+/// volume is made.
 #[derive(Debug)]
 #[must_use]
 pub struct Reserved {
@@ -289,7 +293,8 @@ impl Reserved {
         self.grant
     }
 
-    /// Ends this reservation without giving anything up, because a later one of the same volume holds it.
+    /// Ends this reservation without giving anything up, because a later reservation of the same volume takes
+    /// over.
     pub fn hand_over(mut self) {
         self.is_latest = false;
     }
@@ -303,8 +308,8 @@ impl Drop for Reserved {
     }
 }
 
-/// More bytes that a volume is promised because it is about to grow. Dropped before it is kept, the volume has what it was
-/// promised before; should it have grown all the same, the watch says so.
+/// A promise of more bytes to a volume that is about to grow. If the guard is dropped before [`Promise::keep`],
+/// the volume has what it was promised before; should the volume have grown all the same, the watch will show it.
 #[derive(Debug)]
 #[must_use]
 pub struct Promise {
@@ -329,8 +334,8 @@ impl Drop for Promise {
     }
 }
 
-/// A volume that is on its way out, and so has no say any more in what becomes of its directory. Dropped before it is
-/// complete, the volume stays.
+/// A volume that is leaving, and so has no say in what becomes of its directory. If the guard is dropped before
+/// [`Departure::complete`], the volume stays.
 #[derive(Debug)]
 #[must_use]
 pub struct Departure {
@@ -341,8 +346,8 @@ pub struct Departure {
 }
 
 impl Departure {
-    /// Returns the volumes that have a part in the directory, and so keep it where it is. If there is none, the directory is
-    /// the volume's to take with it, and nobody is given it until [`Departure::moved`].
+    /// Returns the volumes that have a part in the directory, and so keep it where it is. If there are none, the
+    /// leaving volume may move the directory, and no claim is given it until [`Departure::moved`].
     #[must_use]
     pub fn neighbours(&self) -> &[Neighbour] {
         &self.neighbours
@@ -359,7 +364,7 @@ impl Departure {
         self.ledger.books().placements.moved(&self.volume);
     }
 
-    /// Ends it for good: the volume has been deleted.
+    /// Ends the departure for good: the volume has been deleted.
     pub fn complete(mut self) {
         self.is_complete = true;
     }
@@ -373,7 +378,7 @@ impl Drop for Departure {
     }
 }
 
-/// A directory that is being read, and so is not moved away until this is dropped.
+/// A directory that is being read, and is not moved away until the guard is dropped.
 #[derive(Debug)]
 #[must_use]
 pub struct Reading {

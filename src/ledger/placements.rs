@@ -1,8 +1,8 @@
-//! Who lies where on the exports: which directories are in use, by which volumes, so that nothing living is moved
-//! and nobody gets a directory in another namespace's.
+//! Tracks which volume uses which directory, so that no directory in use is moved away, and no claim gets a
+//! directory at, in or above one of another namespace.
 //!
-//! Pure bookkeeping. All questions are answered, and what follows from the answer noted, in one step: of two
-//! volumes that leave a directory at the same time exactly one is the last.
+//! Pure bookkeeping. Each question is answered, and the consequence noted, in one step: of two volumes that leave
+//! a directory at the same time exactly one is the last.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -15,14 +15,14 @@ use crate::ledger::generation::Generation;
 use crate::model::exports::{ExportId, Location};
 use crate::values::names::VolumeName;
 
-/// How another volume's directory lies to the one in question.
+/// The relation of another volume's directory to the one in question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Relation {
-    /// It is the same.
+    /// The other directory is the same.
     Same,
-    /// It is one of those above.
+    /// The other directory is above.
     Above,
-    /// It is somewhere in it.
+    /// The other directory is beneath.
     Beneath,
 }
 
@@ -36,28 +36,28 @@ impl fmt::Display for Relation {
     }
 }
 
-/// Why a new volume cannot have its directory, now or at all.
+/// Reasons why a new volume cannot have its directory, now or at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Conflict {
-    /// A volume of another namespace is there.
+    /// A volume of another namespace has the directory, or one above or in it.
     OtherNamespace(Relation),
-    /// What is there is just being moved away.
+    /// The directory, or one above or in it, is being moved away.
     Moving,
 }
 
 /// Another volume whose directory is the same, above, or beneath.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Neighbour {
-    /// Its name.
+    /// The other volume's name.
     pub volume: VolumeName,
-    /// How its directory lies to ours.
+    /// The relation of the other volume's directory to ours.
     pub relation: Relation,
-    /// Whether the volume is known to exist. If not, a claim is just being given it.
+    /// Whether the other volume is known to exist. If not, a claim is being given its directory.
     pub exists: bool,
 }
 
-/// A location as one text. The export stands in it like a directory above all others, so that nothing on one export has
-/// to do with anything on another.
+/// Spells a location as one text. The export comes first, like a directory above all others, so that nothing on
+/// one export relates to anything on another.
 fn text(location: &Location) -> String {
     text_of(location.export, location.path.as_str())
 }
@@ -66,17 +66,17 @@ fn text_of(export: ExportId, path: &str) -> String {
     format!("{export}/{path}")
 }
 
-/// The part of such a text that stands for the export.
+/// Returns the part of such a text that stands for the export.
 fn export_of(text: &str) -> &str {
     text.split_once('/').map_or(text, |(export, _)| export)
 }
 
-/// Where a volume lies, and whose it is: the text of its location, its name, and the namespace of its claim if it names one,
-/// with a NUL between them. It is found by the volume's name.
+/// A volume's place, and whose it is: the text of its location, its name, and the namespace of its claim if it
+/// names one, with NULs between them. Hashed and compared by the volume's name.
 ///
-/// One piece of text, shared by both ways to find it, because there may be a hundred thousand of them. Neither a
-/// directory nor a volume's name has a NUL in it, and all that has one sorts before all that goes on: those of one
-/// directory stand side by side, and those of directories in it together.
+/// The text is in one piece, shared by both indexes, because there may be a hundred thousand of them. No directory
+/// and no volume's name contains NUL, which sorts before all other characters: so the volumes of one directory are
+/// side by side, and those of the directories in it are together.
 #[derive(Debug, Clone)]
 struct Placed(Arc<str>);
 
@@ -123,73 +123,74 @@ impl PartialEq for Placed {
 
 impl Eq for Placed {}
 
-/// Who lies where.
+/// The directories of all volumes.
 #[derive(Debug, Default)]
 pub struct Placements {
-    /// By volume.
+    /// The places by volume.
     places: HashMap<Placed, Known>,
-    /// The same, by directory.
+    /// The same places by directory.
     by_path: BTreeSet<Arc<str>>,
-    /// Those that are on their way out: they have no say any more.
+    /// The volumes that are leaving, and so have no say any more.
     leaving: HashSet<VolumeName>,
-    /// The directories that are being moved, by the volumes they are moved for. Those may have gone meanwhile.
+    /// The directories that are being moved, with the volumes that they are moved for, which may be gone by now.
     moving: Vec<(VolumeName, Box<str>)>,
     /// The directories that are being copied.
     read: Vec<String>,
-    /// What the volumes on each export have been promised together, in bytes.
+    /// The number of bytes that the volumes on each export have been promised together.
     promised: HashMap<Box<str>, u128>,
     list: Generation,
 }
 
-/// What is known of a volume.
+/// The facts known about a volume.
 #[derive(Debug, Clone, Copy, Default)]
 struct Known {
-    /// The number of the list that has last shown it; `None` while a claim is just being given it.
+    /// The list that last showed the volume; `None` while a claim is being given its directory.
     listed: Option<Generation>,
-    /// What it has been promised, in bytes.
+    /// The number of bytes that the volume has been promised.
     bytes: u64,
 }
 
 impl Placements {
-    /// Notes a volume that exists.
+    /// Notes an existing volume.
     pub fn settle(&mut self, volume: &VolumeName, location: &Location, namespace: Option<&str>) {
         self.place(volume, &text(location), namespace, Some(self.list));
     }
 
-    /// Notes that a volume does not exist, or on none of our exports.
+    /// Notes that a volume does not exist, or is on none of our exports.
     pub fn leave(&mut self, volume: &VolumeName) {
         self.leaving.remove(volume);
         self.displace(volume);
     }
 
-    /// Says that a list of all volumes begins.
+    /// Begins a list of all volumes.
     pub fn begin_list(&mut self) {
         self.list.advance();
     }
 
-    /// Says that the list is complete: volumes that it has not shown do not exist. What is just being given to a
-    /// claim stays noted. Returns those that have gone.
+    /// Ends the list: volumes that it has not shown do not exist, and are returned. Directories that are being
+    /// given to claims stay noted.
     pub fn end_list(&mut self) -> Vec<VolumeName> {
-        let is_gone = |placed: &Known| placed.listed.is_some_and(|listed| listed != self.list);
-        let gone = self.places.iter().filter(|(_, placed)| is_gone(placed));
-        let gone: Vec<VolumeName> = gone.map(|(place, _)| place.volume().into()).collect();
+        let is_gone = |known: &Known| known.listed.is_some_and(|listed| listed != self.list);
+        let gone = self.places.iter().filter(|(_, known)| is_gone(known));
+        let gone: Vec<VolumeName> = gone.map(|(placed, _)| placed.volume().into()).collect();
         for volume in &gone {
             self.leave(volume);
         }
         gone
     }
 
-    /// Whether a volume is known to exist.
+    /// Tells whether a volume is known to exist.
     #[must_use]
     pub fn exists(&self, volume: &VolumeName) -> bool {
-        self.places.get(volume.as_str()).is_some_and(|placed| placed.listed.is_some())
+        self.places.get(volume.as_str()).is_some_and(|known| known.listed.is_some())
     }
 
-    /// Gives a directory to a volume that is about to be made for a claim in `namespace`. It counts from now on.
+    /// Gives a directory to a volume that is about to be made for a claim in `namespace`. The directory counts as
+    /// used from now on.
     ///
     /// # Errors
-    /// If that would put it into, above, or at a directory of another namespace, unless `across` says that this
-    /// is wanted; or if something there is being moved away.
+    /// Returns the conflict if a volume of another namespace has the directory, or one above or in it, unless
+    /// `across` allows that; or if something there is being moved away.
     pub fn reserve(
         &mut self,
         volume: &VolumeName,
@@ -212,55 +213,57 @@ impl Placements {
         Ok(())
     }
 
-    /// Says that the volume of a [`Placements::reserve`] has been made. If it is known to have gone since, nothing
-    /// is noted.
+    /// Notes that the volume of a [`Placements::reserve`] has been made. Does nothing if the volume is known to be
+    /// gone by now.
     pub fn made(&mut self, volume: &VolumeName) {
-        if let Some(placed) = self.places.get_mut(volume.as_str()) {
-            placed.listed = Some(self.list);
+        if let Some(known) = self.places.get_mut(volume.as_str()) {
+            known.listed = Some(self.list);
         }
     }
 
-    /// Notes what a volume on one of our exports has been promised, instead of what was noted before. Says no, and notes
-    /// nothing, if all on its export would then have been promised more than `most`, and this one more than before.
+    /// Notes what a volume on one of our exports is promised, instead of what was noted before. Returns `false`,
+    /// and changes nothing, if that is more than before and all volumes on the export would be promised more than
+    /// `most`.
     pub fn promise(&mut self, volume: &VolumeName, bytes: u64, most: Option<u128>) -> bool {
-        let Some((place, placed)) = self.places.get_key_value(volume.as_str()) else { return true };
-        let (export, before) = (export_of(place.path()), placed.bytes);
+        let Some((placed, known)) = self.places.get_key_value(volume.as_str()) else { return true };
+        let (export, before) = (export_of(placed.path()), known.bytes);
         let all = self.promised.get(export).copied().unwrap_or_default();
         let all = all.saturating_sub(before.into()).saturating_add(bytes.into());
         if bytes > before && most.is_some_and(|most| all > most) {
             return false;
         }
         self.promised.insert(export.into(), all);
-        if let Some(placed) = self.places.get_mut(volume.as_str()) {
-            placed.bytes = bytes;
+        if let Some(known) = self.places.get_mut(volume.as_str()) {
+            known.bytes = bytes;
         }
         true
     }
 
-    /// What a volume has been promised, in bytes.
+    /// Returns the number of bytes that a volume has been promised.
     #[must_use]
     pub fn promised_to(&self, volume: &VolumeName) -> u64 {
         self.places.get(volume.as_str()).map_or(0, |known| known.bytes)
     }
 
-    /// What the volumes on an export have been promised together, but for one, in bytes.
+    /// Returns the number of bytes that all volumes on an export except `but` have been promised together.
     #[must_use]
     pub fn promised(&self, export: ExportId, but: &VolumeName) -> u128 {
         let export = text_of(export, "");
         let all = self.promised.get(export_of(&export)).copied().unwrap_or_default();
-        let own = self.places.get_key_value(but.as_str()).filter(|(place, _)| place.path().starts_with(&export));
-        all.saturating_sub(own.map_or(0, |(_, placed)| placed.bytes.into()))
+        let own = self.places.get_key_value(but.as_str()).filter(|(placed, _)| placed.path().starts_with(&export));
+        all.saturating_sub(own.map_or(0, |(_, known)| known.bytes.into()))
     }
 
-    /// Takes back a [`Placements::reserve`] whose volume did not come to be.
+    /// Takes back a [`Placements::reserve`] whose volume was not made after all.
     pub fn give_up(&mut self, volume: &VolumeName) {
         if !self.exists(volume) {
             self.leave(volume);
         }
     }
 
-    /// Asks whether a volume that goes may take its directory with it: it may if the answer is empty, and the
-    /// directory then counts as being moved. Otherwise it is told who is left, and has no say in it any more.
+    /// Begins the departure of a volume, which has no say any more in what becomes of its directory. Returns the
+    /// volumes that still have a part in it. If there are none, the leaving volume may take the directory with it,
+    /// and the directory counts as being moved.
     pub fn depart(&mut self, volume: &VolumeName, location: &Location) -> Vec<Neighbour> {
         let path = &text(location);
         let left: Vec<Neighbour> = self
@@ -278,13 +281,14 @@ impl Placements {
         left
     }
 
-    /// Whether no other volume has the same directory, one above or one in it.
+    /// Tells whether no other volume has the same directory, one above or one in it.
     #[must_use]
     pub fn is_alone(&self, volume: &VolumeName, location: &Location) -> bool {
         self.around(volume.as_str(), &text(location)).next().is_none()
     }
 
-    /// Says that a directory is being copied, unless it is just being moved away: then it says no.
+    /// Notes that a directory is being copied. Returns `false`, and notes nothing, if the directory is being moved
+    /// away.
     pub fn begin_reading(&mut self, location: &Location) -> bool {
         let path = text(location);
         let is_free = !self.moving.iter().any(|(_, moved)| related(moved, &path));
@@ -302,25 +306,25 @@ impl Placements {
         }
     }
 
-    /// Whether a directory, or one above or in it, is being copied.
+    /// Tells whether a directory, or one above or in it, is being copied.
     #[must_use]
     pub fn is_read(&self, location: &Location) -> bool {
         let path = text(location);
         self.read.iter().any(|read| related(read, &path))
     }
 
-    /// Says that the directory of a volume that goes has been dealt with.
+    /// Notes that the directory of a leaving volume has been dealt with.
     pub fn moved(&mut self, volume: &VolumeName) {
         self.moving.retain(|(moving, _)| moving != volume);
     }
 
-    /// Says that a volume does not go after all, or not now.
+    /// Notes that a volume does not leave after all, or not now.
     pub fn stay(&mut self, volume: &VolumeName) {
         self.moving.retain(|(moving, _)| moving != volume);
         self.leaving.remove(volume);
     }
 
-    /// The other volumes that have this very directory.
+    /// Returns the other volumes that have this very directory.
     #[must_use]
     pub fn sharers(&self, volume: &VolumeName, location: &Location) -> Vec<VolumeName> {
         let path = text(location);
@@ -328,7 +332,7 @@ impl Placements {
         others.map(|(other, _)| other.volume().into()).collect()
     }
 
-    /// Whether `path` on an export is a volume's directory, or, if it is not, whether one lies in it.
+    /// Tells whether `path` on an export is a volume's directory, or else whether a volume's directory lies in it.
     #[must_use]
     pub fn at_or_beneath(&self, export: ExportId, path: &str) -> Option<Relation> {
         let path = text_of(export, path);
@@ -336,7 +340,8 @@ impl Placements {
         around.find(|relation| *relation != Relation::Above)
     }
 
-    /// The volume on an export that comes next after `position` in the order of directories, and its own position.
+    /// Returns the volume on an export that comes next after `position` in the order of directories, and the
+    /// volume's own position.
     #[must_use]
     pub fn next(&self, export: ExportId, position: Option<&str>) -> Option<(VolumeName, Arc<str>)> {
         let all = text_of(export, "");
@@ -345,7 +350,7 @@ impl Placements {
         next.starts_with(&all).then(|| (Placed(Arc::clone(next)).volume().into(), Arc::clone(next)))
     }
 
-    /// A position to begin at, other each time.
+    /// Returns a random position to begin at.
     #[must_use]
     pub fn somewhere(&self, export: ExportId) -> Option<Arc<str>> {
         let all = text_of(export, "");
@@ -356,7 +361,7 @@ impl Placements {
     fn place(&mut self, volume: &VolumeName, path: &str, namespace: Option<&str>, listed: Option<Generation>) {
         if let Some((there, _)) = self.places.get_key_value(volume.as_str()) {
             if there.path() != path {
-                // A volume's path never changes; one of the same name, deleted and made again, may have another.
+                // A volume's path never changes, but a later volume of the same name may have another path.
                 self.leave(volume);
             } else if there.namespace() != namespace {
                 self.displace(volume);
@@ -365,9 +370,9 @@ impl Placements {
                 return;
             }
         }
-        let place = Placed::new(path, volume.as_str(), namespace);
-        self.by_path.insert(Arc::clone(&place.0));
-        self.places.insert(place, Known { listed, bytes: 0 });
+        let placed = Placed::new(path, volume.as_str(), namespace);
+        self.by_path.insert(Arc::clone(&placed.0));
+        self.places.insert(placed, Known { listed, bytes: 0 });
     }
 
     fn displace(&mut self, volume: &VolumeName) {
@@ -377,19 +382,19 @@ impl Placements {
         }
     }
 
-    /// The volumes other than `volume` whose directories are `path`, above it, or in it.
+    /// Finds the volumes other than `volume` whose directories are `path`, above it, or in it.
     fn around<'a>(&'a self, volume: &'a str, path: &'a str) -> impl Iterator<Item = (Placed, Relation)> + 'a {
         let at = |path: &str| self.following(path, '\0'..'\x01');
         let same = at(path).map(|other| (other, Relation::Same));
         let above = path.match_indices('/').filter_map(|(end, _)| path.get(..end));
         let above = above.flat_map(at).map(|other| (other, Relation::Above));
-        // '0' is what comes after the slash.
+        // '0' is the character after '/'.
         let beneath = self.following(path, '/'..'0').map(|other| (other, Relation::Beneath));
         let others = same.chain(above).chain(beneath);
         others.filter(move |(other, _)| other.volume() != volume)
     }
 
-    /// Those whose text is `path` followed by one of these characters.
+    /// Finds the places whose text is `path` followed by one of these characters.
     fn following(&self, path: &str, next: Range<char>) -> impl Iterator<Item = Placed> + use<'_> {
         let (from, to) = (format!("{path}{}", next.start), format!("{path}{}", next.end));
         let bounds = (Bound::Included(from.as_str()), Bound::Excluded(to.as_str()));
@@ -397,7 +402,7 @@ impl Placements {
     }
 }
 
-/// Whether two directories are the same, or one lies in the other.
+/// Tells whether two directories are the same, or one lies in the other.
 fn related(one: &str, other: &str) -> bool {
     let beneath = |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'));
     one == other || beneath(one, other) || beneath(other, one)

@@ -1,4 +1,4 @@
-//! What the ledger gives together, and what its guards undo.
+//! Tests of what the ledger gives together, and of what its guards undo.
 
 use super::*;
 use crate::model::exports::Exports;

@@ -1,4 +1,4 @@
-//! Which export a volume is made on.
+//! Tests of the choice of an export.
 
 use super::*;
 use crate::decide::choice::{Demand, NotChosen, choose};
@@ -23,7 +23,7 @@ fn all() -> Choice {
     Choice::Named(NAMES.map(Into::into).to_vec())
 }
 
-/// How each export stands, in the order of [`NAMES`].
+/// Gives each export its headroom, in the order of [`NAMES`].
 fn standing(headrooms: [Headroom; 3]) -> PerExport<Headroom> {
     let mut headrooms = headrooms.into_iter();
     three().map(|_| headrooms.next().unwrap())
@@ -95,11 +95,11 @@ fn a_copy_is_made_near_its_source_where_that_can_be() {
     let requirements = Requirements { space: "10%".parse().ok(), inodes: None, ratio: None };
     let rows = [
         ([headroom(true, 90), headroom(true, 20), headroom(true, 50)], "fast", "fast"),
-        // It has no room, cannot be used, or is not meant by the class.
+        // The preferred export has no room, is not usable, or is not allowed by the class.
         ([headroom(true, 90), headroom(true, 5), headroom(true, 50)], "fast", "default"),
         ([headroom(true, 90), headroom(false, 99), headroom(true, 50)], "fast", "default"),
         ([headroom(true, 20), headroom(true, 30), headroom(true, 90)], "far", "fast"),
-        // What has been begun goes on.
+        // A volume that was begun stays where it is.
         ([begun(headroom(true, 90)), headroom(true, 20), headroom(true, 50)], "fast", "default"),
     ];
     for (headrooms, near, expected) in rows {

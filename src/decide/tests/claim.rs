@@ -1,4 +1,4 @@
-//! Which claims are served, and how.
+//! Tests of which claims are served, and how.
 
 use super::*;
 use crate::ledger::placements::{Conflict, Relation};
@@ -12,7 +12,7 @@ fn refuse(refusal: ClaimRefusal) -> ClaimPlan {
 fn of_all_that_is_wrong_with_a_claim_the_first_decides() {
     type Mend = fn(&mut Claim, &mut Option<Class>);
 
-    // Everything is wrong at first. Each row is what comes of it, and mends just that.
+    // Everything is wrong at first. Each row has the decision, and mends just its cause.
     let rows: &[(ClaimPlan, Mend)] = &[
         (ClaimPlan::Ignore(ClaimIgnored::Deleting), |claim, _| {
             claim.deleting = false;
@@ -92,13 +92,13 @@ fn claims_that_need_no_word_are_left_alone_in_silence() {
     }
 }
 
-/// A claim whose annotation says what is to become of its data.
+/// Returns a claim whose annotation wants this fate for its data.
 fn wanting(fate: &str) -> Claim {
     let annotation = ("nfs-provisioner/on-delete".to_owned(), fate.to_owned());
     mk_claim().with(|claim| claim.annotations = BTreeMap::from([annotation]))
 }
 
-/// What comes of a claim that is served, or has an annotation that is not followed.
+/// Returns what comes of a claim that is served, or has an annotation that is not followed.
 fn answer(step: ClaimPlan) -> Result<(PersistentVolume, Ownership), BadAnnotation> {
     match step {
         ClaimPlan::Provision(provision) => Ok((provision.volume.object(), provision.ownership)),
@@ -130,7 +130,7 @@ fn a_claim_chooses_its_fate_among_those_that_its_class_allows() {
         let found = answer(step(&wanting(wanted), Some(&class))).map(|(volume, _)| {
             let annotations = volume.metadata.annotations.unwrap();
             assert_eq!(annotations["nfs-provisioner/on-delete-of-class"], "archive");
-            // It is an admin's alone on the volume.
+            // On the volume, that annotation is for admins only.
             assert_eq!(annotations.get(annotation), None);
             annotations.get("nfs-provisioner/on-delete-of-claim").cloned().unwrap_or_default()
         });
@@ -138,7 +138,7 @@ fn a_claim_chooses_its_fate_among_those_that_its_class_allows() {
     }
 }
 
-/// A claim with such annotations.
+/// Returns a claim with these annotations.
 fn annotated(annotations: &[(&str, &str)]) -> Claim {
     let pairs = annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
     mk_claim().with(|claim| claim.annotations = pairs.collect())
@@ -197,7 +197,7 @@ fn who_cannot_have_a_group_is_told_of_which_range_and_where() {
     }
 }
 
-/// What the refusal's message must name. A new variant needs its words here, and its row below.
+/// Lists what the refusal's message must name. A new variant needs its words here, and its row below.
 fn to_be_changed(refusal: &ClaimRefusal) -> &'static [&'static str] {
     match refusal {
         ClaimRefusal::NoClass => &["spec.storageClassName"],
@@ -229,11 +229,11 @@ fn to_be_changed(refusal: &ClaimRefusal) -> &'static [&'static str] {
         ClaimRefusal::Annotation(BadAnnotation::NotAllowed { .. }) => {
             &["annotation nfs-provisioner/on-delete", "\"delete\"", "claimOnDelete"]
         }
-        // Not found out by a look at the claim alone, either.
+        // Depends on more than the claim.
         ClaimRefusal::NoGroupLeft(_) => &["gidRange"],
         ClaimRefusal::NoGroupThere(_) => &["gidRange", "pathPattern"],
         ClaimRefusal::NoValue(_) => &["pathPattern", "${.PVC.labels.team}", "strictPathPattern"],
-        // Not found out by a look at the claim alone; see the tests of placements and those on a control plane.
+        // Depends on more than the claim; see the tests of placements and those on a control plane.
         ClaimRefusal::OtherNamespace { .. } => {
             &["shareAcrossNamespaces", "SHARE_ACROSS_NAMESPACES", "pathPattern"]
         }
@@ -390,7 +390,7 @@ fn patterns_lead_beneath_the_export_or_are_refused() {
         (annotation, Some("./archived-x/y"), Err(PathError::Reserved)),
         (annotation, Some(".nfs-provisioner/x"), Err(PathError::Reserved)),
         (by_annotation, Some("archived-x"), Ok("shop/archived-x")),
-        // What renders as nothing has the default name.
+        // A pattern that renders nothing gives the default name.
         ("", None, Ok(&default)),
         (annotation, None, Ok(&default)),
         (annotation, Some(""), Ok(&default)),
@@ -437,7 +437,7 @@ fn a_strict_pattern_needs_a_value_for_each_token() {
     for class in [&lenient, &strict] {
         assert_eq!(provisioned(&annotated("x"), class, "/export").0, "nfs/all/x");
     }
-    // What is not known is the class's fault, whatever the claim has.
+    // An unknown token is the class's fault, whatever the claim has.
     let typo = mk_class(&[("pathPattern", "${.PVC.name}/${.PVC.lables.team:-x}"), ("strictPathPattern", "true")]);
     let token = BadParameter::Token("${.PVC.lables.team:-x}".into());
     assert_eq!(step(&annotated("x"), Some(&typo)), refuse(ClaimRefusal::Parameter(token)));
@@ -454,7 +454,6 @@ fn every_namespace_has_default_directories() {
     }
 }
 
-/// A grant of the ledger, and what the directory and the volume have then.
 #[test]
 fn what_the_ledger_grants_is_what_the_directory_and_the_volume_have() {
     let grant = |gid, shared| Some(Grant { gid, shared });
@@ -468,10 +467,10 @@ fn what_the_ledger_grants_is_what_the_directory_and_the_volume_have() {
             ownership("2750", Some(501), false),
             Some(501),
         ),
-        // Who was there first keeps what it has.
+        // A directory that is shared keeps what it has.
         (&[], grant(502, true), ownership("2770", Some(502), true), Some(502)),
         (&[("directoryMode", "0777")], grant(502, true), ownership("777", Some(502), true), Some(502)),
-        // A group of the class is given way to that of those that share the directory.
+        // The class's group gives way to the group of the volumes that share the directory.
         (&[("directoryGid", "7")], grant(502, true), ownership("2770", Some(502), true), Some(502)),
         (&[("adoptAsIs", "true")], grant(502, false), ownership("2770", Some(502), true), Some(502)),
     ];

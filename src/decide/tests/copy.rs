@@ -1,4 +1,4 @@
-//! What claims may be copies of.
+//! Tests of which claims can be copied.
 
 use super::*;
 
@@ -48,7 +48,7 @@ fn a_copy_takes_a_source_that_is_ours_bound_and_no_larger() {
             }
             (found, _) => panic!("{origin:?}: {found:?}"),
         }
-        // What has been begun is not asked again.
+        // A source that is being copied already is not questioned again.
         let begun = CopySource { at: located(&volume(), &scope.exports).unwrap(), gid: None };
         let known = Origin { known: Some(begun.clone()), ..origin };
         assert_eq!(served(copied(&claim, Some(&mk_class(&[])), &scope, &known)).copy_of, Some(begun));

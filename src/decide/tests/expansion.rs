@@ -1,9 +1,9 @@
-//! Which claims get more.
+//! Tests of which claims get more.
 
 use super::*;
 
-/// The claim of [`mk_volume`], which has 1Gi and asks for more.
-fn mk_growth(request: &str) -> Expansion {
+/// Returns the claim of [`mk_volume`], which has 1Gi and asks for more.
+fn mk_expansion(request: &str) -> Expansion {
     Expansion {
         claim: ClaimRef { namespace: "shop".into(), name: "data".into(), uid: "1".into() },
         resource_version: "8".into(),
@@ -20,19 +20,24 @@ fn grown(expansion: &Expansion, volume: &Volume) -> ExpansionPlan {
     grown_with(expansion, volume, "", &Requirements::default())
 }
 
-/// On an export of 10 GiB, of which 5 are free and 8 promised to others.
-fn grown_with(expansion: &Expansion, volume: &Volume, lacking: &str, needs: &Requirements) -> ExpansionPlan {
+/// Decides for an export of 10 GiB, of which 5 are free and 8 promised to others.
+fn grown_with(
+    expansion: &Expansion,
+    volume: &Volume,
+    lacking: &str,
+    requirements: &Requirements,
+) -> ExpansionPlan {
     let scope = scope("/export");
     let usage = FsUsage { bytes: 10 << 30, bytes_free: 5 << 30, inodes: 100, inodes_free: 50 };
     let headrooms =
         scope.exports.map(|_| Headroom { usable: true, begun: false, usage: Some(usage), promised: 8 << 30 });
-    let facts = ExpansionFacts { expansion, volume, lacking, requirements: needs, headrooms: &headrooms };
+    let facts = ExpansionFacts { expansion, volume, lacking, requirements, headrooms: &headrooms };
     for_expansion(&facts, &scope)
 }
 
 #[test]
 fn a_volume_grows_to_what_its_claim_asks_for_and_never_shrinks() {
-    // What is asked for, what the volume has, what the claim has then, and whether the volume is to be given it.
+    // The request, the volume's capacity, the claim's new capacity, and whether the volume is given it, too.
     let rows = [
         ("2Gi", "1Gi", "2Gi", true),
         ("1500M", "1Gi", "1500M", true),
@@ -48,7 +53,7 @@ fn a_volume_grows_to_what_its_claim_asks_for_and_never_shrinks() {
         let capacity = Quantity(capacity.to_owned());
         let volume_too = volume_too.then(|| (bytes(&capacity), None));
         let expected = ExpansionPlan::Grow { capacity, volume_too };
-        assert_eq!(grown(&mk_growth(request), &volume), expected, "{request} {has}");
+        assert_eq!(grown(&mk_expansion(request), &volume), expected, "{request} {has}");
     }
 }
 
@@ -67,7 +72,7 @@ fn whose_volume_grows_does_not_depend_on_its_phase_policy_or_class() {
     ];
     for change in changes {
         let volume = mk_volume().with(change);
-        assert!(matches!(grown(&mk_growth("2Gi"), &volume), ExpansionPlan::Grow { .. }), "{volume:?}");
+        assert!(matches!(grown(&mk_expansion("2Gi"), &volume), ExpansionPlan::Grow { .. }), "{volume:?}");
     }
 }
 
@@ -80,9 +85,9 @@ fn what_is_not_ours_to_grow_is_left_alone_in_silence() {
         (ExpansionIgnored::Foreign, |_| {}, |expansion| expansion.claim.uid = "another".into()),
         (ExpansionIgnored::Deleting, |_| {}, |expansion| expansion.deleting = true),
     ];
-    for (expected, of_volume, of_growth) in rows {
-        let (volume, expansion) = (mk_volume().with(of_volume), mk_growth("2Gi").with(of_growth));
-        // That it could not grow anyhow must not be said of it either.
+    for (expected, of_volume, of_expansion) in rows {
+        let (volume, expansion) = (mk_volume().with(of_volume), mk_expansion("2Gi").with(of_expansion));
+        // An event that the volume could not grow anyhow would be wrong, too.
         for volume in [volume.clone(), volume.at("other", "/export/x")] {
             let found = grown_with(&expansion, &volume, "patch persistentvolumes", &Requirements::default());
             assert_eq!(found, ExpansionPlan::Ignore(*expected), "{volume:?}");
@@ -101,7 +106,7 @@ fn every_refusal_to_grow_says_why_and_whether_it_may_pass() {
         (mk_volume().at("nas", "/export"), &["nas:/export"], false),
     ];
     for (volume, words, may_pass) in rows {
-        let found = grown_with(&mk_growth("2Gi"), &volume, lacking, &Requirements::default());
+        let found = grown_with(&mk_expansion("2Gi"), &volume, lacking, &Requirements::default());
         let ExpansionPlan::Refuse(refusal) = found else { panic!("{found:?}") };
         assert!(words.iter().all(|words| refusal.to_string().contains(words)), "{refusal}");
         assert_eq!(refusal.may_pass(), may_pass, "{refusal}");
@@ -110,7 +115,7 @@ fn every_refusal_to_grow_says_why_and_whether_it_may_pass() {
 
 #[test]
 fn a_volume_grows_where_there_is_room_and_not_elsewhere() {
-    // What the class demands, what is asked for, and the parameter that forbids it.
+    // The class parameter and its value, the request, and what a refusal shows of the value.
     let rows: [(&str, &str, &str, Option<&str>); 8] = [
         (MIN_FREE_SPACE, "5Gi", "4Gi", None),
         (MIN_FREE_SPACE, "51%", "2Gi", Some("(51%)")),
@@ -123,12 +128,12 @@ fn a_volume_grows_where_there_is_room_and_not_elsewhere() {
     ];
     for (parameter, value, request, expected) in rows {
         let of = |name| (name == parameter).then_some(value);
-        let needs = Requirements {
+        let requirements = Requirements {
             space: of(MIN_FREE_SPACE).and_then(|text| text.parse().ok()),
             inodes: of(MIN_FREE_INODES).and_then(|text| text.parse().ok()),
             ratio: of(MAX_OVERCOMMIT).and_then(|text| text.parse().ok()),
         };
-        let found = grown_with(&mk_growth(request), &mk_volume(), "", &needs);
+        let found = grown_with(&mk_expansion(request), &mk_volume(), "", &requirements);
         match (&found, expected) {
             (ExpansionPlan::Grow { .. }, None) => {}
             (ExpansionPlan::Refuse(refusal), Some(shown)) => {
@@ -140,7 +145,7 @@ fn a_volume_grows_where_there_is_room_and_not_elsewhere() {
         }
         // A claim that has asked for less since is told that it has enough, whatever room there is.
         let has_more = mk_volume().with(|volume| volume.capacity = Some(Quantity("9Gi".to_owned())));
-        let found = grown_with(&mk_growth(request), &has_more, "", &needs);
+        let found = grown_with(&mk_expansion(request), &has_more, "", &requirements);
         assert!(matches!(found, ExpansionPlan::Grow { volume_too: None, .. }), "{found:?}");
     }
 }

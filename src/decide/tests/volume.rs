@@ -1,4 +1,4 @@
-//! What becomes of volumes.
+//! Tests of what becomes of volumes.
 
 use super::*;
 
@@ -26,7 +26,7 @@ fn volumes_that_are_not_to_be_reclaimed_are_left_alone_in_silence() {
         }),
     ];
     for (name, expected, change) in rows {
-        // That it could not be reclaimed anyhow must not be said of it either.
+        // An event that the volume could not be reclaimed anyhow would be wrong, too.
         for volume in [mk_volume(), mk_volume().at("other", "/")] {
             let volume = volume.with(change);
             for class in [None, Some(&mk_class(&[("onDelete", "delete")]))] {
@@ -43,7 +43,7 @@ fn volumes_that_are_not_to_be_reclaimed_are_left_alone_in_silence() {
     assert!(matches!(found, VolumePlan::Reclaim { .. }), "{found:?}");
 }
 
-/// What is done for a volume at `source`, which must not depend on the class unless it is reclaimed.
+/// Decides on a volume at `source`. A refusal must not depend on the class.
 fn located_at(export: &str, source: Option<(&str, &str)>) -> VolumePlan {
     let volume = match source {
         Some((server, path)) => mk_volume().at(server, path),
@@ -152,18 +152,18 @@ fn the_class_as_it_is_now_decides_a_volumes_fate_and_doubts_never_destroy() {
         (Some(&[("onDelete", "archive")]), Fate::Archive, None),
         (Some(&[("archiveOnDelete", "false")]), Fate::Delete, None),
         (Some(&[("onDelet", "delete")]), Fate::Archive, None),
-        // Nothing but what cannot be read.
+        // A value that cannot be read destroys nothing.
         (Some(&[("onDelete", "Delete")]), Fate::Archive, wrong(on_delete("Delete"))),
         (Some(&[("onDelete", "delete ")]), Fate::Archive, wrong(on_delete("delete "))),
         (Some(&[("archiveOnDelete", "no")]), Fate::Archive, wrong(archive_on_delete("no"))),
         (Some(&[("onDelete", "remove"), ("archiveOnDelete", "no")]), Fate::Archive, wrong(on_delete("remove"))),
-        // What has nothing to do with it.
+        // Other parameters do not matter.
         (Some(&[("onDelete", "delete"), ("server", "nas")]), Fate::Delete, None),
         (Some(&[("onDelete", "delete"), ("shareAcrossNamespaces", "maybe")]), Fate::Delete, None),
-        // One value can be read, and is what the peer goes by.
+        // One of the two values can be read, and upstream goes by it.
         (Some(&[("onDelete", "remove"), ("archiveOnDelete", "false")]), Fate::Delete, wrong(on_delete("remove"))),
         (Some(&[("onDelete", "retain"), ("archiveOnDelete", "no")]), Fate::Retain, wrong(archive_on_delete("no"))),
-        // What is wrong elsewhere is none of its business.
+        // Errors in other parameters do not matter.
         (Some(&[("shareAcrossNamespaces", "maybe"), ("strictPathPattern", "maybe")]), Fate::Archive, None),
     ];
     for (parameters, fate, doubt) in rows {
@@ -191,7 +191,7 @@ fn what_the_claim_wanted_beats_the_class_and_an_admin_beats_both() {
         (None, Some("delete"), None, Fate::Delete, None),
         (Some("archive"), Some("delete"), Some(&delete), Fate::Archive, None),
         (Some("delete"), Some("retain"), None, Fate::Delete, None),
-        // Nothing but what can be read destroys anything.
+        // A value that cannot be read destroys nothing.
         (None, Some("Delete"), Some(&delete), Fate::Archive, Some("nfs-provisioner/on-delete-of-claim")),
         (Some(""), Some("delete"), Some(&delete), Fate::Archive, Some("nfs-provisioner/on-delete ")),
     ];
