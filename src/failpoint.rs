@@ -1,32 +1,31 @@
 //! The steps of serving a claim, of copying a volume for it, of reclaiming a volume and of growing one, and what a
 //! crash right after each leaves behind.
 //!
-//! The code passes them in this order. With the feature `failpoints`, tests make the process die at each one
-//! (`tests/crash.rs`); without it, passing one costs nothing.
+//! The code passes the steps in this order. With the feature `failpoints`, tests make the process die at each of
+//! them (`tests/crash.rs`); without it, passing a step costs nothing.
 
-/// A step that has just been made.
+/// A step that has just been completed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failpoint {
-    /// A directory has been made, but its mode may lack what the umask took. Left: an empty directory. The next
-    /// round for the claim adopts it and sets the mode; if the claim has gone meanwhile, it stays, empty, and is
-    /// counted as nobody's.
+    /// A directory has been made, but the umask may have taken bits from its mode. Left: an empty directory. The
+    /// next round for the claim adopts the directory and sets the mode; if the claim has gone meanwhile, the
+    /// directory stays, empty, and is counted as an orphan.
     DirectoryMade,
     /// The claim's directory is complete. Left: as before.
     DirectoryReady,
-    /// The place has been made in which a copy is made for the claim. Left: an empty place among the copies. The
-    /// next round for the claim puts it into the trash and makes it anew; if the claim has gone meanwhile, the
-    /// sweep of places that no claim waits for puts it there.
+    /// The staging place for a copy has been made. Left: an empty staging place. The next round for the claim puts
+    /// it into the trash and makes a new one; if the claim has gone meanwhile, the sweep of staging places that no
+    /// claim waits for puts it there.
     CopyStaged,
-    /// The note was written that a copy is complete, before its rename. Left: a whole copy in its place, and a
-    /// note that no directory answers to. The copy is made again, or swept, as before.
+    /// A copy has been marked as complete, and is not renamed yet. Left: a whole copy in its staging place, and a
+    /// mark that fits no claim's directory. The copy is made again, or swept, as before.
     CopyMarked,
     /// A copy has been renamed to the claim's directory, and no volume points at it yet. Left: the directory, and
-    /// the place with the note of the copy's number. The next round for the claim knows the copy by that number
-    /// and goes on with it; if the claim has gone meanwhile, the directory stays, is counted as nobody's, and the
-    /// place is swept.
+    /// the staging place with the mark, which has the number of the copy's inode. The next round for the claim
+    /// recognises the copy by that number and goes on with it; if the claim has gone meanwhile, the directory
+    /// stays and is counted as an orphan, and the staging place is swept.
     CopyPlaced,
-    /// The volume has been created. Left: nothing amiss but an event that is not written; Kubernetes binds the
-    /// claim.
+    /// The volume has been created. Left: nothing amiss but an unwritten event; Kubernetes binds the claim.
     VolumeCreated,
     /// A volume's directory has been renamed into the trash, or archived, or kept. Left: a volume without a
     /// directory. The next round finds none, which is success, and deletes the volume.
@@ -36,10 +35,10 @@ pub enum Failpoint {
     VolumeReleased,
     /// The volume has been deleted. Left: nothing amiss.
     VolumeDeleted,
-    /// A volume that is to grow has got its new capacity. Left: a claim that does not say so. The next round for
-    /// the claim sees that the volume has grown, and says it.
+    /// A growing volume has got its new capacity. Left: a claim whose status does not say so. The next round for
+    /// the claim sees that the volume has grown, and updates the status.
     VolumeGrown,
-    /// Its claim says so, too. Left: nothing amiss but an event that is not written.
+    /// The claim's status has got the new capacity, too. Left: nothing amiss but an unwritten event.
     ClaimGrown,
 }
 
@@ -59,7 +58,7 @@ impl Failpoint {
         Self::ClaimGrown,
     ];
 
-    /// Returns the name that a test calls the step by.
+    /// Returns the name by which tests refer to the step.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -77,7 +76,7 @@ impl Failpoint {
         }
     }
 
-    /// Says that the step has been made. A test may have the process die of it.
+    /// Marks the step as completed. A test can make the process die here.
     pub fn passed(self) {
         #[cfg(feature = "failpoints")]
         if fail::eval(self.name(), |_| ()).is_some() {

@@ -1,5 +1,5 @@
-//! Directories on the export that belong to no volume of this cluster. They may be another cluster's, or what an
-//! onDelete "retain" has left: they are counted and named, never touched.
+//! Orphans: directories on the export that belong to no volume of this cluster. They may be another cluster's, or
+//! left by `onDelete: retain`, so they are counted and named, never touched.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,18 +17,18 @@ use crate::observe::metrics::{self, Metrics};
 use crate::storage::{Storage, StorageError};
 use crate::values::path::RelPath;
 
-/// How long after the start, and how long after each other, they are counted.
+/// The time from the start to the first count, and from each count to the next.
 const PAUSES: (Duration, Duration) = (Duration::from_mins(1), Duration::from_hours(1));
 
-/// How many are named in the log.
+/// The number of orphans that are named in the log.
 const NAMED: usize = 20;
 
-/// How many directories are looked at, at the most: a count need not be exact, but it must end.
+/// The largest number of directories that a count looks at: it need not be exact, but it must end.
 const LOOKED_AT: usize = 100_000;
 
-/// Counts them from time to time while we lead, for ever.
+/// Counts the orphans from time to time while we lead, for ever.
 ///
-/// Those of all exports at the same time: one that does not answer keeps no other waiting.
+/// All exports are counted at the same time: one that does not answer keeps no other waiting.
 pub async fn count_forever(exports: PerExport<Export>, ledger: Ledger, metrics: Metrics, leadership: Leadership) {
     let counting = |(id, export): (ExportId, &Export)| {
         count_on(id, export.clone(), ledger.clone(), metrics.clone(), leadership.clone())
@@ -47,7 +47,12 @@ async fn count_on(id: ExportId, export: Export, ledger: Ledger, metrics: Metrics
                 gauge.set(i64::try_from(orphans.len()).unwrap_or(i64::MAX));
                 if !orphans.is_empty() {
                     let named: Vec<&str> = orphans.iter().take(NAMED).map(String::as_str).collect();
-                    info!(export = name, count = orphans.len(), first = ?named, "directories on the export belong to no volume of this cluster");
+                    info!(
+                        export = name,
+                        count = orphans.len(),
+                        first = ?named,
+                        "directories on the export belong to no volume of this cluster"
+                    );
                 }
             }
             Err(error) => warn!(export = name, %error, "failed to look for directories that belong to no volume"),
@@ -56,10 +61,10 @@ async fn count_on(id: ExportId, export: Export, ledger: Ledger, metrics: Metrics
     }
 }
 
-/// Finds them: all directories that are neither a volume's, nor above one, nor ours.
+/// Finds the orphans: all directories that are neither a volume's, nor above one, nor reserved for us.
 ///
 /// # Errors
-/// If a directory cannot be listed.
+/// Returns an error if a directory cannot be listed.
 pub async fn find(storage: &Storage, export: ExportId, ledger: &Ledger) -> Result<Vec<String>, StorageError> {
     let mut orphans = Vec::new();
     let mut to_list: VecDeque<Option<RelPath>> = VecDeque::from([None]);

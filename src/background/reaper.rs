@@ -1,7 +1,7 @@
 //! Empties the trash in the background, for as long as the program runs.
 //!
-//! The trash itself is the queue: the next look finds what a crash or another replica has left there. The reaper
-//! looks when there is something new, and every minute.
+//! The trash itself is the queue: entries that a crash or another replica has left there are found the next time
+//! it is listed. It is listed when there is something new, and every minute.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -18,25 +18,26 @@ use crate::queue::{Next, Queue, RetryReason};
 use crate::storage::{Left, Problem, Reaped, Storage, StorageError, Trashed};
 use crate::values::time::milliseconds;
 
-/// How many entries are worked on at a time, so that a huge one does not keep the others waiting.
+/// The number of entries that are worked on at a time, so that a huge one does not keep the others waiting.
 const ENTRIES_MAX: usize = 2;
 
-/// How long an entry is worked on before others have their turn.
+/// The time for which an entry is worked on before others have their turn.
 const TURN: Duration = Duration::from_secs(30);
 
-/// How long until the trash is looked at again: what other replicas and clusters put there shows only so.
+/// The time between two listings of the trash: nothing else shows what other replicas and clusters put there.
 const LOOK: Duration = Duration::from_mins(1);
 
-/// How often we see whether we still lead.
+/// The time between two looks at whether we still lead.
 const LEADS: Duration = Duration::from_secs(1);
 
-/// How many new entries one look takes in. Any others come when all those have been tried.
+/// The number of new entries that one listing may bring. If there are more, the next one brings them, at once when
+/// all known entries are gone.
 const LEARNED_MAX: usize = 256;
 
-/// Empties the trash of `storage` whenever `leads`, for ever. May be dropped at any point.
+/// Empties the trash of `storage` for ever, whenever `leads` returns true. May be dropped at any point.
 ///
-/// An entry that cannot be removed entirely is tried again with ever longer waits, and keeps no other waiting. The
-/// log says so once, and again if something else is wrong with the entry.
+/// An entry that cannot be removed entirely is tried again, later each time, and keeps no other waiting. The log
+/// says so once, and again if something else is wrong with the entry.
 pub async fn reap_forever(storage: Storage, leads: impl Fn() -> bool, backlog: &Backlog) {
     loop {
         while !leads() {
@@ -52,15 +53,15 @@ struct Reaper<'a> {
     storage: &'a Storage,
     backlog: &'a Backlog,
     queue: Queue<TrashName>,
-    /// All entries in the queue, with what was last said to be wrong with each.
+    /// All entries that are queued or worked on, and the error that the log last told of each.
     known: HashMap<TrashName, Option<StorageError>>,
 }
 
-/// What came of an entry, and how long that took; no result means a defect of ours.
+/// The result of work on an entry, and how long that took. There is no result if the work panicked.
 type Outcome = (TrashName, Duration, Option<Result<Reaped, StorageError>>);
 
 impl Reaper<'_> {
-    /// Works as long as we lead. Removals that are under way are then cut.
+    /// Works until we no longer lead, and then drops the work that is under way.
     async fn reap_while(mut self, leads: &impl Fn() -> bool) {
         let (mut look, mut leading) = (interval(LOOK), interval(LEADS));
         let mut under_way = FuturesUnordered::new();
@@ -81,7 +82,7 @@ impl Reaper<'_> {
                 Some(outcome) = under_way.next() => {
                     self.finish(outcome);
                     if self.known.is_empty() {
-                        // There may be more than were listed.
+                        // There may be more than the last listing brought.
                         self.look(&mut said).await;
                     }
                 }
@@ -89,9 +90,9 @@ impl Reaper<'_> {
         }
     }
 
-    /// Lists the trash, and takes in what is new there.
+    /// Lists the trash, and queues the entries that are new.
     async fn look(&mut self, said: &mut Trouble) {
-        // Even if all that are known are listed, so many others are.
+        // Even a listing that has all known entries in it then has room for that many new ones.
         let found = self.storage.trashed(self.known.len() + LEARNED_MAX).await;
         said.say(&found);
         for name in found.map(|found| found.names).unwrap_or_default() {
@@ -103,7 +104,7 @@ impl Reaper<'_> {
         self.count();
     }
 
-    /// Logs what came of an entry, and has it tried again if something is left.
+    /// Logs the result of work on an entry, and decides when the entry is tried again.
     fn finish(&mut self, (name, took, result): Outcome) {
         let milliseconds = milliseconds(took);
         let progress = result.as_ref().and_then(|result| result.as_ref().ok()).map_or(0, |reaped| reaped.entries);
@@ -114,27 +115,28 @@ impl Reaper<'_> {
                 self.queue.finish(&name, Next::Done);
                 self.known.remove(&name);
             }
-            // It goes on at once, behind the others: what cannot be removed is known once nothing else is left.
+            // The entry is tried again at once, after the others: only when nothing else is left of it does it
+            // show what cannot be removed.
             Some(Ok(Reaped { entries, .. })) if entries > 0 => {
-                debug!(entry = %name, entries, milliseconds, "removed in part from the trash");
+                debug!(entry = %name, entries, milliseconds, "removed in part from the trash, will go on");
                 self.queue.finish(&name, Next::Done);
                 self.queue.push(name);
             }
             Some(Ok(Reaped { left: Left::Blocked { entries, first }, .. })) => self.block(name, entries, first),
             Some(Ok(Reaped { left: Left::More, .. })) => {
-                debug!(entry = %name, milliseconds, "nothing could be removed in the time there was");
+                debug!(entry = %name, milliseconds, "nothing was removed from the trash in the time allowed");
                 self.queue.finish(&name, Next::Retry(RetryReason::Export));
             }
             Some(Err(error)) => self.block(name, 1, error),
             None => {
-                error!(entry = %name, "a defect in this program was met; it will be tried again");
+                error!(entry = %name, "a defect of this program broke off the removal; will try it again");
                 self.queue.finish(&name, Next::Retry(RetryReason::Export));
             }
         }
         self.count();
     }
 
-    /// Logs once that an entry cannot be removed, and has it tried again later.
+    /// Logs once that an entry cannot be removed, and queues it to be tried again later.
     fn block(&mut self, name: TrashName, entries: u64, problem: StorageError) {
         self.queue.finish(&name, Next::Retry(RetryReason::Export));
         let (volume, entry) = (name.volume().to_owned(), name.to_string());
@@ -156,12 +158,12 @@ impl Reaper<'_> {
 
 async fn reap(storage: &Storage, name: TrashName) -> Outcome {
     let begun = Instant::now();
-    // A defect of ours must not stop the others.
+    // A panic must not stop the work on the other entries.
     let result = AssertUnwindSafe(storage.reap(&name, TURN)).catch_unwind().await.ok();
     (name, begun.elapsed(), result)
 }
 
-/// What the log has last said to be wrong with the trash as a whole.
+/// The trouble with the trash as a whole, as the log last told it.
 #[derive(Default)]
 struct Trouble {
     error: Option<StorageError>,
@@ -169,7 +171,7 @@ struct Trouble {
 }
 
 impl Trouble {
-    /// Logs what has not been said.
+    /// Logs trouble that has not been logged yet.
     fn say(&mut self, found: &Result<Trashed, StorageError>) {
         match found {
             Ok(found) => {
@@ -178,14 +180,14 @@ impl Trouble {
                     warn!(
                         count,
                         ?name,
-                        "left in the trash what is not named as ours: see what it is and remove it"
+                        "the trash holds entries that are not ours: check what they are, and remove them"
                     );
                 }
                 self.foreign.clone_from(&found.foreign);
             }
             Err(error) => {
                 if self.error.as_ref() != Some(error) {
-                    warn!(%error, "the trash cannot be looked at, will be tried again");
+                    warn!(%error, "failed to list the trash, will try it again");
                 }
                 self.error = Some(error.clone());
             }

@@ -1,4 +1,4 @@
-//! Takes away what was begun to be copied for claims that do not wait any more: after a crash nobody else does.
+//! Removes unfinished copies for claims that no longer wait. After a crash nothing else does.
 
 use std::time::Duration;
 
@@ -13,10 +13,11 @@ use crate::layout::staging::above_places;
 use crate::model::exports::{ExportId, Location, PerExport};
 use crate::values::names::{ClaimUid, VolumeName};
 
-/// How often staging places that nobody waits for are looked for.
+/// The time between two searches for staging places that no claim waits for.
 const SWEEP: Duration = Duration::from_hours(1);
 
-/// Takes away, from time to time while we lead, the staging places of volumes whose claims are not needed; for ever.
+/// Sweeps all exports from time to time while we lead, for ever: puts the staging places of volumes for whose
+/// claims `is_needed` returns false into the trash.
 pub async fn sweep_forever(
     exports: PerExport<Export>,
     copies: Copies,
@@ -34,9 +35,12 @@ pub async fn sweep_forever(
 async fn sweep(id: ExportId, export: &Export, copies: &Copies, is_needed: &impl Fn(&ClaimUid) -> bool) {
     let Ok(above) = above_places() else { return };
     let places = export.storage.directories(Some(&above)).await;
-    for place in places.inspect_err(|error| debug!(%error, "no copies can be listed")).unwrap_or_default() {
+    for place in places
+        .inspect_err(|error| debug!(%error, "failed to list the staging places of copies"))
+        .unwrap_or_default()
+    {
         let volume = VolumeName::from(&*place);
-        // A volume of another name is none that we make for a claim.
+        // We make no volume of any other name for a claim.
         if volume.claim_uid().is_some_and(|claim| !is_needed(&claim)) {
             copies.clear(&volume, &Location { export: id, path: above.clone() }).await;
         }

@@ -1,9 +1,10 @@
-//! Finds out how much the volumes hold, one after the other and for ever, with so many calls a second and no more.
+//! Measures how much each volume holds, one after the other and for ever, within a limit of calls per second.
 //!
-//! A volume whose server keeps count itself (a quota) is asked for that count; in the others every entry is looked at. Each
-//! export is gone through on its own, in slices of a few calls between which claims and volumes that have become due have
-//! their turn first. What holds a slice up (a server that does not answer, a leadership that is lost) holds up no more
-//! than this: it goes on where it was. A process that starts begins anywhere, so that none is always the last.
+//! If the server keeps count itself (a quota), it is asked for that count; otherwise every entry of the volume is
+//! looked at. Each export is scanned on its own, in slices of a few calls; between slices, claims and volumes that
+//! have become due go first. Whatever holds up a slice (a server that does not answer, a leadership that is lost)
+//! holds up nothing else, and the scan then continues where it was. A new process starts anywhere, so that no
+//! volume is always the last.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,28 +24,29 @@ use crate::storage::{Begun, Found, StorageError};
 use crate::values::names::{ClaimRef, VolumeName};
 use crate::values::quantity;
 
-/// How many calls are made at a time.
+/// The number of calls that are made at a time.
 const SLICE: u64 = 50;
 
-/// What a question to the API server counts as.
+/// The number of calls that a question to the API server counts as.
 const QUESTION: u64 = 10;
 
-/// The shortest time from one time through an export to the next.
+/// The shortest time from the start of one scan of an export to the next.
 const ROUND: Duration = Duration::from_secs(10);
 
-/// How long to let others go first, and how often to look whether they have.
+/// The time for which to let others go first, before looking whether they have.
 const GIVE_WAY: Duration = Duration::from_millis(200);
 
-/// How often volumes that have gone are forgotten.
+/// The time between two looks for volumes that have gone, to forget them.
 const FORGET: Duration = Duration::from_secs(5);
 
-/// How often to say again that a claim's directory holds too much: before the last event about it is forgotten.
+/// The time after which to repeat that a claim's directory holds too much: before the API server forgets the last
+/// event about it.
 const SAY_AGAIN: Duration = Duration::from_mins(50);
 
-/// At how much of the request a directory that held too much is said to be back, in percent.
+/// The part of the request, in percent, at which a directory that held too much is said to be back within it.
 const BACK_AT: u64 = 95;
 
-/// Whether a claim's directory holds more than was asked for, as far as has been said.
+/// The last word of the events on whether a claim's directory holds more than was asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Said {
     #[default]
@@ -52,7 +54,7 @@ enum Said {
     Exceeds,
 }
 
-/// What is to be said of a directory that holds `bytes` of the `request` that its claim asked for.
+/// Decides what to say of a directory that holds `bytes` of the `request` that its claim asked for.
 fn to_say(said: Said, bytes: u64, request: u64) -> Said {
     let within = u128::from(bytes) * 100 <= u128::from(request) * u128::from(BACK_AT);
     match said {
@@ -62,7 +64,7 @@ fn to_say(said: Said, bytes: u64, request: u64) -> Said {
     }
 }
 
-/// Goes through all exports while we lead, for ever, with so many calls a second on each.
+/// Scans all exports while we lead, for ever, with at most `calls` calls per second on each.
 pub async fn watch_forever(context: Context, leadership: Leadership, calls: u32) {
     let walking = context.exports.iter().map(|(id, export)| {
         let walker =
@@ -72,7 +74,7 @@ pub async fn watch_forever(context: Context, leadership: Leadership, calls: u32)
     futures::future::join(futures::future::join_all(walking), forget(&context, leadership.clone())).await;
 }
 
-/// Forgets volumes that have gone, and all of them while we do not lead: then another one knows better.
+/// Forgets volumes that have gone, and all volumes while we do not lead: the leader knows better.
 async fn forget(context: &Context, leadership: Leadership) {
     let mut ticks = interval(FORGET);
     loop {
@@ -93,7 +95,7 @@ impl Pace {
         Self { calls: calls.max(1), free_at: Instant::now() }
     }
 
-    /// Waits until so many calls more may be made. What was not made earlier is not made up for.
+    /// Waits until `calls` more calls may be made. Calls that were not made earlier are not made up for.
     async fn spend(&mut self, calls: u64) {
         let took = Duration::from_secs(1)
             .mul_f64(f64::from(u32::try_from(calls).unwrap_or(u32::MAX)) / f64::from(self.calls));
@@ -126,12 +128,12 @@ impl Walker<'_> {
             position = Some(next);
             if let Err(error) = self.visit(&volume, &mut said).await {
                 self.context.metrics.usages.known().remove(&volume);
-                debug!(volume = volume.as_str(), %error, "failed to find out how much it holds");
+                debug!(volume = volume.as_str(), %error, "failed to measure how much the volume holds");
             }
         }
     }
 
-    /// Waits for the turn to make so many calls.
+    /// Waits for the turn to make `calls` calls, and counts them.
     async fn turn(&mut self, calls: u64) {
         self.pace.spend(calls).await;
         self.leadership.held().await;
@@ -148,7 +150,7 @@ impl Walker<'_> {
         said: &mut BTreeMap<VolumeName, (Said, Instant)>,
     ) -> Result<(), StorageError> {
         self.turn(QUESTION).await;
-        // Of volumes that have a claim nothing is kept but where they are.
+        // Of a volume that has a claim nothing is kept but where it is, so the API server is asked.
         let volume = match self.context.cluster.volume(name).await {
             Ok(volume) => volume,
             Err(error) => {
@@ -172,7 +174,7 @@ impl Walker<'_> {
         Ok(())
     }
 
-    /// The claim of a volume of ours, and where it lies, if it is in use here.
+    /// Returns a volume with its claim and location; `None` if it is not ours, not bound, or not on this export.
     fn is_to_be_counted(&self, volume: Volume) -> Option<(Volume, ClaimRef, Location)> {
         let scope = &self.context.scope;
         let is_ours = volume.phase == Phase::Bound && volume.is_of(&scope.provisioner);
@@ -183,18 +185,18 @@ impl Walker<'_> {
 
     async fn count(&mut self, location: &Location) -> Result<Option<Found>, StorageError> {
         self.turn(3).await;
-        let mut survey = match self.export.storage.survey(&location.path).await? {
+        let mut count = match self.export.storage.survey(&location.path).await? {
             None => return Ok(None),
             Some(Begun::Known(found)) => return Ok(Some(found)),
-            Some(Begun::DiskUsage(survey)) => survey,
+            Some(Begun::DiskUsage(count)) => count,
         };
         loop {
             self.turn(SLICE).await;
-            let (rest, found) = self.export.storage.advance(survey, SLICE, &location.path).await?;
+            let (rest, found) = self.export.storage.advance(count, SLICE, &location.path).await?;
             if found.is_some() {
                 return Ok(found);
             }
-            survey = rest;
+            count = rest;
         }
     }
 
@@ -215,7 +217,7 @@ impl Walker<'_> {
             (_, Said::Exceeds) => exceeds(found.bytes, request, &capacity.0),
             (Said::Exceeds, Said::Within) => {
                 let message =
-                    format!("the volume holds no more than the {} that the claim asks for again", capacity.0);
+                    format!("the volume again holds no more than the {} that the claim asks for", capacity.0);
                 self.say(claim, Reason::UsageWithinRequest, message).await;
                 return;
             }
@@ -225,12 +227,12 @@ impl Walker<'_> {
     }
 
     async fn say(&self, claim: &ClaimRef, reason: Reason, message: String) {
-        info!(%claim, message, "usage");
+        info!(%claim, "{message}");
         self.context.recorder.record(claim, reason, message).await;
     }
 }
 
-/// In steps, so that the same event does not come with many numbers.
+/// Says by how much a volume holds too much: in steps, so that one event does not come with ever new numbers.
 fn exceeds(bytes: u64, request: u64, shown: &str) -> String {
     let tenths = u128::from(bytes) * 10 / u128::from(request.max(1));
     let much = match tenths {
@@ -239,8 +241,8 @@ fn exceeds(bytes: u64, request: u64, shown: &str) -> String {
         _ => format!("more than {} times", tenths / 10),
     };
     format!(
-        "the volume holds {much} the {shown} that the claim asks for. NFS does not hold it back, and others on the export \
-         lack the room: delete what is not needed, or have the claim ask for as much as it needs"
+        "the volume holds {much} the {shown} that the claim asks for. NFS does not enforce that size, and the \
+         export has less space for others: delete what is not needed, or have the claim ask for what is needed"
     )
 }
 

@@ -4,8 +4,8 @@ use crate::layout::names::{ARCHIVE_PREFIX, shorten};
 use crate::values::path::{Name, PathError, RelPath};
 use crate::values::text::fnv1a;
 
-/// How many bytes of an archive's name a volume's name may take. Ours have 40; one that was made by hand may have so
-/// many that they would leave no room for anything else, and then its hash stands for it.
+/// The number of bytes of an archive's name that a volume's name may take. The names of our volumes have 40; the
+/// name of a volume that was made by hand may leave no room for anything else, and is then replaced by its hash.
 const VOLUME_SHOWN: usize = 128;
 
 /// Makes the name for the archive of a volume's `directory` at the export's root, at the `nth` attempt.
@@ -14,7 +14,8 @@ const VOLUME_SHOWN: usize = 128;
 /// volume's name and then a number. A name that is too long is cut in front of the volume's name.
 ///
 /// # Errors
-/// If the volume's name cannot be part of a directory entry's: the API server accepts none with `/` or NUL in it.
+/// Returns an error if the volume's name cannot be part of a directory entry's name. The API server accepts no
+/// such name: it would have to contain `/` or NUL.
 pub fn archive_name(directory: &RelPath, volume: &str, nth: u32) -> Result<Name, PathError> {
     let mut unique = if volume.len() <= VOLUME_SHOWN {
         volume.to_owned()

@@ -1,16 +1,16 @@
-//! Everything that we put on an export beside volumes, or recognise there: names, prefixes and notes.
+//! The names, prefixes and notes that we put on an export beside volumes, or recognise there.
 //!
 //! ```text
 //! <export>/<namespace>-<claim>-<volume>        a volume, by default          default_directory
 //!          archived-<leaf>                     an archive                    archive_name
-//!          .nfs-provisioner-trash/             what is to be removed         TrashName
-//!          .nfs-provisioner-archives/<archive> whose an archive was          Note
-//!          .nfs-provisioner-clones/<volume>/   a copy that is being made     staging
+//!          .nfs-provisioner-trash/             directories to be removed     TrashName
+//!          .nfs-provisioner-archives/<archive> the archive's origin          Note
+//!          .nfs-provisioner-clones/<volume>/   a copy in the making          staging
 //!          .nfs-provisioner-doctor-<hex>/      a write test of the doctor    write_test
 //! ```
 //!
-//! Pure: no I/O, no clock. Nothing else in the program spells one of these names. They are on disk, so none of them
-//! may change: an older or a newer version, or another cluster that shares the export, has to know them too.
+//! Pure: no I/O, no clock. Nothing else in the program spells one of these names. They are on disk, so none of
+//! them may change: older and newer versions, and other clusters that share the export, have to know them too.
 
 mod names;
 mod archive;

@@ -2,18 +2,18 @@
 
 use crate::values::path::{NAME_MAX, PathError, RelPath};
 
-/// The beginning of the names at an export's root that we keep for ourselves: no claim can be given one.
+/// The beginning of the names at an export's root that we keep for ourselves: no claim gets one.
 ///
-/// It covers the names of later versions too, so that this version leaves alone what it does not know.
+/// Covers the names of later versions too, so that this version leaves alone what it does not know.
 pub const RESERVED_PREFIX: &str = ".nfs-provisioner";
 
 /// The beginning of an archive's name, which is the same as upstream's.
 pub const ARCHIVE_PREFIX: &str = "archived-";
 
-/// The directory that holds what is to be removed, each entry under a [`super::TrashName`].
+/// The trash: the directory of entries to be removed, each under a [`super::TrashName`].
 pub const TRASH: &str = ".nfs-provisioner-trash";
 
-/// The directory that holds a [`super::Note`] for each archive whose own name does not tell whose it was.
+/// The directory of notes: a [`super::Note`] for each archive, whose own name does not tell whose it was.
 pub const NOTES: &str = ".nfs-provisioner-archives";
 
 /// The directory in which copies are made; see [`super::staging`].
@@ -34,15 +34,16 @@ pub const WRITE_TEST_TRASH: &str = "trash";
 /// The beginning of the names that [`moved_up`] gives.
 const MOVED_UP_PREFIX: &str = ".nfs-provisioner-deep-";
 
-/// What an entry of an export's root is, as far as its name tells.
+/// The kind of an entry of an export's root, as far as its name tells.
 ///
 /// A name is a claim, not a proof: anybody who can write at the root can give any name to anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RootEntry {
-    /// A volume's directory, or one above it, or somebody's own.
+    /// A volume's directory, a directory above one, or somebody's own.
     Volume,
-    /// An archive, ours or upstream's. It may also be a live volume: one that was made by hand, or that has the
-    /// [`default_directory`] of a claim in a namespace such as `archived`. So ask for volumes before touching it.
+    /// An archive, ours or upstream's. Or a live volume's directory: if the volume was made by hand, or the
+    /// directory is the [`default_directory`] of a claim in a namespace such as `archived`. So ask for volumes
+    /// before touching it.
     Archive,
     /// [`TRASH`].
     Trash,
@@ -56,7 +57,7 @@ pub enum RootEntry {
     Reserved,
 }
 
-/// Tells from its name what an entry of an export's root is.
+/// Tells from the name what an entry of an export's root is.
 #[must_use]
 pub fn classify(name: &str) -> RootEntry {
     match name {
@@ -70,7 +71,7 @@ pub fn classify(name: &str) -> RootEntry {
     }
 }
 
-/// Tells whether a path is, or lies in, something that we keep for ourselves, such as the trash: no volume does.
+/// Tells whether a path is at or in something that we keep for ourselves, such as the trash. No volume's path is.
 #[must_use]
 pub fn is_reserved(path: &RelPath) -> bool {
     path.as_str().starts_with(RESERVED_PREFIX)
@@ -100,7 +101,7 @@ pub fn moved_up(number: u64) -> String {
 /// Parses the directory that a new volume asks for: as [`RelPath::parse`], and stricter.
 ///
 /// # Errors
-/// Those of [`RelPath::parse`]. Also refuses control characters, reserved names and an archive's name.
+/// Returns the errors of [`RelPath::parse`]. Also refuses control characters, reserved and archives' names.
 pub fn new_directory(text: &str) -> Result<RelPath, PathError> {
     let path = unreserved(text)?;
     if path.as_str().starts_with(ARCHIVE_PREFIX) { Err(PathError::Reserved) } else { Ok(path) }
@@ -111,8 +112,8 @@ pub fn new_directory(text: &str) -> Result<RelPath, PathError> {
 /// A name that is too long for a file system is cut; the volume's name, which makes it unique, is kept whole.
 ///
 /// # Errors
-/// Those of [`new_directory`], but for the archive's name: a namespace may be called `archived`, and the volume's name
-/// tells this directory from any archive. None for names that the API server accepts.
+/// Returns the errors of [`new_directory`], but accepts an archive's name: a namespace may be called `archived`,
+/// and the volume's name tells this directory from any archive. Names that the API server accepts give no error.
 pub fn default_directory(namespace: &str, claim: &str, volume: &str) -> Result<RelPath, PathError> {
     unreserved(&shorten(&format!("{namespace}-{claim}-{volume}"), volume))
 }
@@ -125,7 +126,7 @@ fn unreserved(text: &str) -> Result<RelPath, PathError> {
     if is_reserved(&path) { Err(PathError::Reserved) } else { Ok(path) }
 }
 
-/// Cuts `text` to what fits into a directory entry, with `-<unique>` at the end if anything had to go.
+/// Cuts `text` to the length of a directory entry's name, with `-<unique>` at the end if anything had to go.
 pub(super) fn shorten(text: &str, unique: &str) -> String {
     if text.len() <= NAME_MAX {
         return text.to_owned();
@@ -176,7 +177,7 @@ mod tests {
         }
     }
 
-    /// They are on disk.
+    /// The names are on disk.
     #[test]
     fn made_names_never_change() {
         assert_eq!(write_test(0xabc), ".nfs-provisioner-doctor-0000000000000abc");

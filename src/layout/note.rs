@@ -1,4 +1,4 @@
-//! Notes: whose something on the export was, for those who find it.
+//! Notes on the export, which say whose an archive was.
 
 use std::fmt::{Display, Write as _};
 
@@ -8,37 +8,37 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::values::path::RelPath;
 
-/// The version that is written. A note without one is from before there were versions, and is read too.
+/// The version of the notes that are written. A note from before there were versions has none, and is read too.
 const VERSION: u64 = 1;
 
-/// How many bytes of a note are read at the most. What the API server's names make is far shorter.
+/// The largest size in bytes of a note that is read. Notes made of the API server's names are far smaller.
 pub const NOTE_MAX: usize = 64 * 1024;
 
-/// How many characters of what is wrong with a note are told: they may quote it.
+/// The largest number of characters that an error tells about an unreadable note: they may quote it.
 const WORDS_MAX: usize = 200;
 
-/// Whose something on the export was, as one line of JSON.
+/// The origin of a directory on the export, as one line of JSON.
 ///
-/// A note informs and never authorises: whoever can write on the export can write one, so nothing is removed, moved
-/// or handed to anybody because a note says so.
+/// A note informs and never authorises: anybody who can write on the export can write a note, so nothing is
+/// removed, moved or handed out because a note says so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Note {
-    /// Where the volume's directory was beneath the export.
+    /// The path of the volume's directory beneath the export.
     #[serde(serialize_with = "as_text", deserialize_with = "directory")]
     pub directory: RelPath,
     /// The volume's name.
     pub volume: Box<str>,
-    /// Its class's name; empty if it named none.
+    /// The name of the volume's class; empty if it named none.
     pub class: Box<str>,
     /// The namespace of the claim that the volume was made for, if it was made for one.
     pub namespace: Option<Box<str>>,
-    /// That claim's name.
+    /// The claim's name.
     pub claim: Option<Box<str>>,
-    /// That claim's uid, which tells it from a later one of the same name.
+    /// The claim's uid, which tells the claim from a later one of the same name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claim_uid: Option<Box<str>>,
-    /// When the directory was put where it is.
+    /// The time at which the directory was put where it is.
     #[serde(serialize_with = "as_text", deserialize_with = "time")]
     pub archived: Timestamp,
     /// The volume's capacity, as the API server spells it.
@@ -55,20 +55,20 @@ pub struct Note {
     pub provisioner: Option<Box<str>>,
 }
 
-/// Why a text is not a note that we can read.
+/// The reason why a text is not a note that we can read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoteError {
-    /// A later version wrote it.
-    #[error("has version {0}, and this provisioner reads notes up to version {VERSION}")]
+    /// A later version wrote the note.
+    #[error("has version {0}, but this provisioner reads notes only up to version {VERSION}")]
     Newer(u64),
-    /// It is torn, or was never a note.
+    /// The text is torn, or was never a note.
     #[error("is not a note: {0}")]
     Unreadable(Box<str>),
 }
 
 impl Note {
-    /// Writes the note as one line, line feed included. It has no other control character in it, whatever tenants
-    /// have put into their names: a terminal that shows it obeys none of them.
+    /// Writes the note as one line with a line feed at the end. The text has no other control character, whatever
+    /// tenants have put into their names, so a terminal can show it safely.
     #[must_use]
     pub fn to_json(&self) -> String {
         #[derive(Serialize)]
@@ -81,7 +81,7 @@ impl Note {
         let json = serde_json::to_string(&Versioned { version: VERSION, note: self }).unwrap_or_default();
         let mut line = String::with_capacity(json.len() + 1);
         for character in json.chars() {
-            // JSON lets these stand in a string as they are, from U+007F on.
+            // JSON does not escape control characters from U+007F on.
             if character.is_control() {
                 // Writing to a String does not fail.
                 let _ = write!(line, "\\u{:04x}", u32::from(character));
@@ -92,10 +92,11 @@ impl Note {
         line + "\n"
     }
 
-    /// Reads a note. Fields that are not known are ignored.
+    /// Reads a note. Unknown fields are ignored.
     ///
     /// # Errors
-    /// If a later version wrote it, or it is no note: torn, foreign, or longer than [`NOTE_MAX`].
+    /// Returns an error if a later version wrote the note, or if the text is no note: torn, foreign, or longer
+    /// than [`NOTE_MAX`].
     pub fn parse(text: &str) -> Result<Self, NoteError> {
         #[derive(Deserialize)]
         struct Versioned {
@@ -105,7 +106,7 @@ impl Note {
         if text.len() > NOTE_MAX {
             return Err(NoteError::Unreadable(format!("has more than {NOTE_MAX} bytes").into()));
         }
-        // The version comes first: a later one may have given other fields another shape.
+        // The version is read first: a later one may have given other fields another shape.
         let Versioned { version } = read(text)?;
         if version > VERSION { Err(NoteError::Newer(version)) } else { read(text) }
     }
@@ -128,14 +129,14 @@ fn directory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RelPath, D::E
 fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
     let text = Box::<str>::deserialize(deserializer)?;
     // The error would quote the text, control characters and all.
-    text.parse().map_err(|_| D::Error::custom("when it was archived is not a time as in RFC 3339"))
+    text.parse().map_err(|_| D::Error::custom("the time of archiving is not a time as in RFC 3339"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// What the program wrote before notes had a version.
+    /// A note as the program wrote it before notes had a version.
     const OLD: &str = r#"{"archived":"2025-06-01T12:00:00.5Z","claim":"data","class":"nfs","directory":"shop/data","namespace":"shop","volume":"pvc-1"}"#;
 
     fn old() -> Note {

@@ -1,12 +1,13 @@
-//! Where a copy for a volume is made: `<STAGING>/<volume>/copy`, which is renamed to the volume's directory.
+//! The staging place of a volume, in which a copy for it is made: `<STAGING>/<volume>/copy`, which is then renamed
+//! to the volume's directory.
 //!
 //! Before the rename, a file named `complete-<inode>` is put beside the copy. A directory with that inode's number
-//! is then known to be the copy, whoever was cut and wherever.
+//! is then known to be the copy, even after a crash at any point.
 
 use crate::layout::names::STAGING;
 use crate::values::path::{Name, PathError, RelPath};
 
-/// What becomes the copy, in a volume's place.
+/// The directory that becomes the copy, in a volume's place.
 pub const COPY: &str = "copy";
 
 /// The directory for files that have several names in the copy, in a volume's place.
@@ -14,10 +15,10 @@ pub const LINKS: &str = "links";
 
 const MARK_PREFIX: &str = "complete-";
 
-/// Makes the path of the directory that the places of all volumes are in.
+/// Makes the path of the directory that holds the places of all volumes.
 ///
 /// # Errors
-/// None: it is the name of one directory entry.
+/// Returns no error: the path is one valid name.
 pub fn above_places() -> Result<RelPath, PathError> {
     RelPath::parse(STAGING)
 }
@@ -25,19 +26,19 @@ pub fn above_places() -> Result<RelPath, PathError> {
 /// Makes the path of the place in which the copy for a volume is made.
 ///
 /// # Errors
-/// If the volume's name is not the name of one directory entry: it must not lead to another volume's place, or to
-/// all of them. None for names that the API server accepts.
+/// Returns an error if the volume's name is not the name of one directory entry: the path must not lead to another
+/// volume's place, or to all of them. Names that the API server accepts give no error.
 pub fn place(volume: &str) -> Result<RelPath, PathError> {
     RelPath::parse(&format!("{STAGING}/{}", Name::parse(volume)?))
 }
 
-/// Makes the name of the file that marks the copy with this inode's number as complete, in a volume's place.
+/// Makes the name of the file in a volume's place that marks the copy with this inode's number as complete.
 #[must_use]
 pub fn mark(inode: u64) -> String {
     format!("{MARK_PREFIX}{inode}")
 }
 
-/// Reads the inode's number from a name that [`mark`] has made; `None` for any other name.
+/// Reads the inode's number from a name that [`mark`] has made; returns `None` for any other name.
 #[must_use]
 pub fn parse_mark(name: &str) -> Option<u64> {
     let inode = name.strip_prefix(MARK_PREFIX)?.parse().ok()?;

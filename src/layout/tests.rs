@@ -1,4 +1,4 @@
-//! What holds for every name and note, tried with random hostile ones.
+//! Properties that hold for every name and note, tried with random hostile ones.
 
 use proptest::collection::vec;
 use proptest::option;
@@ -9,19 +9,19 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseResult, TestRng, TestR
 use super::*;
 use crate::values::path::{NAME_MAX, Name, RelPath};
 
-/// Tries `property` with many of `inputs`, the same ones each time, and shows the simplest that it does not hold for.
+/// Tries `property` with many of `inputs`, the same ones each time. Shows the simplest for which it does not hold.
 fn holds<S: Strategy>(inputs: S, property: impl Fn(S::Value) -> TestCaseResult) {
     let config = Config { cases: 400, failure_persistence: None, ..Config::default() };
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     TestRunner::new_with_rng(config, rng).run(&inputs, property).unwrap_or_else(|failure| panic!("{failure}"));
 }
 
-/// Pieces of names that hurt, between blanks.
+/// Pieces of troublesome names, between blanks.
 const PIECES: &str = "/ // . .. ../ ./ - a \\ \" \0 \u{1b} \u{7f} \u{85} \u{2028} \u{202e} é e\u{301} 🦀 ~ % archived \
     archived- .nfs -provisioner .nfs-provisioner .nfs-provisioner-trash .nfs-provisioner-archives \
     .nfs-provisioner-clones .nfs-provisioner-doctor- .nfs-provisioner-deep- 0123456789abcdef complete- + 0 42";
 
-/// Text that may be much longer than a name.
+/// Generates text that may be much longer than a name.
 fn text() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         12 => select(PIECES.split(' ').collect::<Vec<_>>()).prop_map(str::to_owned),
@@ -32,7 +32,7 @@ fn text() -> impl Strategy<Value = String> {
     vec(piece, 0..6).prop_map(|pieces| pieces.concat())
 }
 
-/// The name of a directory entry, often one of 255 bytes.
+/// Generates names of directory entries, often of 255 bytes.
 fn name() -> impl Strategy<Value = String> {
     let cut = |mut text: String| {
         text.retain(|character| !matches!(character, '/' | '\0'));
@@ -94,7 +94,7 @@ fn no_new_volume_gets_a_name_that_is_anything_else() {
     });
 }
 
-/// An API server's namespace can make a volume look like an archive in one way only.
+/// Of the namespaces that an API server accepts, only these make a volume's directory look like an archive.
 #[test]
 fn a_default_directory_looks_like_an_archive_in_a_namespace_archived_alone() {
     let namespace = prop_oneof!["[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", "archived(-[a-z0-9]{1,50}|[a-z0-9]{0,50})"];

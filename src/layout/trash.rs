@@ -1,7 +1,7 @@
-//! The names of what lies in the trash: each says all that is to be known of its entry.
+//! The names of entries in the trash. Each says everything that the program needs to know of its entry.
 //!
-//! The trash is the directory [`super::TRASH`] at the export's root. A volume's directory is renamed into it when it
-//! is to be deleted, and removed from there by whoever comes by: this process after a restart, another replica, or
+//! The trash is the directory [`super::TRASH`] at the export's root. A volume's directory that is to be deleted is
+//! renamed into it, and removed from there by this process, even after a restart, by another replica, or by
 //! another cluster that shares the export. There is no other record: the directory is the queue.
 
 use std::fmt::{self, Write as _};
@@ -10,23 +10,24 @@ use std::str::FromStr;
 use crate::values::path::{NAME_MAX, RelPath};
 use crate::values::text::fnv1a;
 
-/// What stands between a name's parts. Inside of them it is escaped.
+/// The separator between a name's parts. Inside the parts it is escaped.
 const SEPARATOR: char = '~';
 
-/// How long the volume's part may be, escaped: beside it there is room for the largest number and two separators.
+/// The longest escaped volume's name. It leaves room for the largest number and two separators.
 const VOLUME_MAX: usize = NAME_MAX - 22;
 
 /// The name of an entry in the trash: `<seconds>~<volume>~<directory>`.
 ///
-/// The parts are when it was put there, in seconds since 1970, the volume's name, and where the volume's directory
-/// was beneath the export. `%`, `~`, `/` and control characters in the last two are written `%XX`.
+/// The parts are the time at which the directory was put there, in seconds since 1970, the volume's name, and the
+/// path of the volume's directory beneath the export. `%`, `~`, `/` and control characters in the last two are
+/// written `%XX`.
 ///
-/// Guarantees: a name fits into a directory entry, and what [`fmt::Display`] writes, [`FromStr`] reads to an equal
-/// value. What does not fit is made to: a volume's name of more than 233 bytes is cut and `-` and a hash of all of
-/// it, 16 hexadecimal digits, put behind; a directory for which there is no room then is left out.
+/// Guarantees: a name fits into a directory entry, and [`FromStr`] reads text that [`fmt::Display`] has written to
+/// an equal value. To fit, a volume's name of more than 233 bytes is cut and gets `-` and a hash of the whole
+/// name, in 16 hexadecimal digits, at its end; a directory that then still does not fit is left out.
 ///
-/// Names of any other shape are not ours to touch. So a later version that keeps entries for some time must give
-/// those another shape, such as `<seconds>+<seconds to keep>~…`: this one then leaves them alone.
+/// Names of any other shape are not ours to touch. A later version that keeps entries for some time must therefore
+/// give them another shape, such as `<seconds>+<seconds to keep>~…`: this version then leaves them alone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TrashName {
     at: u64,
@@ -34,13 +35,13 @@ pub struct TrashName {
     directory: Option<RelPath>,
 }
 
-/// A text is not the name of something in the trash.
+/// The error for a text that is not the name of an entry in the trash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("is not a name that the provisioner gives in its trash")]
 pub struct NotATrashName;
 
 impl TrashName {
-    /// The name for the `directory` of `volume`, put into the trash at `at`.
+    /// Makes the name for the `directory` of `volume`, put into the trash at `at`, in seconds since 1970.
     #[must_use]
     pub fn new(at: u64, volume: &str, directory: &RelPath) -> Self {
         let volume = shortened(volume);
@@ -51,19 +52,19 @@ impl TrashName {
         name
     }
 
-    /// When it was put there, in seconds since 1970.
+    /// Returns the time at which the entry was put into the trash, in seconds since 1970.
     #[must_use]
     pub fn at(&self) -> u64 {
         self.at
     }
 
-    /// The volume's name, cut if it is very long.
+    /// Returns the volume's name, cut if it is very long.
     #[must_use]
     pub fn volume(&self) -> &str {
         &self.volume
     }
 
-    /// Where the directory was, if there was room to say so.
+    /// Returns the path that the directory had beneath the export, if there was room for it in the name.
     #[must_use]
     pub fn directory(&self) -> Option<&RelPath> {
         self.directory.as_ref()
@@ -91,13 +92,13 @@ impl FromStr for TrashName {
             let volume = Some(unescaped(volume)?).filter(|volume| !volume.is_empty())?;
             Some(Self { at: at.parse().ok()?, volume: volume.into(), directory })
         };
-        // Only what we would have written ourselves: one entry has one name.
+        // Only a name that we would have written ourselves counts: one entry has one name.
         let is_ours = |name: &Self| text.len() <= NAME_MAX && name.to_string() == text;
         read().filter(is_ours).ok_or(NotATrashName)
     }
 }
 
-/// The volume's name where it fits, else its beginning, and a hash of all of it that is the same everywhere.
+/// Returns the volume's name if it fits, else its beginning and a hash of all of it, which is the same everywhere.
 fn shortened(volume: &str) -> String {
     if escaped(volume).len() <= VOLUME_MAX {
         return volume.to_owned();
@@ -129,7 +130,7 @@ fn escaped(text: &str) -> String {
     written
 }
 
-/// What [`escaped`] was given; `None` for what it cannot have written.
+/// Returns the text that [`escaped`] was given; `None` for text that it cannot have written.
 fn unescaped(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();

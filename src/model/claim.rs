@@ -1,4 +1,4 @@
-//! What we keep of a PersistentVolumeClaim that waits for us.
+//! The parts that we keep of a PersistentVolumeClaim that waits for us.
 
 use std::collections::BTreeMap;
 
@@ -8,70 +8,70 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use crate::values::names::{ClaimRef, ClaimUid, ClassName, VolumeName};
 use crate::values::quantity::STORAGE;
 
-/// The annotations of a claim that we read, by who writes them.
+/// The annotations of a claim that we read.
 mod annotation {
-    /// The controller manager: which provisioner the claim is for.
+    /// Names the provisioner that the claim is for; written by the controller manager.
     pub(super) const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
-    /// The same, older; still written by 1.36.
+    /// Names the provisioner, too: the older key, which Kubernetes 1.36 still writes.
     pub(super) const PROVISIONER_BETA: &str = "volume.beta.kubernetes.io/storage-provisioner";
-    /// The scheduler: where the first consumer will run.
+    /// Names the node where the first consumer will run; written by the scheduler.
     pub(super) const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
-    /// Users, before `storageClassName` was there.
+    /// Names the class; written by users before `storageClassName` existed.
     pub(super) const CLASS_BETA: &str = "volume.beta.kubernetes.io/storage-class";
 }
 
-/// A claim that has no volume yet and is for us to serve.
+/// A pending claim: it has no volume yet and is for us to serve.
 #[expect(clippy::struct_excessive_bools, reason = "each is a field of the claim that is there or not")]
 #[derive(Debug, Clone, PartialEq)]
 pub struct Claim {
-    /// Its namespace, name and uid.
+    /// The claim's namespace, name and uid.
     pub claim: ClaimRef,
     /// The version that was read, for the volume's `claimRef`.
     pub resource_version: Box<str>,
-    /// Its class's name; empty if it names none.
+    /// The name of the claim's class; empty if it names none.
     pub class: ClassName,
-    /// Whether it is being deleted.
+    /// Whether the claim is being deleted.
     pub deleting: bool,
-    /// Whether the scheduler has picked a node for it.
+    /// Whether the scheduler has picked a node for the claim.
     pub node_selected: bool,
-    /// `volumeMode: Block`.
+    /// Whether the claim has `volumeMode: Block`.
     pub block: bool,
-    /// Whether it has a selector, even an empty one.
+    /// Whether the claim has a selector, even an empty one.
     pub selector: bool,
-    /// Its `VolumeAttributesClass`, if it names one.
+    /// The name of the claim's `VolumeAttributesClass`, if it names one.
     pub attributes_class: Option<Box<str>>,
-    /// What its volume is to be filled with.
+    /// The source of the files that the volume is to be filled with.
     pub source: Option<DataSource>,
-    /// Its access modes, verbatim.
+    /// The claim's access modes, verbatim.
     pub access_modes: Vec<String>,
-    /// The storage it asks for, verbatim.
+    /// The storage that the claim asks for, verbatim.
     pub request: Option<Quantity>,
-    /// Its labels, for patterns.
+    /// The claim's labels, for patterns.
     pub labels: BTreeMap<String, String>,
-    /// Its annotations, for patterns.
+    /// The claim's annotations, for patterns.
     pub annotations: BTreeMap<String, String>,
 }
 
 /// A claim's `dataSource` or `dataSourceRef`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DataSource {
-    /// Another claim: a clone is asked for.
+    /// Another claim, by name. The volume becomes a copy of that claim's.
     Claim(Box<str>),
-    /// A `VolumeSnapshot`.
+    /// A `VolumeSnapshot`, by name.
     Snapshot(Box<str>),
-    /// Something that a populator of its own takes care of.
+    /// Any other source. A populator takes care of it.
     Other,
 }
 
 impl Claim {
-    /// Reads a claim; `None` if it has a volume already or `provisioner` is not the one it waits for.
+    /// Reads a claim; returns `None` if it has a volume already or does not wait for `provisioner`.
     #[must_use]
     pub fn read(claim: &PersistentVolumeClaim, provisioner: &str) -> Option<Self> {
         let spec = claim.spec.as_ref()?;
         let metadata = &claim.metadata;
         let annotation = |key| metadata.annotations.as_ref().and_then(|all| all.get(key)).map(String::as_str);
         let bound = spec.volume_name.as_deref().is_some_and(|volume| !volume.is_empty());
-        // The older one counts where the other is missing (behaviour 1.3).
+        // The older annotation counts only without the newer: Kubernetes writes both, but means to drop the older.
         let wanted = annotation(annotation::PROVISIONER).or_else(|| annotation(annotation::PROVISIONER_BETA));
         if bound || wanted != Some(provisioner) {
             return None;
@@ -97,7 +97,7 @@ impl Claim {
         })
     }
 
-    /// Whether `ReadOnlyMany` is all that it asks for. One that may also be written is mounted so.
+    /// Tells whether `ReadOnlyMany` is the claim's only access mode. With any other mode the volume is writable.
     #[must_use]
     pub fn only_reads(&self) -> bool {
         !self.access_modes.is_empty() && self.access_modes.iter().all(|mode| mode == "ReadOnlyMany")
@@ -110,7 +110,8 @@ impl Claim {
     }
 }
 
-/// The name of a claim's class; empty if it names none (behaviour 1.5).
+/// Returns the name of a claim's class; empty if it names none. The older annotation, even an empty one, counts
+/// before the field, as in Kubernetes.
 #[must_use]
 pub fn class_of(claim: &PersistentVolumeClaim) -> &str {
     let annotation = claim.metadata.annotations.as_ref().and_then(|all| all.get(annotation::CLASS_BETA));
@@ -118,7 +119,7 @@ pub fn class_of(claim: &PersistentVolumeClaim) -> &str {
     annotation.map(String::as_str).or_else(field).unwrap_or_default()
 }
 
-/// Reads which claim an object is; `None` where the API server would not have sent it so.
+/// Reads a claim's namespace, name and uid; `None` if one is missing, which the API server would not send.
 #[must_use]
 pub fn claim_ref(claim: &PersistentVolumeClaim) -> Option<ClaimRef> {
     let metadata = &claim.metadata;
@@ -129,19 +130,19 @@ pub fn claim_ref(claim: &PersistentVolumeClaim) -> Option<ClaimRef> {
     })
 }
 
-/// A claim that another one is to be a copy of.
+/// A claim that another claim is to be a copy of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceClaim {
-    /// Its uid.
+    /// The claim's uid.
     pub uid: ClaimUid,
-    /// The volume that it is bound to.
+    /// The volume that the claim is bound to; `None` while it is not bound.
     pub volume: Option<VolumeName>,
-    /// Whether it is being deleted.
+    /// Whether the claim is being deleted.
     pub deleting: bool,
 }
 
 impl SourceClaim {
-    /// Reads a claim.
+    /// Reads the claim that a copy is made of.
     #[must_use]
     pub fn read(claim: &PersistentVolumeClaim) -> Self {
         let is_bound = claim.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Bound"));
@@ -155,7 +156,8 @@ impl SourceClaim {
 }
 
 impl DataSource {
-    /// The API server mirrors `dataSource` and `dataSourceRef` into each other (behaviour 7.7).
+    /// Reads a claim's data source. One of the two fields is enough: the API server mirrors `dataSource` and
+    /// `dataSourceRef` into each other.
     fn read(spec: &PersistentVolumeClaimSpec) -> Option<Self> {
         let (group, kind, name) = match (&spec.data_source_ref, &spec.data_source) {
             (Some(source), _) => (source.api_group.as_deref(), &source.kind, &source.name),
@@ -192,7 +194,7 @@ mod tests {
         serde_json::from_value(object).unwrap()
     }
 
-    /// A JSON merge patch: null removes.
+    /// Applies a JSON merge patch, in which null removes.
     fn merge(into: &mut Value, patch: Value) {
         match (into, patch) {
             (Value::Object(into), Value::Object(patch)) => {

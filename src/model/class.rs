@@ -1,4 +1,4 @@
-//! What we keep of a StorageClass.
+//! The parts of a StorageClass that we keep.
 
 use k8s_openapi::api::storage::v1::StorageClass;
 
@@ -6,29 +6,29 @@ use crate::model::parameters::Parameters;
 use crate::model::volume::ReclaimPolicy;
 use crate::values::names::ClassName;
 
-/// A StorageClass, anybody's.
+/// A StorageClass, of any provisioner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Class {
-    /// Its name.
+    /// The class's name.
     pub name: ClassName,
-    /// The provisioner it names.
+    /// The provisioner that the class names.
     pub provisioner: Box<str>,
-    /// Its parameters; for a class that is not ours they mean nothing.
+    /// The class's parameters; meaningless if the class is another provisioner's.
     pub parameters: Parameters,
-    /// The reclaim policy of its volumes.
+    /// The reclaim policy of the class's volumes.
     pub reclaim: ReclaimPolicy,
-    /// When its claims are to be served.
+    /// The time at which the class's claims are served.
     pub binding: Binding,
-    /// The mount options of its volumes.
+    /// The mount options of the class's volumes.
     pub mount_options: Vec<String>,
 }
 
-/// When a class's claims are to be served: its `volumeBindingMode`.
+/// The time at which a class's claims are served: its `volumeBindingMode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
-    /// At once.
+    /// Claims are served at once.
     Immediate,
-    /// Once the scheduler has picked a node for a Pod that uses the claim.
+    /// A claim is served once the scheduler has picked a node for a Pod that uses it.
     WaitForFirstConsumer,
 }
 
@@ -49,7 +49,7 @@ impl Class {
                 .parameters
                 .as_ref()
                 .map_or_else(|| Parameters::read(&std::collections::BTreeMap::new()), Parameters::read),
-            // The API server fills in Delete (behaviour 1.20).
+            // The API server fills in Delete if the field is unset.
             reclaim: class.reclaim_policy.as_deref().map_or(ReclaimPolicy::Delete, ReclaimPolicy::read),
             binding: match class.volume_binding_mode.as_deref() {
                 Some("WaitForFirstConsumer") => Binding::WaitForFirstConsumer,

@@ -1,4 +1,4 @@
-//! What we keep of a bound claim that asks for more than it has.
+//! The parts that we keep of a bound claim that asks for more than it has.
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -7,33 +7,33 @@ use crate::model::claim::{claim_ref, class_of};
 use crate::values::names::{ClaimRef, ClassName, VolumeName};
 use crate::values::quantity::{STORAGE, exceeds};
 
-/// The conditions of a claim that is being resized, or could not be (behaviour 7.3).
+/// The conditions of a claim that is being resized, or could not be. They go when the volume has grown.
 const CONDITIONS: [&str; 4] = ["Resizing", "FileSystemResizePending", "ControllerResizeError", "NodeResizeError"];
 
 /// A bound claim that asks for more than its status says that it has.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Expansion {
-    /// Its namespace, name and uid.
+    /// The claim's namespace, name and uid.
     pub claim: ClaimRef,
-    /// The version that was read: what is decided holds for this one only.
+    /// The version that was read. Decisions hold for this version only.
     pub resource_version: Box<str>,
-    /// Its class's name; empty if it names none.
+    /// The name of the claim's class; empty if it names none.
     pub class: ClassName,
-    /// Its volume's name.
+    /// The name of the claim's volume.
     pub volume: VolumeName,
-    /// Whether it is being deleted.
+    /// Whether the claim is being deleted.
     pub deleting: bool,
-    /// The storage it asks for, verbatim.
+    /// The storage that the claim asks for, verbatim.
     pub request: Quantity,
-    /// The storage it has, verbatim.
+    /// The storage that the claim has, verbatim.
     pub capacity: Quantity,
-    /// Those of its conditions that say that it is being resized, or could not be.
+    /// The conditions on the claim that say that it is being resized, or could not be.
     pub conditions: Vec<&'static str>,
 }
 
 impl Expansion {
-    /// Reads a claim; `None` if it has what it asks for, or is not bound yet. One that is just being bound has no
-    /// capacity before its phase is `Bound`: both come in one change (behaviour 7.5).
+    /// Reads a claim; returns `None` if it has what it asks for, or is not bound. A claim that is just being bound
+    /// gets its capacity and the phase `Bound` in one change, so it never looks as if it had to grow.
     #[must_use]
     pub fn read(claim: &PersistentVolumeClaim) -> Option<Self> {
         let (metadata, spec, status) = (&claim.metadata, claim.spec.as_ref()?, claim.status.as_ref()?);
@@ -85,7 +85,7 @@ mod tests {
             ("1Gi", bound("1024Mi"), false),
             ("1Gi", bound("2Gi"), false),
             ("2G", bound("2Gi"), false),
-            // Those that are just being bound.
+            // Claims that are just being bound.
             ("1Gi", json!({"phase": "Pending"}), false),
             ("1Gi", json!({"phase": "Bound"}), false),
             ("1Gi", json!({"phase": "Pending", "capacity": {"storage": "1Mi"}}), false),

@@ -1,4 +1,4 @@
-//! The exports that are served, and which of them a class or a volume means.
+//! The exports that this process serves, and how classes and volumes refer to them.
 
 use std::fmt;
 
@@ -7,13 +7,13 @@ use crate::values::address::ExportAddress;
 use crate::values::headroom::Shortage;
 use crate::values::path::{PathError, RelPath};
 
-/// How many exports one process can serve: each may lose some 30 threads to a server that does not answer.
+/// The number of exports one process can serve: each may lose some 30 threads to a server that does not answer.
 pub const EXPORTS_MAX: usize = 32;
 
-/// What the export is called that is not named, but set by `NFS_SERVER` and `NFS_PATH`.
+/// The name of the export that is set by `NFS_SERVER` and `NFS_PATH`.
 pub const DEFAULT_NAME: &str = "default";
 
-/// One of the exports of a process.
+/// The number of an export of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExportId(usize);
 
@@ -23,41 +23,38 @@ impl fmt::Display for ExportId {
     }
 }
 
-/// Something of each of the exports of a process.
+/// A value for each export of this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PerExport<T>(Vec<T>);
 
 impl<T> PerExport<T> {
-    /// That of one export.
+    /// Returns the value of one export.
     #[must_use]
-    #[expect(
-        clippy::indexing_slicing,
-        reason = "an id is given out by Exports only, and no other is made of another"
-    )]
+    #[expect(clippy::indexing_slicing, reason = "ids come from Exports, and there is a value for each of them")]
     pub fn get(&self, id: ExportId) -> &T {
         &self.0[id.0]
     }
 
-    /// Those of all.
+    /// Iterates over the exports and their values.
     pub fn iter(&self) -> impl Iterator<Item = (ExportId, &T)> {
         self.0.iter().enumerate().map(|(number, each)| (ExportId(number), each))
     }
 
-    /// Those of all, without saying of which.
+    /// Iterates over the values, in the order of the exports.
     pub fn values(&self) -> impl Iterator<Item = &T> {
         self.0.iter()
     }
 
-    /// Makes something of each.
+    /// Makes a value for each export from the present one.
     #[must_use]
     pub fn map<U>(&self, make: impl FnMut((ExportId, &T)) -> U) -> PerExport<U> {
         PerExport(self.iter().map(make).collect())
     }
 
-    /// Makes something of each, of all at the same time.
+    /// Makes a value for each export from the present one, for all exports at the same time.
     ///
     /// # Errors
-    /// The first that any of them has.
+    /// Returns the first error that occurs for any export.
     pub async fn try_map<'a, U, E, F: Future<Output = Result<U, E>>>(
         &'a self,
         make: impl FnMut((ExportId, &'a T)) -> F,
@@ -66,28 +63,28 @@ impl<T> PerExport<T> {
     }
 }
 
-/// An export, and what it is called in classes, metrics and logs.
+/// An export, and its name in classes, metrics and logs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedExport {
-    /// Its name.
+    /// The export's name.
     pub name: Box<str>,
-    /// Where it is.
+    /// The export's server and path.
     pub address: ExportAddress,
 }
 
-/// The one that serves classes that name none.
+/// The export for classes that name none.
 const FIRST: ExportId = ExportId(0);
 
-/// The exports that are served: at least one, the first of which serves classes that name none.
+/// The exports that are served: at least one. The first is for classes that name none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exports(PerExport<NamedExport>);
 
 /// A directory on one of the exports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
-    /// Which export.
+    /// The export that the directory is on.
     pub export: ExportId,
-    /// Where on it.
+    /// The directory's path beneath the export.
     pub path: RelPath,
 }
 
@@ -97,50 +94,50 @@ impl fmt::Display for Location {
     }
 }
 
-/// Where a class has its volumes made.
+/// The export on which a class has its volumes made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Choice {
-    /// It does not say.
+    /// The first export: the class names none.
     #[default]
     First,
-    /// On the one of these that has most room.
+    /// The export with the most room among the named ones.
     Named(Vec<Box<str>>),
-    /// On the one that is there.
+    /// The export at this address.
     At {
-        /// The server.
+        /// The export's server.
         server: Box<str>,
-        /// The export's path there.
+        /// The export's path on the server.
         path: Box<str>,
     },
 }
 
-/// Why a volume is on none of the exports.
+/// The reason why a volume is on none of the exports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Elsewhere {
-    /// It is on another server.
+    /// The volume is on another server.
     OtherServer,
-    /// Its path is not that of a directory beneath the exports on its server, which are these.
+    /// The volume's path is not that of a directory beneath an export on its server. The text lists these exports.
     Path(PathError, Box<str>),
 }
 
 impl Exports {
-    /// One export, called [`DEFAULT_NAME`].
+    /// Serves one export, under the name [`DEFAULT_NAME`].
     #[must_use]
     pub fn single(address: ExportAddress) -> Self {
         Self(PerExport(vec![NamedExport { name: DEFAULT_NAME.into(), address }]))
     }
 
-    /// Several of them, each with something that is kept beside it. None may be called as another, or lie at or in
-    /// another: their volumes could not be told apart, and one's trash would be another's directory.
+    /// Serves several exports, each with a value that is kept beside it. No two may have the same name or overlap:
+    /// their volumes could not be told apart, and the trash of one would be a directory of the other.
     ///
     /// # Errors
-    /// What is wrong, in words for whoever wrote the settings.
+    /// Returns what is wrong, in words for the author of the settings.
     pub fn new<T>(exports: Vec<(NamedExport, T)>) -> Result<(Self, PerExport<T>), String> {
         if exports.is_empty() {
             return Err("names no export".to_owned());
         }
         if exports.len() > EXPORTS_MAX {
-            return Err(format!("names {} exports, but one process can serve {EXPORTS_MAX}", exports.len()));
+            return Err(format!("names {} exports, but one process serves at most {EXPORTS_MAX}", exports.len()));
         }
         for (number, (one, _)) in exports.iter().enumerate() {
             for (other, _) in exports.iter().skip(number + 1) {
@@ -159,28 +156,29 @@ impl Exports {
         Ok((Self(PerExport(exports)), PerExport(beside)))
     }
 
-    /// One of them.
+    /// Returns the name and the address of an export.
     #[must_use]
     pub fn get(&self, id: ExportId) -> &NamedExport {
         self.0.get(id)
     }
 
-    /// Makes something of each.
+    /// Makes a value for each export.
     #[must_use]
     pub fn map<U>(&self, make: impl FnMut((ExportId, &NamedExport)) -> U) -> PerExport<U> {
         self.0.map(make)
     }
 
-    /// Says of exports what they lack.
-    pub fn in_words(&self, lacks: impl Iterator<Item = (ExportId, Shortage)>) -> Box<str> {
-        let words: Vec<String> = lacks.map(|(id, lack)| format!("{} {lack}", self.get(id).address)).collect();
+    /// Says what each of some exports lacks, as one text.
+    pub fn in_words(&self, shortages: impl Iterator<Item = (ExportId, Shortage)>) -> Box<str> {
+        let words: Vec<String> =
+            shortages.map(|(id, shortage)| format!("{} {shortage}", self.get(id).address)).collect();
         words.join(", and ").into()
     }
 
-    /// Which of them a class means: one at least.
+    /// Finds the exports that a class means: at least one.
     ///
     /// # Errors
-    /// What it means that is not served.
+    /// Returns the export that the class means but that is not served, in words.
     pub fn meant_by(&self, choice: &Choice) -> Result<Vec<ExportId>, String> {
         match choice {
             Choice::First => Ok(vec![FIRST]),
@@ -199,10 +197,10 @@ impl Exports {
         found.map(|(id, _)| id).ok_or_else(|| format!("the export {name:?}, but this provisioner serves {self}"))
     }
 
-    /// Where a volume's directory is.
+    /// Finds the directory of a volume.
     ///
     /// # Errors
-    /// Why it is on none of them.
+    /// Returns the reason why the volume is on none of the exports.
     pub fn locate(&self, server: &str, path: &str) -> Result<Location, Elsewhere> {
         let mut wrong: Option<(PathError, Vec<String>)> = None;
         for (export, NamedExport { address, .. }) in
@@ -215,17 +213,17 @@ impl Exports {
             };
             match &mut wrong {
                 None => wrong = Some((error, vec![address.to_string()])),
-                Some((before, sources)) => {
-                    sources.push(address.to_string());
-                    // Of several reasons that says least that holds for all the others.
+                Some((before, addresses)) => {
+                    addresses.push(address.to_string());
+                    // `Outside` holds for every other export, so any other reason says more.
                     if *before == PathError::Outside {
                         *before = error;
                     }
                 }
             }
         }
-        let Some((error, sources)) = wrong else { return Err(Elsewhere::OtherServer) };
-        Err(Elsewhere::Path(error, sources.join(", ").into()))
+        let Some((error, addresses)) = wrong else { return Err(Elsewhere::OtherServer) };
+        Err(Elsewhere::Path(error, addresses.join(", ").into()))
     }
 }
 
@@ -317,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_volume_is_on_the_export_that_it_names_or_on_none() {
-        let path = |error, sources: &str| Err(Elsewhere::Path(error, sources.into()));
+        let path = |error, addresses: &str| Err(Elsewhere::Path(error, addresses.into()));
         let both = "nas:/export, nas:/fast";
         let rows = [
             ("nas", "/export/a/b", Ok((0, "a/b"))),

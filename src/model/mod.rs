@@ -1,4 +1,4 @@
-//! What is kept of Kubernetes' objects, and how ours are spelled.
+//! The parts of Kubernetes' objects that we keep, and the objects that we write.
 
 pub mod exports;
 pub mod parameters;

@@ -1,4 +1,4 @@
-//! StorageClass parameters, and what they make of a volume whose claim has gone (behaviour 3c).
+//! StorageClass parameters, among them the fate of a volume's directory when its claim goes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,22 +11,22 @@ use crate::values::ownership::{Aspect, GidRange, Ownership, id};
 use crate::values::pattern::Pattern;
 use crate::values::text::go_bool;
 
-/// What happens to the directory of a volume whose reclaim policy is `Delete`.
+/// The fate of a volume's directory when the volume is reclaimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It is renamed to `archived-…` at the export's root.
+    /// The directory is renamed to `archived-…` at the export's root.
     Archive,
-    /// It is removed with all that is in it.
+    /// The directory is removed with everything in it.
     Delete,
-    /// It stays as it is; only the volume goes.
+    /// The directory stays as it is; only the volume is deleted.
     Retain,
 }
 
 impl Fate {
-    /// All there are.
+    /// All fates.
     pub const ALL: [Self; 3] = [Self::Archive, Self::Delete, Self::Retain];
 
-    /// As it is spelled in parameters and annotations.
+    /// Returns the fate's spelling in parameters and annotations.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -53,38 +53,39 @@ impl FromStr for Fate {
 
 /// The names of the class parameters that we know.
 pub mod parameter {
-    /// `delete`, `retain` or `archive`; beats [`ARCHIVE_ON_DELETE`].
+    /// Sets the fate: `delete`, `retain` or `archive`. Counts before [`ARCHIVE_ON_DELETE`].
     pub const ON_DELETE: &str = "onDelete";
-    /// A Go bool; unset is true.
+    /// Tells whether directories are archived rather than removed; a Go bool, true if unset.
     pub const ARCHIVE_ON_DELETE: &str = "archiveOnDelete";
-    /// See [`crate::values::pattern`].
+    /// Sets the directory of each claim; see [`crate::values::pattern`].
     pub const PATH_PATTERN: &str = "pathPattern";
-    /// A Go bool; unset is false. Whether a claim may have a directory at, in or above one of another namespace.
+    /// Lets claims have directories at, in or above those of other namespaces; a Go bool, false if unset.
     pub const SHARE_ACROSS_NAMESPACES: &str = "shareAcrossNamespaces";
-    /// The name of the export that volumes are made on, or several, of which each is made on the one with most room.
+    /// Names the export for volumes, or several, of which each volume gets the one with the most room.
     pub const EXPORT: &str = "export";
-    /// With [`SHARE`], instead of [`EXPORT`]: the server of the export, as csi-driver-nfs spells it.
+    /// Names the export's server, under the name that csi-driver-nfs has for it. Used with [`SHARE`], instead of
+    /// [`EXPORT`].
     pub const SERVER: &str = "server";
-    /// The path of the export on [`SERVER`].
+    /// Names the export's path on [`SERVER`].
     pub const SHARE: &str = "share";
-    /// A Go bool; unset is false. Whether [`PATH_PATTERN`] must have a value for each of its tokens.
+    /// Tells whether each token of [`PATH_PATTERN`] must have a value; a Go bool, false if unset.
     pub const STRICT_PATH_PATTERN: &str = "strictPathPattern";
-    /// Which of the fates a claim may choose, as a list with commas; unset is none.
+    /// Lists the fates that a claim may choose, separated by commas; none if unset.
     pub const CLAIM_ON_DELETE: &str = "claimOnDelete";
-    /// The mode of a volume's directory, in octal.
+    /// Sets the mode of volumes' directories, in octal.
     pub const DIRECTORY_MODE: &str = "directoryMode";
-    /// Its owner.
+    /// Sets the owner of volumes' directories.
     pub const DIRECTORY_UID: &str = "directoryUid";
-    /// Its group.
+    /// Sets the group of volumes' directories.
     pub const DIRECTORY_GID: &str = "directoryGid";
-    /// The groups of which each volume gets one of its own, as `<first>-<last>`.
+    /// Sets the groups of which each volume gets its own, as `<first>-<last>`.
     pub const GID_RANGE: &str = "gidRange";
-    /// Which of mode, uid and gid a claim may choose, as a list with commas; unset is none.
+    /// Lists which of mode, uid and gid a claim may choose, separated by commas; none if unset.
     pub const CLAIM_OWNERSHIP: &str = "claimOwnership";
-    /// A Go bool; unset is false. Whether a directory that is there already keeps its mode and owners.
+    /// Tells whether an existing directory keeps its mode, owner and group; a Go bool, false if unset.
     pub const ADOPT_AS_IS: &str = "adoptAsIs";
     pub use crate::values::headroom::{MAX_OVERCOMMIT, MIN_FREE_INODES, MIN_FREE_SPACE};
-    /// All of them.
+    /// All parameters.
     pub const ALL: [&str; 18] = [
         ON_DELETE,
         ARCHIVE_ON_DELETE,
@@ -107,37 +108,35 @@ pub mod parameter {
     ];
 }
 
-/// A class parameter whose value means nothing. Its text names the parameter and what would be right.
+/// A class parameter with an invalid value. The text names the parameter and says what would be valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadParameter {
-    /// Not one of the three.
+    /// The value is none of the three fates.
     #[error("parameter onDelete is {0:?}, but must be \"delete\", \"retain\" or \"archive\"")]
     OnDelete(Box<str>),
-    /// Not a bool as Go reads them.
+    /// The value is not a bool as Go reads it.
     #[error("parameter archiveOnDelete is {0:?}, but must be \"true\" or \"false\"")]
     ArchiveOnDelete(Box<str>),
-    /// Not a server and a path, or only one of them, or an export by name as well.
+    /// The values are not a server and a path, only one of them is set, or an export is named as well.
     #[error("parameters server and share {0}")]
     ServerShare(Box<str>),
-    /// Any other, which has nothing to do with what becomes of a volume.
+    /// Another parameter, one without influence on the fate of a directory, is invalid.
     #[error("parameter {parameter} is {value:?}, but must be {expected}")]
     Value {
-        /// Its name.
+        /// The parameter's name.
         parameter: &'static str,
-        /// What it is.
+        /// The parameter's value.
         value: Box<str>,
-        /// What would be right.
+        /// The valid values, in words.
         expected: &'static str,
     },
-    /// A strict pattern has a token that is not known.
-    #[error(
-        "parameter pathPattern has {0:?}, which is no token that is known, and parameter strictPathPattern is set"
-    )]
+    /// A strict pattern has an unknown token.
+    #[error("parameter pathPattern has the unknown token {0:?}, which parameter strictPathPattern forbids")]
     Token(Box<str>),
 }
 
 impl BadParameter {
-    /// Whether it leaves in doubt what is to become of a volume that exists.
+    /// Tells whether the invalid value leaves the fate of an existing volume's directory in doubt.
     #[must_use]
     pub fn concerns_fate(&self) -> bool {
         match self {
@@ -147,68 +146,68 @@ impl BadParameter {
     }
 }
 
-/// What a fate must be.
+/// The valid values of a fate, in words.
 pub const FATE: &str = "\"delete\", \"retain\" or \"archive\"";
 
-/// What a list of fates must be.
-const FATES: &str = "a list of \"delete\", \"retain\" and \"archive\", with commas between them";
+/// The valid lists of fates, in words.
+const FATES: &str = "a list of \"delete\", \"retain\" and \"archive\", separated by commas";
 
-/// What a list of aspects must be.
-const ASPECTS: &str = "a list of \"mode\", \"uid\" and \"gid\", with commas between them";
+/// The valid lists of aspects, in words.
+const ASPECTS: &str = "a list of \"mode\", \"uid\" and \"gid\", separated by commas";
 
-/// What a range of groups must be.
+/// The valid ranges of groups, in words.
 const GIDS: &str = "two numbers from 1 to 2147483647 with a hyphen between them, such as \"50000-59999\"";
 
-/// What it must be beside parameters that say another thing of the group.
-const NO_GIDS: &str = "unset where directoryGid or adoptAsIs is set, or claimOwnership has \"gid\" in it";
+/// The only valid range of groups beside parameters that contradict one, in words.
+const NO_GIDS: &str = "unset where directoryGid or adoptAsIs is set, or claimOwnership contains \"gid\"";
 
-/// What a choice of exports must be.
-const EXPORTS: &str = "the name of an export, or several with commas between them";
+/// The valid choices of exports, in words.
+const EXPORTS: &str = "the name of an export, or several names separated by commas";
 
-/// What the least free space must be.
+/// The valid values of the least free space, in words.
 const SPACE: &str = "a quantity such as \"50Gi\", or a part of the export's size such as \"10%\"";
 
-/// What the least number of free inodes must be.
+/// The valid values of the least number of free inodes, in words.
 const INODES: &str = "a number such as \"10000\", or a part of the export's inodes such as \"5%\"";
 
-/// What a ratio must be.
+/// The valid ratios, in words.
 const RATIO: &str = "a number above 0 such as \"1.5\" or \"150%\"";
 
-/// What a bool must be.
+/// The valid bools, in words.
 const BOOL: &str = "\"true\" or \"false\"";
 
-/// A class's parameters, as far as we know them.
+/// The parameters of a class, as far as we know them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parameters {
-    /// Where directories go; `None` is the default name.
+    /// The pattern for directories; `None` for the default name.
     pub pattern: Option<Pattern>,
     /// Whether each of the pattern's tokens must have a value.
     pub strict: bool,
-    /// What happens to a volume made by this class when its claim goes.
+    /// The fate of a volume's directory when the volume is reclaimed.
     pub fate: Fate,
-    /// Which other fates a claim may choose for its volume.
+    /// The fates that a claim may choose for its volume instead.
     pub claim_fates: Vec<Fate>,
     /// Whether a claim may have a directory at, in or above one of another namespace.
     pub share: bool,
-    /// Where volumes are made.
+    /// The export on which volumes are made.
     pub export: Choice,
-    /// What its directories are like.
+    /// Mode, owner and group of directories.
     pub ownership: Ownership,
-    /// What a claim may say of that.
+    /// The aspects of the ownership that a claim may set.
     pub claim_aspects: Vec<Aspect>,
-    /// The groups of which each volume gets one of its own.
+    /// The groups of which each volume gets its own.
     pub gid_range: Option<GidRange>,
-    /// What an export must have before a volume is made there, or grows.
+    /// The demands on an export before a volume is made there, or grows.
     pub requirements: Requirements,
-    /// What is wrong with them. A claim is refused for it. For a volume that exists, `fate` is then what the
-    /// peer would do where that keeps the data, and else [`Fate::Archive`].
+    /// The invalid parameters. A claim is refused for any of them. For a volume that exists, an invalid parameter
+    /// counts as unset, so that by itself it never has data deleted.
     pub wrong: Vec<BadParameter>,
-    /// Parameters we do not know: maybe a typo that decides a volume's fate.
+    /// The parameters that are not known. One may be a typo on which a volume's fate depends.
     pub unknown: Vec<Box<str>>,
 }
 
 impl Parameters {
-    /// Reads a class's parameters. An empty value is one that is not set.
+    /// Reads a class's parameters. An empty value counts as unset.
     #[must_use]
     pub fn read(parameters: &BTreeMap<String, String>) -> Self {
         let value = |key| parameters.get(key).map(String::as_str).filter(|value| !value.is_empty());
@@ -235,7 +234,7 @@ impl Parameters {
         if let Some(token) = pattern.as_ref().filter(|_| strict).and_then(Pattern::unknown) {
             wrong.push(BadParameter::Token(token.into()));
         }
-        // An onDelete that is none of the three falls through, as in the peer; nothing readable archives.
+        // An onDelete that is none of the three counts as unset, as with upstream. No valid value means archive.
         let otherwise = if archive == Some(false) { Fate::Delete } else { Fate::Archive };
         let fate = on_delete.unwrap_or(otherwise);
         let unknown = parameters.keys().filter(|key| !parameter::ALL.contains(&key.as_str()));
@@ -256,25 +255,25 @@ impl Parameters {
     }
 }
 
-/// A list with commas, and blanks where one likes.
+/// Parses a list of items separated by commas, with blanks around them or not.
 fn list<T: FromStr>(text: &str) -> Option<Vec<T>> {
     text.split(',').map(|item| item.trim().parse().ok()).collect()
 }
 
-/// A choice of exports by their names, as a list in which nothing is empty.
+/// Parses a choice of exports: a list of names, none of them empty.
 fn named(text: &str) -> Option<Choice> {
     let names: Vec<Box<str>> = text.split(',').map(|name| name.trim().into()).collect();
     names.iter().all(|name| !name.is_empty()).then_some(Choice::Named(names))
 }
 
-/// Reads parameters, and notes those that mean nothing.
+/// Reads parameters one by one, and notes the invalid ones.
 struct Reader<F> {
     value: F,
     wrong: Vec<BadParameter>,
 }
 
 impl<'a, F: Fn(&'static str) -> Option<&'a str>> Reader<F> {
-    /// A parameter's value; `None` if it is not set or wrong.
+    /// Reads a parameter; `None` if it is unset or invalid.
     fn read<T>(
         &mut self,
         parameter: &'static str,
@@ -289,7 +288,7 @@ impl<'a, F: Fn(&'static str) -> Option<&'a str>> Reader<F> {
         parsed
     }
 
-    /// Where a class has its volumes made.
+    /// Reads the export on which volumes are made.
     fn read_choice(&mut self) -> Choice {
         let (server, path) = ((self.value)(parameter::SERVER), (self.value)(parameter::SHARE));
         let contradiction = match ((self.value)(parameter::EXPORT), server, path) {
@@ -317,7 +316,7 @@ impl<'a, F: Fn(&'static str) -> Option<&'a str>> Reader<F> {
         let aspects: Vec<Aspect> = self.read(parameter::CLAIM_OWNERSHIP, ASPECTS, list).unwrap_or_default();
         let gids = self.read(parameter::GID_RANGE, GIDS, |text| text.parse().ok());
         if of.gid.is_some() || of.keep || aspects.contains(&Aspect::Gid) {
-            // Nothing that is set can be right beside those.
+            // Beside those no range is valid.
             self.read(parameter::GID_RANGE, NO_GIDS, |_| None::<GidRange>);
         }
         (of, aspects, gids)

@@ -1,4 +1,5 @@
-//! `PersistentVolumes`: what we keep of those that exist, and how ours are spelled. No other file knows that.
+//! `PersistentVolumes`: the parts that we keep of existing ones, and the objects that we write. Only this file
+//! spells them.
 
 use std::collections::BTreeMap;
 
@@ -10,40 +11,42 @@ use crate::model::parameters::Fate;
 use crate::values::names::{ClaimRef, ClaimUid, ClassName, VolumeName};
 use crate::values::quantity::STORAGE;
 
-/// The annotations of a volume that we read or write.
+/// The annotations of volumes that we read or write.
 pub mod annotation {
-    /// Which provisioner made the volume.
+    /// Names the provisioner that made the volume.
     pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
-    /// Which provisioner has taken it over.
+    /// Names the provisioner that has taken the volume over.
     pub const MIGRATED_TO: &str = "pv.kubernetes.io/migrated-to";
-    /// What is to happen to its directory; set by an admin. Beats all else. On a claim it is the claim's wish.
+    /// Sets the fate of the volume's directory before all else; written by an admin. On a claim: the claim's wish.
     pub const ON_DELETE: &str = "nfs-provisioner/on-delete";
-    /// What its claim wanted when it was made, and its class allowed; set by us. Beats the class.
+    /// Records the fate that the claim chose, and the class allowed, when the volume was made; written by us.
+    /// Counts before the class.
     pub const ON_DELETE_OF_CLAIM: &str = "nfs-provisioner/on-delete-of-claim";
-    /// What its class said when it was made; set by us. Counts where the class has gone.
+    /// Records the fate that the class set when the volume was made; written by us. Counts if the class has gone.
     pub const ON_DELETE_OF_CLASS: &str = "nfs-provisioner/on-delete-of-class";
-    /// The group that Pods with the volume have besides their own; the kubelet sees to that (behaviour 7.21b).
+    /// Names a group that the kubelet gives to Pods with the volume besides their own.
     pub const GID: &str = "pv.beta.kubernetes.io/gid";
-    /// Its class, from before `storageClassName` was there.
+    /// Names the class; from before `storageClassName` existed.
     pub const CLASS_BETA: &str = "volume.beta.kubernetes.io/storage-class";
 }
 
-/// Keeps a volume that is deleted while it has a claim until it has been reclaimed (behaviour 2.8).
+/// The finalizer that keeps a volume which was deleted while it had a claim, until it has been reclaimed. Newer
+/// versions of upstream's library have the same one.
 pub const FINALIZER: &str = "external-provisioner.volume.kubernetes.io/finalizer";
 
 /// A volume's or a class's reclaim policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReclaimPolicy {
-    /// The volume goes when its claim has gone.
+    /// The volume is reclaimed when its claim has gone.
     Delete,
-    /// It stays.
+    /// The volume stays.
     Retain,
-    /// A policy that nobody implements any more; it is left alone.
+    /// A policy that no longer exists in Kubernetes; the volume is left alone.
     Recycle,
 }
 
 impl ReclaimPolicy {
-    /// Reads a policy; what we do not know is treated as `Retain`, which destroys nothing.
+    /// Reads a policy. An unknown one counts as `Retain`, which destroys nothing.
     #[must_use]
     pub fn read(text: &str) -> Self {
         match text {
@@ -53,7 +56,7 @@ impl ReclaimPolicy {
         }
     }
 
-    /// As Kubernetes spells it.
+    /// Returns Kubernetes' spelling of the policy.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -64,59 +67,59 @@ impl ReclaimPolicy {
     }
 }
 
-/// A volume's phase, as far as we tell phases apart.
+/// The phase of a volume, as far as we tell phases apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// It has a claim.
+    /// The volume has a claim.
     Bound,
-    /// It had a claim, which has gone.
+    /// The volume had a claim, which has gone.
     Released,
-    /// Anything else.
+    /// Any other phase.
     Other,
 }
 
 /// Any volume of the cluster.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Volume {
-    /// Its name.
+    /// The volume's name.
     pub name: VolumeName,
-    /// Its uid.
+    /// The volume's uid.
     pub uid: Box<str>,
-    /// The version that was read. A new one is worth a new try.
+    /// The version that was read. A newer one is worth a new try.
     pub resource_version: Box<str>,
-    /// Its phase.
+    /// The volume's phase.
     pub phase: Phase,
-    /// Whether it is being deleted.
+    /// Whether the volume is being deleted.
     pub deleting: bool,
-    /// Its own reclaim policy, which an admin may have changed since it was made.
+    /// The volume's own reclaim policy, which an admin may have changed since the volume was made.
     pub reclaim: ReclaimPolicy,
-    /// Whether it was deleted while it had a claim, as far as we have seen. [`Volume::read`] cannot tell.
+    /// Whether the volume was deleted while it had a claim, as far as we have seen. [`Volume::read`] cannot tell.
     pub deleted_while_bound: bool,
-    /// Whether it has our [`FINALIZER`].
+    /// Whether the volume has our [`FINALIZER`].
     pub finalizer: bool,
-    /// What an admin wants to happen to its directory, verbatim.
+    /// The fate that an admin has set for the volume's directory, verbatim.
     pub on_delete: Option<Box<str>>,
-    /// What its claim wanted when it was made, verbatim.
+    /// The fate that the claim chose when the volume was made, verbatim.
     pub on_delete_of_claim: Option<Box<str>>,
-    /// What its class wanted when it was made.
+    /// The fate that the class set when the volume was made.
     pub on_delete_of_class: Option<Fate>,
-    /// The group that its Pods have besides their own.
+    /// The group that the volume's Pods have besides their own.
     pub gid: Option<u32>,
-    /// Who made it, if the volume says so.
+    /// The provisioner that made the volume, if the volume says so.
     pub provisioned_by: Option<Box<str>>,
-    /// Who has taken it over, if anybody.
+    /// The provisioner that has taken the volume over, if any.
     pub migrated_to: Option<Box<str>>,
-    /// Its class's name; empty if it names none.
+    /// The name of the volume's class; empty if it names none.
     pub class: ClassName,
-    /// Where it is, if it is an NFS volume.
+    /// The server and path of the volume, if it is an NFS volume.
     pub source: Option<NfsSource>,
-    /// The claim it was made for.
+    /// The claim that the volume was made for.
     pub claim: Option<ClaimRef>,
-    /// The storage it is said to have, verbatim.
+    /// The storage that the volume is said to have, verbatim.
     pub capacity: Option<Quantity>,
 }
 
-/// Where an NFS volume is: its `server` and `path`, verbatim.
+/// The server and path of an NFS volume, verbatim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NfsSource {
     /// `spec.nfs.server`.
@@ -168,22 +171,22 @@ impl Volume {
         }
     }
 
-    /// Whether it is `provisioner`'s to reclaim: made by it, or by another and since taken over (behaviour 2.1).
+    /// Tells whether the volume is `provisioner`'s to reclaim: made by it, or by another and taken over since.
     #[must_use]
     pub fn is_of(&self, provisioner: &str) -> bool {
         let names = |owner: &Option<Box<str>>| owner.as_deref() == Some(provisioner);
         self.provisioned_by.is_some() && (names(&self.provisioned_by) || names(&self.migrated_to))
     }
 
-    /// Whether it was made by `provisioner` for the claim with this uid: the proof that a volume is the one we
-    /// were about to make.
+    /// Tells whether the volume was made by `provisioner` for the claim with this uid. That proves that it is the
+    /// volume we were about to make.
     #[must_use]
     pub fn was_made_for(&self, claim: &ClaimUid, provisioner: &str) -> bool {
         self.is_of(provisioner) && self.claim.as_ref().is_some_and(|made_for| made_for.uid == *claim)
     }
 }
 
-/// A volume that is to be made: what is decided of it. [`NewVolume::object`] spells it as Kubernetes wants it.
+/// A volume to be made, as it was decided. [`NewVolume::object`] spells it for Kubernetes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewVolume {
     /// The claim that the volume is for.
@@ -196,42 +199,42 @@ pub struct NewVolume {
     pub access_modes: Vec<String>,
     /// The storage that the claim asks for, verbatim.
     pub request: Quantity,
-    /// Our name.
+    /// The name of this provisioner.
     pub provisioner: Box<str>,
     /// The class's reclaim policy.
     pub reclaim: ReclaimPolicy,
     /// The options to mount the volume with.
     pub mount_options: Vec<String>,
-    /// Where the volume's directory is.
+    /// The server and path of the volume's directory.
     pub source: NfsSource,
-    /// What the class says is to happen to the directory.
+    /// The fate that the class sets for the directory.
     pub fate: Fate,
-    /// What the claim says of that, if its class lets it.
+    /// The fate that the claim chooses, if its class allows that.
     pub fate_of_claim: Option<Fate>,
     /// The group that the volume's Pods have besides their own.
     pub gid: Option<u32>,
-    /// Whether the volume gets our [`FINALIZER`]. Never put one on that could not be taken off again.
+    /// Whether the volume gets our [`FINALIZER`]. It must not get one that we could not take off again.
     pub finalizer: bool,
 }
 
 impl NewVolume {
-    /// Returns the volume's name, which tells its claim.
+    /// Returns the volume's name, which is derived from the claim's uid.
     #[must_use]
     pub fn name(&self) -> VolumeName {
         self.claim.uid.volume_name()
     }
 
-    /// Tells whether a volume that exists is this one: made by us for this very claim, with its directory in the same
-    /// place and the same group. Had it another place, another provisioner of our name would have made it, and our
-    /// directory would be nobody's.
+    /// Tells whether an existing volume is this one: made by us for this very claim, with the same directory and
+    /// the same group. If the directory differs, another provisioner of our name has made the volume, and our
+    /// directory belongs to no volume.
     #[must_use]
     pub fn is(&self, there: &Volume) -> bool {
         let is_made_for_it = there.was_made_for(&self.claim.uid, &self.provisioner);
         is_made_for_it && there.source.as_ref() == Some(&self.source) && there.gid == self.gid
     }
 
-    /// Spells the object to create: the fields that upstream's library sets, what class and claim say of the volume's
-    /// fate, its group, and a finalizer if it is to have one.
+    /// Spells the object to create: the fields that upstream's library sets, the fates that class and claim want,
+    /// the group, and the finalizer if the volume gets one.
     #[must_use]
     pub fn object(&self) -> PersistentVolume {
         let metadata = ObjectMeta {
@@ -276,8 +279,8 @@ impl NewVolume {
     }
 }
 
-/// Makes mount options by which nobody can write: with `ro` if they lack it, and without `rw`, whatever the order. That is
-/// all that makes a volume read-only: the kubelet ignores `spec.nfs.readOnly`.
+/// Makes mount options read-only: drops each `rw`, and adds `ro` if it is missing. Nothing else makes a volume
+/// read-only: the kubelet ignores `spec.nfs.readOnly`.
 #[must_use]
 pub fn read_only(options: &[String]) -> Vec<String> {
     let without_rw =

@@ -1,10 +1,10 @@
-//! The address of an export: server and path, as volumes name it.
+//! The address of an export: the server and the path, as volumes name them.
 
 use std::fmt;
 
 use crate::values::path::{PathError, RelPath};
 
-/// An export as volumes name it: which directory of which server. Not where it is mounted here.
+/// The address of an export: a server and the path of a directory there. Says nothing of where it is mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportAddress {
     server: Box<str>,
@@ -12,11 +12,11 @@ pub struct ExportAddress {
 }
 
 impl ExportAddress {
-    /// Takes a host name or an address as `server`; an IPv6 address may stand in brackets, which the kubelet
-    /// adds of itself and volumes must not have (behaviour 7.21).
+    /// Parses a server: a host name or an address. The brackets of an IPv6 address are dropped: the kubelet
+    /// adds its own, so volumes must not have any.
     ///
     /// # Errors
-    /// What is wrong with the server, in words for whoever wrote the setting.
+    /// Returns what is wrong with the server, in words for the author of the setting.
     pub fn server(text: &str) -> Result<Box<str>, String> {
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
         if bare.is_empty() || bare.chars().any(|c| c.is_control() || c.is_whitespace() || c == '/') {
@@ -25,10 +25,10 @@ impl ExportAddress {
         Ok(bare.into())
     }
 
-    /// Takes an absolute path and cleans it as the peer does: `//`, `.` and `..` are resolved as text.
+    /// Parses an absolute path and cleans it as upstream does: `//`, `.` and `..` are resolved as text.
     ///
     /// # Errors
-    /// What is wrong with the path, in words for whoever wrote the setting.
+    /// Returns what is wrong with the path, in words for the author of the setting.
     pub fn path(text: &str) -> Result<Box<str>, String> {
         if !text.starts_with('/') {
             return Err(format!("must be an absolute path, not {text:?}"));
@@ -47,31 +47,31 @@ impl ExportAddress {
         Ok(format!("/{}", kept.join("/")).into())
     }
 
-    /// Puts together what [`ExportAddress::server`] and [`ExportAddress::path`] gave.
+    /// Joins a server from [`ExportAddress::server`] and a path from [`ExportAddress::path`].
     #[must_use]
     pub fn new(server: Box<str>, path: Box<str>) -> Self {
         Self { server, path }
     }
 
-    /// The server's name or address, as volumes carry it.
+    /// Returns the server's name or address, as volumes carry it.
     #[must_use]
     pub fn server_name(&self) -> &str {
         &self.server
     }
 
-    /// Whether a volume with this `server` is on the same server, as far as the text tells.
+    /// Tells whether a volume's `server` is this export's, as far as the text tells.
     #[must_use]
     pub fn is_on(&self, server: &str) -> bool {
         Self::server(server).is_ok_and(|server| server == self.server)
     }
 
-    /// Whether a cleaned path is the export's own.
+    /// Tells whether a cleaned path is the export's own.
     #[must_use]
     pub fn is_at(&self, path: &str) -> bool {
         path == &*self.path
     }
 
-    /// Whether two exports are the same, or one lies in the other, as far as the text tells.
+    /// Tells whether two exports are the same or one lies in the other, as far as the text tells.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         let lies_in = |inner: &Self, outer: &Self| {
@@ -81,16 +81,19 @@ impl ExportAddress {
         self.server == other.server && (lies_in(self, other) || lies_in(other, self))
     }
 
-    /// The `nfs.path` of a volume at `directory`.
+    /// Returns the `nfs.path` of a volume whose directory is `directory`.
     #[must_use]
     pub fn volume_path(&self, directory: &RelPath) -> String {
         format!("{}/{directory}", self.path.trim_end_matches('/'))
     }
 
-    /// Where a volume's `nfs.path` lies beneath this export: its components behind the export's own.
+    /// Finds where a volume's `nfs.path` lies beneath this export: the components after the export's own.
+    ///
+    /// Components are compared, not text: `/exportX` begins with `/export` but is not beneath it.
     ///
     /// # Errors
-    /// Refuses what is not strictly beneath, and whatever has a `..` (defects D2 and D3).
+    /// Returns an error if the path is not strictly beneath the export, or has a `..`, which could lead into the
+    /// directory of another tenant or out of the export.
     pub fn relative(&self, volume_path: &str) -> Result<RelPath, PathError> {
         if !volume_path.starts_with('/') {
             return Err(PathError::Outside);

@@ -1,49 +1,50 @@
-//! How much room there is on an export, and how much of it a class leaves alone.
+//! Capacity limits: how full an export is, and how much of it a class leaves free.
 //!
-//! A watermark looks at what is free now: NFS reserves nothing, so what claims ask for has no part in it. A ratio looks at
-//! what volumes have been promised, whatever they use of it. A class may have either, or both.
+//! A watermark (`minFreeSpace`, `minFreeInodes`) looks at what is free now; the sizes that claims request do not
+//! count, because NFS reserves nothing. A ratio (`maxOvercommit`) looks at the sizes promised to volumes, however
+//! much of that they use. A class may set either, or both.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::values::quantity::{BILLION, billionths};
 
-/// The class parameter of [`Requirements::space`].
+/// The class parameter that sets [`Requirements::space`].
 pub const MIN_FREE_SPACE: &str = "minFreeSpace";
 
-/// The class parameter of [`Requirements::inodes`].
+/// The class parameter that sets [`Requirements::inodes`].
 pub const MIN_FREE_INODES: &str = "minFreeInodes";
 
-/// The class parameter of [`Requirements::ratio`].
+/// The class parameter that sets [`Requirements::ratio`].
 pub const MAX_OVERCOMMIT: &str = "maxOvercommit";
 
-/// How full a file system is.
+/// The size of a file system, and what is free of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FsUsage {
-    /// Its size in bytes.
+    /// The file system's size in bytes.
     pub bytes: u64,
-    /// How many of those can be written by users that are not root.
+    /// The number of bytes that users other than root can still write.
     pub bytes_free: u64,
-    /// How many files and directories it can have; 0 where there is no such limit.
+    /// The number of files and directories that there can be; 0 if there is no such limit.
     pub inodes: u64,
-    /// How many more of those users that are not root can make.
+    /// The number of files and directories that users other than root can still make.
     pub inodes_free: u64,
 }
 
-/// How an export stands, as far as is known, for a claim that may be served there.
+/// The state of an export, as far as known, for a claim that may be served there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Headroom {
-    /// Whether it can be used and answers.
+    /// Whether the export can be used and answers.
     pub usable: bool,
-    /// Whether the claim's directory has been begun there. Then it stays there, and has room.
+    /// Whether the claim's directory has been begun there. The claim then stays on this export, and has room.
     pub begun: bool,
-    /// How full it is; `None` before the first answer.
+    /// Size and free space of the export; `None` before its first answer.
     pub usage: Option<FsUsage>,
-    /// The capacities of all volumes there but the claim's own, in bytes.
+    /// The capacities of all volumes on the export but the claim's own, in bytes.
     pub promised: u128,
 }
 
-/// The least that is to be free: a number, or a part of the whole. It is shown as it was written.
+/// The least amount that must be free: a number, or a part of the whole. Shown as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Least {
     text: Box<str>,
@@ -53,43 +54,46 @@ pub struct Least {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Amount {
     Number(u64),
-    /// In billionths of the whole.
+    /// A part of the whole, in billionths.
     Part(u128),
 }
 
-/// How many times the size of an export may be promised to volumes. It is shown as it was written.
+/// The number of times that an export's size may be promised to volumes. Shown as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ratio {
     text: Box<str>,
     billionths: u128,
 }
 
-/// What a class demands of an export before a volume is made there, or grows.
+/// The demands of a class on an export before a volume is made there, or grows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Requirements {
-    /// The least that must be free of its space.
+    /// The least space that must be free.
     pub space: Option<Least>,
     /// The least number of files and directories that it must still be possible to make.
     pub inodes: Option<Least>,
-    /// How many times its size volumes may be promised.
+    /// The limit of what volumes may be promised together, as a multiple of the export's size.
     pub ratio: Option<Ratio>,
 }
 
-/// Why an export has no room. Its text ends a sentence that begins with the export, and has no number in it that changes.
+/// The reason why an export has no room.
+///
+/// The text follows the export's address in a sentence. It contains no number that changes, so that an event which
+/// is repeated at each try stays one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Shortage {
-    /// Too little of its space is free.
+    /// Too little space is free.
     Space(Box<str>),
-    /// Too few files and directories can be made.
+    /// Too few files and directories can still be made.
     Inodes(Box<str>),
-    /// Its volumes would be promised too much.
+    /// The volumes would be promised too much.
     Promised(Box<str>),
-    /// It has not said yet how full it is.
+    /// The export has not reported yet how full it is.
     Unknown,
 }
 
 impl Least {
-    /// How much that is of a whole.
+    /// Returns the amount for a file system of this size.
     fn of(&self, whole: u64) -> u128 {
         match self.amount {
             Amount::Number(number) => number.into(),
@@ -121,25 +125,25 @@ impl FromStr for Ratio {
     }
 }
 
-/// What stands before a percent sign, in billionths of the whole.
+/// Parses the text before a percent sign, as billionths of the whole.
 fn percent(text: &str) -> Option<u128> {
     plain(text.trim_end()).map(|number| number / 100)
 }
 
-/// A number without a unit, in billionths, and small enough to be multiplied by a size.
+/// Parses a number without a unit, as billionths; `None` if it is too large to be multiplied by a size.
 fn plain(text: &str) -> Option<u128> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     billionths(text).filter(|number| is_plain && *number <= 1_000_000 * BILLION)
 }
 
 impl Requirements {
-    /// What an export lacks for a volume of `request` bytes, if anything.
+    /// Finds what an export lacks for a volume of `request` bytes, if anything.
     #[must_use]
-    pub fn shortage(&self, room: &Headroom, request: u64) -> Option<Shortage> {
-        if room.begun || *self == Self::default() {
+    pub fn shortage(&self, headroom: &Headroom, request: u64) -> Option<Shortage> {
+        if headroom.begun || *self == Self::default() {
             return None;
         }
-        let Some(usage) = room.usage else { return Some(Shortage::Unknown) };
+        let Some(usage) = headroom.usage else { return Some(Shortage::Unknown) };
         let lacks = |least: &&Least, free: u64, whole: u64| u128::from(free) < least.of(whole);
         if let Some(least) = self.space.as_ref().filter(|least| lacks(least, usage.bytes_free, usage.bytes)) {
             return Some(Shortage::Space(least.text.clone()));
@@ -150,14 +154,15 @@ impl Requirements {
             return Some(Shortage::Inodes(least.text.clone()));
         }
         let ratio = self.ratio.as_ref()?;
-        let after = room.promised.saturating_add(request.into());
+        let after = headroom.promised.saturating_add(request.into());
         (after > ratio.of(usage.bytes)).then(|| Shortage::Promised(ratio.text.clone()))
     }
 
-    /// How many bytes volumes may be promised on an export.
+    /// Returns how many bytes volumes may be promised together on an export; `None` if there is no ratio, or the
+    /// export's size is not known.
     #[must_use]
-    pub fn limit(&self, room: &Headroom) -> Option<u128> {
-        self.ratio.as_ref().zip(room.usage).map(|(ratio, usage)| ratio.of(usage.bytes))
+    pub fn limit(&self, headroom: &Headroom) -> Option<u128> {
+        self.ratio.as_ref().zip(headroom.usage).map(|(ratio, usage)| ratio.of(usage.bytes))
     }
 }
 
@@ -171,16 +176,16 @@ impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Space(least) => {
-                write!(f, "has less free space than the class parameter {MIN_FREE_SPACE} ({least})")
+                write!(f, "has less free space than the class parameter {MIN_FREE_SPACE} ({least}) demands")
             }
             Self::Inodes(least) => {
-                write!(f, "has fewer free inodes than the class parameter {MIN_FREE_INODES} ({least})")
+                write!(f, "has fewer free inodes than the class parameter {MIN_FREE_INODES} ({least}) demands")
             }
             Self::Promised(ratio) => write!(
                 f,
-                "would have its volumes promised more of its size than the class parameter {MAX_OVERCOMMIT} ({ratio})"
+                "would promise its volumes more than the class parameter {MAX_OVERCOMMIT} ({ratio}) allows"
             ),
-            Self::Unknown => f.write_str("has not said yet how full it is"),
+            Self::Unknown => f.write_str("has not reported yet how full it is"),
         }
     }
 }
@@ -191,11 +196,11 @@ mod tests {
 
     const USAGE: FsUsage = FsUsage { bytes: 1000, bytes_free: 400, inodes: 200, inodes_free: 20 };
 
-    fn room(promised: u128) -> Headroom {
+    fn headroom(promised: u128) -> Headroom {
         Headroom { usable: true, begun: false, usage: Some(USAGE), promised }
     }
 
-    fn needs(space: &str, inodes: &str, ratio: &str) -> Requirements {
+    fn demands(space: &str, inodes: &str, ratio: &str) -> Requirements {
         let (space, inodes, ratio) = (space.parse().ok(), inodes.parse().ok(), ratio.parse().ok());
         Requirements { space, inodes, ratio }
     }
@@ -203,39 +208,39 @@ mod tests {
     #[test]
     fn there_is_room_up_to_the_mark_and_not_beyond() {
         let rows = [
-            (needs("400", "", ""), 0, None),
-            (needs("401", "", ""), 0, Some(Shortage::Space("401".into()))),
-            (needs("40%", "", ""), 0, None),
-            (needs("40.1 %", "", ""), 0, Some(Shortage::Space("40.1 %".into()))),
-            (needs("0", "0%", ""), 0, None),
-            (needs("", "20", ""), 0, None),
-            (needs("", "21", ""), 0, Some(Shortage::Inodes("21".into()))),
-            (needs("", "10%", ""), 0, None),
-            (needs("", "10.1%", ""), 0, Some(Shortage::Inodes("10.1%".into()))),
-            (needs("", "", "1.5"), 1400, None),
-            (needs("", "", "1.5"), 1401, Some(Shortage::Promised("1.5".into()))),
-            (needs("", "", "150%"), 1400, None),
-            (needs("", "", "150%"), 1401, Some(Shortage::Promised("150%".into()))),
-            (needs("", "", "0.1"), 0, None),
-            (needs("", "", "0.1"), u128::MAX, Some(Shortage::Promised("0.1".into()))),
-            (needs("1k", "1k", "0.1"), 1, Some(Shortage::Space("1k".into()))),
-            (needs("", "", ""), u128::MAX, None),
+            (demands("400", "", ""), 0, None),
+            (demands("401", "", ""), 0, Some(Shortage::Space("401".into()))),
+            (demands("40%", "", ""), 0, None),
+            (demands("40.1 %", "", ""), 0, Some(Shortage::Space("40.1 %".into()))),
+            (demands("0", "0%", ""), 0, None),
+            (demands("", "20", ""), 0, None),
+            (demands("", "21", ""), 0, Some(Shortage::Inodes("21".into()))),
+            (demands("", "10%", ""), 0, None),
+            (demands("", "10.1%", ""), 0, Some(Shortage::Inodes("10.1%".into()))),
+            (demands("", "", "1.5"), 1400, None),
+            (demands("", "", "1.5"), 1401, Some(Shortage::Promised("1.5".into()))),
+            (demands("", "", "150%"), 1400, None),
+            (demands("", "", "150%"), 1401, Some(Shortage::Promised("150%".into()))),
+            (demands("", "", "0.1"), 0, None),
+            (demands("", "", "0.1"), u128::MAX, Some(Shortage::Promised("0.1".into()))),
+            (demands("1k", "1k", "0.1"), 1, Some(Shortage::Space("1k".into()))),
+            (demands("", "", ""), u128::MAX, None),
         ];
-        for (needs, promised, expected) in rows {
-            assert_eq!(needs.shortage(&room(promised), 100), expected, "{needs:?} {promised}");
-            let begun = Headroom { begun: true, ..room(promised) };
-            assert_eq!(needs.shortage(&begun, 100), None, "{needs:?}: it has been begun");
+        for (demands, promised, expected) in rows {
+            assert_eq!(demands.shortage(&headroom(promised), 100), expected, "{demands:?} {promised}");
+            let begun = Headroom { begun: true, ..headroom(promised) };
+            assert_eq!(demands.shortage(&begun, 100), None, "{demands:?}: it has been begun");
         }
     }
 
     #[test]
     fn an_export_without_inodes_of_its_own_has_enough_and_one_that_says_nothing_is_waited_for() {
         let usage = FsUsage { inodes: 0, inodes_free: 0, ..USAGE };
-        let unlimited = Headroom { usage: Some(usage), ..room(0) };
-        assert_eq!(needs("", "50%", "").shortage(&unlimited, 1), None);
-        let silent = Headroom { usage: None, ..room(0) };
-        assert_eq!(needs("", "", "2").shortage(&silent, 1), Some(Shortage::Unknown));
-        assert_eq!(needs("", "", "").shortage(&silent, 1), None);
+        let unlimited = Headroom { usage: Some(usage), ..headroom(0) };
+        assert_eq!(demands("", "50%", "").shortage(&unlimited, 1), None);
+        let silent = Headroom { usage: None, ..headroom(0) };
+        assert_eq!(demands("", "", "2").shortage(&silent, 1), Some(Shortage::Unknown));
+        assert_eq!(demands("", "", "").shortage(&silent, 1), None);
     }
 
     #[test]

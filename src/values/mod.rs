@@ -1,4 +1,4 @@
-//! Text that became something that cannot be wrong. No I/O and no Kubernetes objects.
+//! Small types for text from outside, each checked when it is parsed. No I/O and no Kubernetes objects.
 
 pub mod text;
 pub mod time;

@@ -1,4 +1,4 @@
-//! The names by which Kubernetes' objects are known here, as types that cannot be exchanged for one another.
+//! Names of Kubernetes objects, each kind a type of its own, so that one cannot be taken for another.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -25,7 +25,7 @@ macro_rules! name {
             }
         }
 
-        /// For look-ups by text that Kubernetes has sent as this kind of name.
+        /// Lets a map be searched by text that Kubernetes has sent as this kind of name.
         impl Borrow<str> for $name {
             fn borrow(&self) -> &str {
                 &self.0
@@ -47,7 +47,7 @@ macro_rules! name {
 }
 
 name! {
-    /// The uid of a PersistentVolumeClaim, which no other claim has, ever.
+    /// The uid of a PersistentVolumeClaim. No other claim ever has it.
     ClaimUid
 }
 
@@ -57,11 +57,11 @@ name! {
 }
 
 name! {
-    /// The name of a StorageClass; empty where a claim or a volume names none.
+    /// The name of a StorageClass; empty if a claim or a volume names none.
     ClassName
 }
 
-/// What upstream's library puts before a claim's uid to name the claim's volume.
+/// The text that upstream's library puts before a claim's uid to name the claim's volume.
 const VOLUME_PREFIX: &str = "pvc-";
 
 impl ClaimUid {
@@ -73,7 +73,8 @@ impl ClaimUid {
 }
 
 impl VolumeName {
-    /// Returns the uid of the claim whose volume has this name; `None` if [`ClaimUid::volume_name`] cannot have made it.
+    /// Returns the uid of the claim whose volume has this name; `None` if the name is not one that
+    /// [`ClaimUid::volume_name`] returns.
     #[must_use]
     pub fn claim_uid(&self) -> Option<ClaimUid> {
         self.0.strip_prefix(VOLUME_PREFIX).map(ClaimUid::from)
@@ -88,7 +89,7 @@ impl ClassName {
     }
 }
 
-/// A claim, as others refer to it. Displays as `<namespace>/<name>`.
+/// A reference to a claim. Displays as `<namespace>/<name>`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ClaimRef {
     /// The claim's namespace.

@@ -1,25 +1,26 @@
-//! Whose a volume's directory is and what its mode is, as classes and claims say it.
+//! Mode, owner and group of a volume's directory, from class parameters and claim annotations.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// How a volume's directory is made, and what is done to one that is there already.
+/// Mode, owner and group that a volume's directory gets, and whether an existing directory gets them too.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ownership {
-    /// Its mode. Unset, all may write in it, as in the peer's, and one that is there loses no bits.
+    /// The directory's mode. If unset, everybody may write, as upstream has it, and an existing directory loses no
+    /// bits.
     pub mode: Option<Mode>,
-    /// Its owner; unset, whoever makes it.
+    /// The directory's owner. If unset, the user who makes the directory.
     pub uid: Option<u32>,
-    /// Its group; unset, as the file system gives it.
+    /// The directory's group. If unset, the group that the file system gives.
     pub gid: Option<u32>,
-    /// Whether one that is there already is left as it is.
+    /// Whether an existing directory is left as it is.
     pub keep: bool,
 }
 
-/// The mode of a directory whose group is all that may write in it. What is made in it has that group, too.
+/// The mode of a directory that only its owner and its group may enter. Entries made in it inherit the group.
 pub const GROUP_MODE: Mode = Mode(0o2770);
 
-/// The highest group that a Pod can have.
+/// The highest group id that a Pod can have.
 const GID_MAX: u32 = i32::MAX.unsigned_abs();
 
 /// A directory's mode.
@@ -27,7 +28,7 @@ const GID_MAX: u32 = i32::MAX.unsigned_abs();
 pub struct Mode(u32);
 
 impl Mode {
-    /// Its bits.
+    /// Returns the mode's bits.
     #[must_use]
     pub fn bits(self) -> u32 {
         self.0
@@ -44,14 +45,14 @@ impl FromStr for Mode {
     }
 }
 
-/// Reads the number of a user or a group. The highest is none: to the kernel it means "no change".
+/// Parses the id of a user or a group. The highest number is refused: to the kernel it means "no change".
 #[must_use]
 pub fn id(text: &str) -> Option<u32> {
     let digits = !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
     text.parse().ok().filter(|id| digits && *id != u32::MAX)
 }
 
-/// The groups that volumes of a class get, one each: the first and the last.
+/// The range of groups of a class, of which each volume gets its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GidRange {
     first: u32,
@@ -59,13 +60,13 @@ pub struct GidRange {
 }
 
 impl GidRange {
-    /// Whether a group is one of them.
+    /// Tells whether a group is in the range.
     #[must_use]
     pub fn contains(self, gid: u32) -> bool {
         (self.first..=self.last).contains(&gid)
     }
 
-    /// All of them, beginning behind `gid` if that is one of them.
+    /// Iterates over the whole range once, starting after `gid` if that is in the range, else at the beginning.
     pub fn behind(self, gid: u32) -> impl Iterator<Item = u32> {
         let from = if self.contains(gid) { gid + 1 } else { self.first };
         (from..=self.last).chain(self.first..from)
@@ -78,7 +79,7 @@ impl FromStr for GidRange {
     fn from_str(text: &str) -> Result<Self, ()> {
         let (first, last) = text.split_once('-').ok_or(())?;
         let (first, last) = (id(first.trim()).ok_or(())?, id(last.trim()).ok_or(())?);
-        // Root's is not given away.
+        // Root's group is not given away.
         if 0 < first && first <= last && last <= GID_MAX { Ok(Self { first, last }) } else { Err(()) }
     }
 }
@@ -89,22 +90,22 @@ impl fmt::Display for GidRange {
     }
 }
 
-/// What a claim may say of its directory, where its class lets it.
+/// A property of a volume's directory that a claim may set, if its class allows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Aspect {
-    /// Its mode.
+    /// The directory's mode.
     Mode,
-    /// Its owner.
+    /// The directory's owner.
     Uid,
-    /// Its group.
+    /// The directory's group.
     Gid,
 }
 
 impl Aspect {
-    /// All there are.
+    /// All aspects.
     pub const ALL: [Self; 3] = [Self::Mode, Self::Uid, Self::Gid];
 
-    /// As it is spelled in a class's parameter.
+    /// Returns the aspect's spelling in class parameters.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -114,7 +115,7 @@ impl Aspect {
         }
     }
 
-    /// The claim's annotation that says it.
+    /// Returns the claim annotation that sets the aspect.
     #[must_use]
     pub fn annotation(self) -> &'static str {
         match self {
@@ -124,7 +125,7 @@ impl Aspect {
         }
     }
 
-    /// What it must be.
+    /// Describes the valid values of the aspect.
     #[must_use]
     pub fn expected(self) -> &'static str {
         match self {
@@ -133,7 +134,7 @@ impl Aspect {
         }
     }
 
-    /// Has `text` said of a directory; `None` if it means nothing.
+    /// Returns `of` with this aspect set to the value in `text`; `None` if that is not a valid value.
     #[must_use]
     pub fn say(self, text: &str, of: Ownership) -> Option<Ownership> {
         Some(match self {

@@ -1,53 +1,52 @@
-//! Paths on an export, as types that cannot be wrong.
+//! Paths on an export, as types that hold only valid ones.
 //!
-//! A path that came from a claim, a class or a volume is parsed here, once. What holds a [`RelPath`] holds the
-//! proof that it names something strictly beneath the export and has only normal components; nothing else is
-//! ever handed to the file system.
+//! A path from a claim, a class or a volume is parsed here, once. A [`RelPath`] is the proof that the path is
+//! strictly beneath the export and has only normal components; nothing else is ever handed to the file system.
 
 use std::fmt;
 
-/// The longest name of one directory entry on the file systems we meet, in bytes.
+/// The longest name of a directory entry on the file systems we meet, in bytes.
 pub const NAME_MAX: usize = 255;
 
-/// The longest relative path we make or accept, in bytes: with the export's own path it stays well below the
-/// 4096 bytes that the kernel and the kubelet's mount take.
+/// The longest relative path we make or accept, in bytes: together with the export's own path it stays well below
+/// the 4096 bytes that the kernel and the kubelet's mount accept.
 pub const PATH_MAX: usize = 3072;
 
-/// Why a text is not a path beneath the export.
+/// The reason why a text is not a path beneath the export.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
-    /// Nothing is left of it once it is cleaned: it is the export itself.
+    /// Nothing is left of the path once it is cleaned: it is the export itself.
     #[error("is the export itself")]
     Export,
-    /// It has a `..` component.
+    /// The path has a `..` component.
     #[error("contains a '..' component")]
     Climbs,
-    /// It is not beneath the export.
+    /// The path is not beneath the export.
     #[error("is not beneath the export")]
     Outside,
     /// A component is longer than [`NAME_MAX`].
-    #[error("has a component of {0} bytes, more than the {NAME_MAX} that file systems take")]
+    #[error("has a component of {0} bytes, more than the {NAME_MAX} that file systems allow")]
     NameTooLong(usize),
-    /// The whole is longer than [`PATH_MAX`].
-    #[error("has {0} bytes, more than {PATH_MAX}")]
+    /// The whole path is longer than [`PATH_MAX`].
+    #[error("is {0} bytes long, more than the limit of {PATH_MAX}")]
     TooLong(usize),
-    /// It has a byte that no claim's path may have, or NUL.
+    /// The path has a NUL, or a control character that no new claim's path may have.
     #[error("contains a control character")]
     Control,
-    /// Its first component is one that we keep for ourselves.
+    /// The first component is a name that we keep for ourselves.
     #[error("begins with a name that is reserved for the provisioner")]
     Reserved,
 }
 
-/// One directory entry's name: not empty, not `.` or `..`, no `/`, no NUL, at most [`NAME_MAX`] bytes.
+/// The name of a directory entry: not empty, not `.` or `..`, no `/`, no NUL, at most [`NAME_MAX`] bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Name(Box<str>);
 
 impl Name {
-    /// Checks that `text` is the name of one directory entry.
+    /// Parses the name of one directory entry.
     ///
     /// # Errors
-    /// What is wrong with it; a `/` is reported as [`PathError::Outside`].
+    /// Returns what is wrong with the name; a `/` is reported as [`PathError::Outside`].
     pub fn parse(text: &str) -> Result<Self, PathError> {
         match text {
             "" | "." => Err(PathError::Export),
@@ -59,7 +58,7 @@ impl Name {
         }
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -77,13 +76,14 @@ impl fmt::Display for Name {
 pub struct RelPath(Box<str>);
 
 impl RelPath {
-    /// Parses a path of a volume that exists. Empty and `.` components are dropped, as the peer's cleaning does.
+    /// Parses the path of a volume that exists. Drops empty and `.` components, as upstream does.
     ///
-    /// Accepts names that no new claim gets (reserved names, control characters), because volumes made by
-    /// others must stay readable.
+    /// Accepts names that no new claim gets (reserved names, control characters), because volumes made by others
+    /// must stay readable.
     ///
     /// # Errors
-    /// `..` components are refused rather than resolved; so is what has nothing left, or is too long.
+    /// Returns an error if the path has a `..` component, which is refused rather than resolved, if nothing is
+    /// left of the path, if it or a component is too long, or if it has a NUL.
     pub fn parse(text: &str) -> Result<Self, PathError> {
         let mut cleaned = String::with_capacity(text.len());
         for component in text.split('/').filter(|component| !matches!(*component, "" | ".")) {
@@ -100,24 +100,24 @@ impl RelPath {
         }
     }
 
-    /// The path as text, `/` between its components.
+    /// Returns the path as text, with `/` between the components.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The names of its components, outermost first.
+    /// Returns the names of the components, outermost first.
     pub fn names(&self) -> impl Iterator<Item = Name> + '_ {
         self.0.split('/').map(|name| Name(name.into()))
     }
 
-    /// The names of the directories above the last one, outermost first.
+    /// Returns the names of the directories above the last component, outermost first.
     pub fn parents(&self) -> impl Iterator<Item = Name> + '_ {
         let above = self.0.rsplit_once('/').map(|(above, _)| above);
         above.into_iter().flat_map(|above| above.split('/')).map(|name| Name(name.into()))
     }
 
-    /// The last name.
+    /// Returns the name of the last component.
     #[must_use]
     pub fn leaf(&self) -> Name {
         Name(self.0.rsplit('/').next().unwrap_or_default().into())

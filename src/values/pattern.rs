@@ -1,8 +1,8 @@
-//! `pathPattern`: the class parameter that says where a claim's directory lies (behaviour 3b).
+//! `pathPattern`: the class parameter that says where a claim's directory lies.
 
 use std::collections::BTreeMap;
 
-/// What a pattern may draw on.
+/// The values that a pattern may use.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
     /// The claim's name.
@@ -21,9 +21,9 @@ pub struct Facts<'a> {
 
 /// A parsed `pathPattern`.
 ///
-/// A token is `${.PVC.` up to the next `}` on the same line; all else is literal, and there is no escape. So far as
-/// the peer. Besides, `${.PV.name}` and `${.SC.name}` are tokens, and a token's key may have a default behind `:-`,
-/// which no label or annotation has in its key.
+/// As with upstream, a token is `${.PVC.` up to the next `}` on the same line; all other text is literal, and
+/// there is no escape. In addition, `${.PV.name}` and `${.SC.name}` are tokens, and a default may follow the key
+/// after `:-`, which no key of a label or annotation contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern(Vec<Part>);
 
@@ -31,10 +31,10 @@ pub struct Pattern(Vec<Part>);
 enum Part {
     Literal(Box<str>),
     Token {
-        /// As it is written.
+        /// The token as it is written.
         text: Box<str>,
         key: Key,
-        /// What it renders where there is no value, or an empty one.
+        /// The text for a value that is missing or empty.
         default: Option<Box<str>>,
     },
 }
@@ -47,14 +47,14 @@ enum Key {
     Annotation(Box<str>),
     Volume,
     Class,
-    /// A key we do not know renders as nothing, as in the peer.
+    /// A key that is not known. It renders as nothing, as with upstream.
     Unknown,
 }
 
 const OPEN: &str = "${.";
 
 impl Pattern {
-    /// Parses a pattern. There is no text that is not one.
+    /// Parses a pattern. Every text is one.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let mut parts = Vec::new();
@@ -80,7 +80,7 @@ impl Pattern {
         Self(parts)
     }
 
-    /// Fills the pattern in, in one pass: a value that looks like a token is not expanded (behaviour 3.11).
+    /// Fills in the pattern. Works in one pass, so that a token in a tenant's annotation is not expanded.
     ///
     /// The result is a tenant's text. It is not a path before [`crate::values::path::RelPath`] has parsed it.
     #[must_use]
@@ -95,7 +95,7 @@ impl Pattern {
         values.collect()
     }
 
-    /// The first token that has neither a value nor a default, as it is written.
+    /// Finds the first token that has neither a value nor a default, as it is written.
     #[must_use]
     pub fn without_value(&self, facts: &Facts<'_>) -> Option<&str> {
         self.0.iter().find_map(|part| match part {
@@ -104,7 +104,8 @@ impl Pattern {
         })
     }
 
-    /// The first token that is not known, or what looks like one and is literal, as it is written: a typo, maybe.
+    /// Finds the first token that is not known, or literal text that looks like a token, as it is written: perhaps
+    /// a typo.
     #[must_use]
     pub fn unknown(&self) -> Option<&str> {
         self.0.iter().find_map(|part| match part {
@@ -119,7 +120,7 @@ impl Pattern {
 }
 
 impl Part {
-    /// The token that `text` goes on with behind [`OPEN`], and what is behind it.
+    /// Parses the token whose text follows [`OPEN`]; returns it and the text after it.
     fn token(text: &str) -> Option<(Self, &str)> {
         let (inside, behind) = text.split_once('}')?;
         if inside.contains('\n') {
@@ -134,7 +135,7 @@ impl Part {
 }
 
 impl Key {
-    /// `None` for what the peer takes for literal and has no meaning for us either.
+    /// Parses a key; `None` for text that is literal to upstream and means nothing to us either.
     fn of(object: &str, key: &str) -> Option<Self> {
         Some(match (object, key, key.split_once('.')) {
             ("PVC", "name", _) => Self::Name,
@@ -219,8 +220,8 @@ mod tests {
             volume: "pvc-1",
             class: "nfs",
         };
-        // The pattern, what it renders, and what strictness says of it: a token that is not known, or one that has
-        // no value.
+        // The pattern, its rendering, and the tokens that a strict class refuses: one that is not known, and one
+        // that has no value.
         let rows = [
             ("${.SC.name}/${.PV.name}", "nfs/pvc-1", None, None),
             ("${.PVC.labels.team:-red}", "blue", None, None),
@@ -231,7 +232,7 @@ mod tests {
             ("${.PVC.name}${.PVC.annotations.x/y}", "data", None, Some("${.PVC.annotations.x/y}")),
             ("a${.PVC.uid}", "a", Some("${.PVC.uid}"), Some("${.PVC.uid}")),
             ("a${.PVC.uid:-b}", "ab", Some("${.PVC.uid:-b}"), None),
-            // Literal, as in the peer.
+            // Literal, as with upstream.
             ("${.PV.uid}/x", "${.PV.uid}/x", Some("${.PV.uid}"), None),
             ("${.PVC.name}/${ .SC.name }", "data/${ .SC.name }", Some("${ .SC.name }"), None),
             ("x${.PV.name", "x${.PV.name", Some("${.PV.name"), None),

@@ -1,28 +1,34 @@
-//! Kubernetes' quantities, as `1Gi`, `1500M` or `1e3`, compared exactly.
+//! Kubernetes' quantities, such as `1Gi`, `1500M` or `1e3`, compared exactly.
+//!
+//! Written by hand because it is exact, needs no dependency and takes some 60 lines; a library would bring a
+//! parser and a decimal type along.
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 /// The key of storage in requests and capacities.
 pub const STORAGE: &str = "storage";
 
-/// Whether the one is more than the other. What the API server would not have sent is not.
+/// Tells whether `one` is more than `other`. Text that is no quantity, which the API server does not send, is
+/// neither more nor less.
 #[must_use]
 pub fn exceeds(one: &Quantity, other: &Quantity) -> bool {
-    // Nearly all are spelled alike.
+    // Nearly always both are spelled alike, and nothing has to be parsed.
     one != other && billionths(&one.0).zip(billionths(&other.0)).is_some_and(|(one, other)| one > other)
 }
 
-/// How many of them make one.
+/// The number of billionths in one.
 pub const BILLION: u128 = 1_000_000_000;
 
-/// How many bytes of storage it is, rounded up; the most there is for more, and 0 for what is no quantity.
+/// Returns a quantity of storage in bytes, rounded up; [`u64::MAX`] if it is more than that, and 0 if it is no
+/// quantity.
 #[must_use]
 pub fn bytes(quantity: &Quantity) -> u64 {
     billionths(&quantity.0).map_or(0, |number| u64::try_from(number.div_ceil(BILLION)).unwrap_or(u64::MAX))
 }
 
-/// How many billionths it is, which is as exact as Kubernetes is; what is smaller still is rounded up, as it does.
-/// `None` if it is no quantity, is negative, or is so large that the API server would have made it smaller.
+/// Parses a quantity into billionths, which is as exact as Kubernetes is. Smaller parts are rounded up, as
+/// Kubernetes does. Returns `None` if the text is no quantity, is negative, or is so large that the API server
+/// would have reduced it.
 #[must_use]
 pub fn billionths(text: &str) -> Option<u128> {
     let text = text.strip_prefix('+').unwrap_or(text);
@@ -37,7 +43,7 @@ pub fn billionths(text: &str) -> Option<u128> {
     if tens < 0 { Some(digits.div_ceil(power)) } else { digits.checked_mul(power) }
 }
 
-/// By how many twos, and how many tens, a suffix multiplies.
+/// Returns the powers of two and of ten by which a suffix multiplies.
 fn powers(suffix: &str) -> Option<(u32, i32)> {
     Some(match suffix {
         "n" => (0, -9),

@@ -1,12 +1,12 @@
 //! Helpers for text that goes into names, messages and terminals.
 
-/// Replaces control characters, so that text of others cannot break lines or control a terminal.
+/// Replaces control characters, so that foreign text cannot break lines or control a terminal.
 #[must_use]
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-/// Keeps `text` where it fits into `limit` bytes, else the beginning of it that does.
+/// Returns as much of the beginning of `text` as fits into `limit` bytes, without cutting a character.
 #[must_use]
 pub fn truncated(text: &str, limit: usize) -> &str {
     let mut end = limit.min(text.len());
@@ -16,15 +16,15 @@ pub fn truncated(text: &str, limit: usize) -> &str {
     text.get(..end).unwrap_or_default()
 }
 
-/// Returns the 64-bit FNV-1a hash of some bytes: for names that stay, which a hash of the standard library, that a new
-/// compiler may change, must not be part of.
+/// Returns the 64-bit FNV-1a hash of some bytes. For names that must stay the same: a new compiler may change the
+/// hash of the standard library.
 #[must_use]
 pub fn fnv1a(bytes: &[u8]) -> u64 {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
-/// Reads a bool as Go's `strconv.ParseBool` does, which upstream's classes and environments are written for.
+/// Parses a bool as Go's `strconv.ParseBool` does, which upstream's classes and environments are written for.
 #[must_use]
 pub fn go_bool(text: &str) -> Option<bool> {
     match text {

@@ -1,4 +1,4 @@
-//! Facts that the doctor has found, and nothing of what they mean.
+//! The facts that the doctor finds, without any judgement.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,24 +7,24 @@ use crate::model::class::Class;
 use crate::storage::{Leftovers, Mount, StorageError};
 use crate::values::headroom::FsUsage;
 
-/// What the doctor has found of the cluster.
+/// The facts about the cluster.
 #[derive(Debug, Clone)]
 pub(super) struct ClusterFacts {
     /// The API server's version.
     pub(super) version: String,
-    /// Whom the API server takes us for, if it says so.
+    /// The user that the API server takes this process for, if it says so.
     pub(super) user: Option<String>,
     /// The API server's clock, if it tells the time.
     pub(super) clock: Option<Skew>,
     /// The namespace of the leader lock.
     pub(super) namespace: String,
-    /// The rights that we lack.
+    /// The permissions that this process lacks, or why they are not known.
     pub(super) missing: Result<Missing, String>,
-    /// All classes, whichever provisioner they name.
+    /// All classes, of any provisioner.
     pub(super) classes: Result<Vec<Class>, String>,
 }
 
-/// The rights that we lack, of each list in [`crate::cluster::permissions`].
+/// The permissions that this process lacks, for each list in [`crate::cluster::permissions`].
 #[derive(Debug, Clone, Default)]
 pub(super) struct Missing {
     pub(super) needed: Vec<Permission>,
@@ -36,12 +36,12 @@ pub(super) struct Missing {
     pub(super) endpoints_read: Vec<Permission>,
 }
 
-/// By how many seconds another clock is ahead of ours, as far as that is certain; behind, if it is negative.
+/// The number of seconds by which another clock is certainly ahead of ours, or, if negative, behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Skew(pub(super) i64);
 
 impl Skew {
-    /// Compares clocks, where the other one showed `theirs`, exact to `precision`, between two times of ours.
+    /// Compares clocks: the other one showed `theirs`, exact to `precision`, between two times of ours.
     pub(super) fn new((before, after): (SystemTime, SystemTime), theirs: SystemTime, precision: Duration) -> Self {
         let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
         if let Ok(ahead) = theirs.duration_since(after) {
@@ -52,7 +52,7 @@ impl Skew {
     }
 }
 
-/// What the doctor tries on an export, in this order.
+/// The steps that are tried on the export, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Try {
     Open,
@@ -65,27 +65,27 @@ pub(super) enum Try {
     List,
 }
 
-/// What the doctor has found of an export.
+/// The facts about an export.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ExportFacts {
-    /// The user that we run as.
+    /// The user that this process runs as.
     pub(super) user: u32,
-    /// What is mounted, as far as the kernel tells.
+    /// The mount that the export is reached by, as far as the kernel tells.
     pub(super) mount: Option<Mount>,
-    /// What was tried, and what came of it. After a change has failed, no other is tried but to remove what was
-    /// made.
+    /// The steps that were tried, with their results. Once a step that changes something has failed, nothing more
+    /// is tried but to remove what was made.
     pub(super) tried: Vec<(Try, Result<(), StorageError>)>,
-    /// What was tried, and has not been answered.
+    /// The step that the server has not answered.
     pub(super) unanswered: Option<Try>,
-    /// How full the export is.
+    /// Size and free space of the export.
     pub(super) usage: Option<FsUsage>,
-    /// Whom the server takes us for.
+    /// The user that the server takes this process for.
     pub(super) owner: Option<u32>,
     /// The server's clock.
     pub(super) clock: Option<Skew>,
-    /// The name of the write test's directory, while it is there.
-    pub(super) test_directory: Option<String>,
-    /// What earlier runs had left.
+    /// The name of the write test's directory, while it exists.
+    pub(super) write_test: Option<String>,
+    /// The directories that earlier runs had left.
     pub(super) leftovers: Leftovers,
 }
 

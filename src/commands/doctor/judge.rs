@@ -1,4 +1,4 @@
-//! Judges what the facts mean, and what to do about them. No I/O.
+//! Judges the facts: what each means, and what to do about it. No I/O.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,10 +16,11 @@ use crate::storage::{Errno, ExportSpec, Problem, StorageError, advice};
 use crate::values::headroom::FsUsage;
 use crate::values::pattern::Facts;
 
-/// How many seconds clocks may differ before anybody notices.
+/// The number of seconds by which clocks may differ before the doctor warns.
 const SKEW_MAX: u64 = 30;
 
-/// An export is almost full if less than one part in so many is free, as in the alerts of `deploy/monitoring`.
+/// An export counts as almost full when less than one part in this many is free, as in the alerts of
+/// `deploy/monitoring`.
 const ALMOST_FULL: u64 = 20;
 
 /// Judges all facts.
@@ -33,23 +34,27 @@ pub(super) fn judge(config: &Config, cluster: &Result<ClusterFacts, String>, exp
         Err(error) => findings.push(Finding::failure(
             "api-server",
             error,
-            "See that the API server is up and can be reached from here, and that KUBECONFIG, if it is set, is right.",
+            "Check that the API server is up and can be reached from here, and that KUBECONFIG, if set, is right.",
         )),
     }
     for (spec, export) in config.specs.values().zip(exports) {
-        let cluster = findings.len();
+        let before = findings.len();
         judge_export(spec, export, &mut findings);
-        let of_it = findings.iter_mut().skip(cluster);
-        of_it.for_each(|finding| finding.export = Some(spec.name.clone()));
+        let of_export = findings.iter_mut().skip(before);
+        of_export.for_each(|finding| finding.export = Some(spec.name.clone()));
     }
     Report { findings }
 }
 
 fn judge_cluster(config: &Config, cluster: &ClusterFacts, findings: &mut Vec<Finding>) {
-    let user = cluster.user.as_ref().map(|user| format!(", and takes us for {user}")).unwrap_or_default();
+    let user = cluster.user.as_ref().map(|user| format!(", and knows this process as {user}")).unwrap_or_default();
     findings.push(Finding::ok("api-server", format!("version {} answers{user}", cluster.version)));
     findings.extend(cluster.clock.map(|skew| {
-        clock("api-server-clock", skew, "Set both by NTP: tokens and certificates are refused by wrong clocks.")
+        clock(
+            "api-server-clock",
+            skew,
+            "Set both clocks by NTP: wrong clocks refuse valid tokens and certificates.",
+        )
     }));
     match &cluster.missing {
         Ok(missing) => {
@@ -60,8 +65,8 @@ fn judge_cluster(config: &Config, cluster: &ClusterFacts, findings: &mut Vec<Fin
         }
         Err(error) => findings.push(Finding::warning(
             "rights",
-            format!("failed to ask the API server what is allowed: {error}"),
-            "Let all who are authenticated create SelfSubjectAccessReviews, as Kubernetes does by itself.",
+            format!("failed to ask the API server for the permissions of this process: {error}"),
+            "Allow all authenticated users to create SelfSubjectAccessReviews, as Kubernetes does by default.",
         )),
     }
     match &cluster.classes {
@@ -69,7 +74,7 @@ fn judge_cluster(config: &Config, cluster: &ClusterFacts, findings: &mut Vec<Fin
         Err(error) => findings.push(Finding::failure(
             "classes",
             format!("failed to list the StorageClasses: {error}"),
-            "Grant what \"rights\" says, or see to the API server.",
+            "Grant what the line \"rights\" names, or check the API server.",
         )),
     }
 }
@@ -77,20 +82,20 @@ fn judge_cluster(config: &Config, cluster: &ClusterFacts, findings: &mut Vec<Fin
 fn clock(check: &'static str, Skew(seconds): Skew, fix: &str) -> Finding {
     let difference = seconds.unsigned_abs();
     if difference <= SKEW_MAX {
-        return Finding::ok(check, "agrees with ours");
+        return Finding::ok(check, "agrees with the clock here");
     }
     let side = if seconds > 0 { "ahead of" } else { "behind" };
-    Finding::warning(check, format!("is {difference} s {side} ours"), fix)
+    Finding::warning(check, format!("is {difference} s {side} the clock here"), fix)
 }
 
 fn rights(missing: &Missing) -> Finding {
     if missing.needed.is_empty() {
-        return Finding::ok("rights", "all that are needed are granted");
+        return Finding::ok("rights", "all permissions that the provisioner needs are granted");
     }
     Finding::failure(
         "rights",
         format!("not allowed to {}", listed(&missing.needed)),
-        "Grant it, as in rbac/: claims and volumes wait without it.",
+        "Grant it, as in rbac/: until then claims and volumes wait.",
     )
 }
 
@@ -100,20 +105,20 @@ fn finalizers(missing: &Missing) -> Finding {
     }
     Finding::warning(
         "finalizers",
-        format!("not allowed to {}, so volumes get none", listed(&missing.protect)),
-        "Grant it, as in rbac/: a volume that is deleted while it has a claim is reclaimed only while the provisioner \
-         lives.",
+        format!("not allowed to {}, so volumes get no finalizer", listed(&missing.protect)),
+        "Grant it, as in rbac/: without a finalizer, a volume that is deleted while it has a claim is reclaimed \
+         only if the provisioner does not restart in between.",
     )
 }
 
 fn expansion(missing: &Missing) -> Finding {
     if missing.expand.is_empty() {
-        return Finding::ok("expansion", "volumes may grow when their claims ask for more");
+        return Finding::ok("expansion", "volumes can grow when their claims ask for more");
     }
     Finding::warning(
         "expansion",
         format!("not allowed to {}, so volumes do not grow", listed(&missing.expand)),
-        "Grant it, as in rbac/, if claims are to grow.",
+        "Grant it, as in rbac/, if volumes should grow.",
     )
 }
 
@@ -124,7 +129,7 @@ fn lock(choice: LockChoice, namespace: &str, missing: &Missing) -> Finding {
         LockChoice::None => Finding::warning(
             check,
             "leader election is off",
-            "Run one replica only, and nothing else of this name: two would work side by side.",
+            "Run only one replica, and no other provisioner of this name: two would serve the same claims.",
         ),
         LockChoice::Auto | LockChoice::Only(LockKind::Lease) if missing.lease.is_empty() => {
             let lacking = [&*missing.lease_watch, &*missing.endpoints_read].concat();
@@ -134,14 +139,14 @@ fn lock(choice: LockChoice, namespace: &str, missing: &Missing) -> Finding {
             Finding::warning(
                 check,
                 format!("a Lease in {namespace:?}, but {}", may_not(&lacking)),
-                "Grant it, as in rbac/: then a standby takes over at once, and nobody starts while \
+                "Grant it, as in rbac/: then a standby takes over at once, and no replica starts work while \
                  nfs-subdir-external-provisioner still leads.",
             )
         }
         LockChoice::Auto if missing.endpoints.is_empty() => Finding::warning(
             check,
             format!("an Endpoints object in {namespace:?}, because {}", may_not(&missing.lease)),
-            "Grant it, as in rbac/, once nfs-subdir-external-provisioner does not run any more.",
+            "Grant it, as in rbac/, once nfs-subdir-external-provisioner no longer runs.",
         ),
         LockChoice::Only(LockKind::Endpoints) if missing.endpoints.is_empty() => {
             Finding::ok(check, format!("an Endpoints object in {namespace:?}"))
@@ -154,7 +159,7 @@ fn lock(choice: LockChoice, namespace: &str, missing: &Missing) -> Finding {
             Finding::failure(
                 check,
                 may_not(lacking),
-                "Grant it, as in rbac/, or set ENABLE_LEADER_ELECTION to false and run one replica only.",
+                "Grant it, as in rbac/, or set ENABLE_LEADER_ELECTION to false and run only one replica.",
             )
         }
     }
@@ -169,8 +174,8 @@ fn judge_classes(config: &Config, classes: &[Class], findings: &mut Vec<Finding>
         others.dedup();
         findings.push(Finding::warning(
             "classes",
-            format!("no StorageClass names the provisioner {provisioner:?}; those that there are name {others:?}"),
-            "Create one, as deploy/class.yaml, or set PROVISIONER_NAME to the name that your class has.",
+            format!("no StorageClass names the provisioner {provisioner:?}; the existing ones name {others:?}"),
+            "Create one, such as deploy/class.yaml, or set PROVISIONER_NAME to the name in your class.",
         ));
     }
     for class in ours {
@@ -187,21 +192,21 @@ fn judge_class(class: &Class, exports: &Exports, findings: &mut Vec<Finding>) {
         findings.push(Finding::failure(
             "class",
             format!("{:?}: {bad}", class.name),
-            "Delete the class and create it again with a right value: its claims wait until then.",
+            "Delete the class and create it again with a valid value: until then its claims wait.",
         ));
     }
     if let Err(what) = exports.meant_by(&class.parameters.export) {
         findings.push(Finding::failure(
             "class",
             format!("{:?} names {what}", class.name),
-            "Have it served (EXPORTS_FILE), or delete the class and create it again: its claims wait until then.",
+            "Add the export to EXPORTS_FILE, or delete the class and create it again: until then its claims wait.",
         ));
     }
     if !class.parameters.unknown.is_empty() {
         findings.push(Finding::warning(
             "class",
-            format!("{:?} has parameters that mean nothing: {:?}", class.name, class.parameters.unknown),
-            format!("See whether one of {:?} was meant.", parameter::ALL),
+            format!("{:?} has unknown parameters: {:?}", class.name, class.parameters.unknown),
+            format!("Check whether one of {:?} was meant.", parameter::ALL),
         ));
     }
     if let Some(pattern) = &class.parameters.pattern {
@@ -218,11 +223,11 @@ fn judge_class(class: &Class, exports: &Exports, findings: &mut Vec<Finding>) {
         if !path.is_empty()
             && let Err(error) = new_directory(&path)
         {
-            let whose = "a claim \"claim\" in \"namespace\" without labels and annotations";
+            let example = "a claim \"claim\" in \"namespace\" without labels and annotations";
             findings.push(Finding::warning(
                 "class",
-                format!("{:?}: its pathPattern makes {path:?} of {whose}, which {error}", class.name),
-                "Such claims are refused. If that is not meant, delete the class and create it again.",
+                format!("{:?}: for {example} its pathPattern makes {path:?}, which {error}", class.name),
+                "Such claims are refused. If that is not intended, delete the class and create it again.",
             ));
         }
     }
@@ -236,14 +241,18 @@ fn judge_export(spec: &ExportSpec, export: &ExportFacts, findings: &mut Vec<Find
     findings.extend(export.usage.map(space));
     let others = export.tried.iter().filter(|(what, result)| match what {
         Try::Open => false,
-        // What they have found tells more.
+        // Their findings tell more than that they succeeded.
         Try::Statfs | Try::List => result.is_err(),
         Try::Mkdir | Try::Write | Try::Chmod | Try::Rename | Try::Remove => true,
     });
     findings.extend(others.map(|(what, result)| tried(*what, result)));
     findings.extend(export.owner.map(|owner| squash(export.user, owner)));
     findings.extend(export.clock.map(|skew| {
-        clock("nfs-server-clock", skew, "Set both by NTP: Pods see files with times of the future or long past.")
+        clock(
+            "nfs-server-clock",
+            skew,
+            "Set both clocks by NTP: Pods see files from the future or the distant past.",
+        )
     }));
     judge_rest(export, findings);
 }
@@ -252,7 +261,7 @@ fn judge_mount(expected: &ExportSpec, export: &ExportFacts, findings: &mut Vec<F
     let Some(place) = expected.reach.mount_path().map(Path::display) else { return };
     let Some(mount) = &export.mount else {
         if export.tried.iter().any(|(what, result)| *what == Try::Open && result.is_ok()) {
-            let fix = "Run it where /proc can be read.";
+            let fix = "Run the doctor where /proc can be read.";
             findings.push(Finding::warning("mount", "the kernel does not tell what is mounted", fix));
         }
         return;
@@ -272,7 +281,7 @@ fn judge_mount(expected: &ExportSpec, export: &ExportFacts, findings: &mut Vec<F
             unsound(Finding::warning("mount", format!("{place}: {difference}"), fix));
         }
         Some(difference) => {
-            let fix = "Make NFS_SERVER and NFS_PATH (or EXPORTS_FILE) what is mounted, or mount what they say.";
+            let fix = "Set NFS_SERVER and NFS_PATH (or EXPORTS_FILE) to what is mounted, or mount what they name.";
             unsound(Finding::warning("mount", format!("{place}: {difference}"), fix));
         }
         None => {}
@@ -282,8 +291,8 @@ fn judge_mount(expected: &ExportSpec, export: &ExportFacts, findings: &mut Vec<F
         unsound(Finding::failure("mount", format!("{place} is mounted read-only: {mount}"), fix));
     }
     if mount.has("soft") || mount.has("softerr") {
-        let fix = "Mount with hard: what the server has not answered in time may be done all the same, and Pods that \
-                   use such a mount lose data.";
+        let fix = "Mount with hard: on a soft mount, a call that timed out may still take effect on the server, \
+                   and Pods lose data.";
         unsound(Finding::warning("mount", format!("{place} is mounted soft: {mount}"), fix));
     }
     if sound {
@@ -298,8 +307,8 @@ fn space(FsUsage { bytes, bytes_free, inodes, inodes_free }: FsUsage) -> Finding
         message = format!("{message}, and {inodes_free} of {inodes} inodes");
     }
     let almost_out = |free: u64, all: u64| all > 0 && free < all / ALMOST_FULL;
-    let fix = "Free some on the server, or enlarge its file system. Archives (archived-…) are never removed by the \
-               provisioner.";
+    let fix = "Free some space or inodes on the server, or enlarge its file system. The provisioner never removes \
+               archives (archived-…).";
     if (bytes > 0 && bytes_free == 0) || (inodes > 0 && inodes_free == 0) {
         return Finding::failure("space", message, fix);
     }
@@ -309,14 +318,14 @@ fn space(FsUsage { bytes, bytes_free, inodes, inodes_free }: FsUsage) -> Finding
     Finding::ok("space", message)
 }
 
-/// Returns what a try is called, and what it has shown if it went well.
+/// Returns the name of a step, and what it has shown if it succeeded.
 fn words(what: Try) -> (&'static str, &'static str) {
     match what {
         Try::Open => ("open", "the mount path is a directory that can be opened"),
-        Try::Statfs => ("statfs", "it was told how full the export is"),
+        Try::Statfs => ("statfs", "size and free space of the export were read"),
         Try::Mkdir => ("mkdir", "a directory was made"),
         Try::Write => ("write", "a file was written"),
-        Try::Chmod => ("chmod", "a directory was opened to all users"),
+        Try::Chmod => ("chmod", "a directory was made writable for all users"),
         Try::Rename => ("rename", "a directory was moved into another"),
         Try::Remove => ("remove", "all of it was removed again"),
         Try::List => ("list", "the export's root was listed"),
@@ -336,8 +345,8 @@ fn tried(what: Try, result: &Result<(), StorageError>) -> Finding {
 
 fn squash(user: u32, owner: u32) -> Finding {
     let check = "squash";
-    let limits = "Directories of Pods that keep others out cannot be removed then, and stay in the trash. Export with \
-                  no_root_squash, or see docs/nfs.md.";
+    let limits = "Directories that Pods have closed to other users cannot be removed, and stay in the trash. \
+                  Export with no_root_squash, or see docs/nfs.md.";
     match (user, owner) {
         (0, 0) => Finding::ok(check, "the server lets root be root"),
         (0, owner) => Finding::warning(
@@ -347,37 +356,37 @@ fn squash(user: u32, owner: u32) -> Finding {
         ),
         (user, owner) => Finding::warning(
             check,
-            format!("it runs as user {user}, whom the server takes for {owner}"),
-            "Run it as root: as another user it cannot remove what Pods of others have written.",
+            format!("this process runs as user {user}, whom the server takes for user {owner}"),
+            "Run the provisioner as root: as another user it cannot remove what Pods have written as other users.",
         ),
     }
 }
 
-/// Judges what was not answered, and what is left on the export.
+/// Judges the step that was not answered, and what is left on the export.
 fn judge_rest(export: &ExportFacts, findings: &mut Vec<Finding>) {
     if let Some(what) = export.unanswered {
-        let left = export.test_directory.as_ref().filter(|_| what != Try::List);
+        let left = export.write_test.as_ref().filter(|_| what != Try::List);
         let left = left
-            .map(|name| format!(" {name:?} may be left there, and goes with a later run."))
+            .map(|name| format!(" {name:?} may be left on the export; a later run removes it."))
             .unwrap_or_default();
         findings.push(Finding::failure(
             "answer",
-            format!("the export has not answered in time when it was asked to {}", words(what).0),
+            format!("the export has not answered in time when asked to {}", words(what).0),
             format!(
-                "See whether the NFS server is up and can be reached from this node. The provisioner waits for it, and \
-                 goes on by itself.{left}"
+                "Check that the NFS server is up and can be reached from this node. The provisioner waits for it, \
+                 and goes on by itself.{left}"
             ),
         ));
     }
     if export.leftovers.removed > 0 {
-        let message = format!("{} of earlier runs that were cut have been removed", export.leftovers.removed);
+        let message = format!("removed from earlier, interrupted runs: {}", export.leftovers.removed);
         findings.push(Finding::ok("leftovers", message));
     }
     if !export.leftovers.kept.is_empty() {
         findings.push(Finding::warning(
             "leftovers",
             format!("at the export's root: {:?}", export.leftovers.kept),
-            "They look like what a run that was cut leaves, but may be somebody's. Look, and remove them by hand.",
+            "They look like leftovers of an interrupted run, but may hold data. Check, and remove them by hand.",
         ));
     }
 }
@@ -407,7 +416,7 @@ mod tests {
         Class::read(&serde_json::from_value(class).unwrap())
     }
 
-    /// A cluster and an export with which all is well.
+    /// Returns the facts about a cluster and an export with nothing wrong.
     fn good() -> (ClusterFacts, ExportFacts) {
         let cluster = ClusterFacts {
             version: "v1.36.3".to_owned(),
@@ -463,7 +472,7 @@ mod tests {
         assert_eq!(found, checks.map(|check| (Level::Ok, check)));
     }
 
-    /// What is changed of what is well, which check says so, how bad it is, and words that it and the remedy have.
+    /// A change to good facts, the check that finds it, the level, and words in the message and in the remedy.
     type Row = (fn(&mut ClusterFacts, &mut ExportFacts), &'static str, Level, &'static str, &'static str);
 
     #[test]
@@ -583,7 +592,7 @@ mod tests {
                 "no_root_squash",
             ),
             (
-                |_, e| (e.unanswered, e.test_directory) = (Some(Try::Rename), Some(".nfs-x".to_owned())),
+                |_, e| (e.unanswered, e.write_test) = (Some(Try::Rename), Some(".nfs-x".to_owned())),
                 "answer",
                 Failure,
                 "asked to rename",

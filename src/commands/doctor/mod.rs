@@ -1,8 +1,8 @@
-//! `nfs-provisioner doctor`: whether all is there that the provisioner needs, and if not, how to mend it.
+//! `nfs-provisioner doctor`: checks everything that the provisioner needs, and says how to mend what is wrong.
 //!
-//! As all else here it goes one way: **read** what there is (`read.rs`), **judge** it by a function without I/O
-//! (`judge.rs`), **print** it (`report.rs`). It takes no lock and changes nothing but a directory of its own on the
-//! export, which it removes, so it may run beside a provisioner that works.
+//! Like everything here the doctor works in one direction: **read** the facts (`read.rs`), **judge** them without
+//! I/O (`judge.rs`), **print** the findings (`report.rs`). The doctor takes no lock and changes nothing but a
+//! directory of its own on the export, which it removes, so it may run beside a working provisioner.
 
 use futures::future::join_all;
 
@@ -15,9 +15,9 @@ mod read;
 
 pub use report::{Finding, Level, Report};
 
-/// Looks at everything, and says what it found. Ends in about a minute at the latest, whoever does not answer.
+/// Examines everything, and reports the findings. Ends within about a minute, even if a server does not answer.
 pub async fn examine(config: &Config) -> Report {
-    let trying = config.specs.values().map(read::export);
-    let (cluster, exports) = futures::join!(read::cluster(config), join_all(trying));
+    let examined = config.specs.values().map(read::export);
+    let (cluster, exports) = futures::join!(read::cluster(config), join_all(examined));
     judge::judge(config, &cluster, &exports)
 }

@@ -1,4 +1,4 @@
-//! Looks at the cluster and tries the export. Nobody is waited for without an end.
+//! Reads the facts about the cluster, and tries the export. Every wait has an end.
 
 use std::time::{Duration, SystemTime};
 
@@ -21,13 +21,13 @@ use crate::config::Config;
 use crate::model::class::Class;
 use crate::storage::{ExportSpec, STUCK_AFTER, Storage, StorageError, WriteStep};
 
-/// How long the API server may take for one answer.
+/// The time that the API server may take for one answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
-/// How long all that is tried on the export may take, as long as the server answers.
+/// The time that all steps on the export may take, if the server answers each.
 const EXPORT_MAX: Duration = Duration::from_mins(1);
 
-/// Looks at the cluster; an error says why it cannot be reached.
+/// Reads the facts about the cluster. An error says why the API server cannot be reached.
 pub(super) async fn cluster(config: &Config) -> Result<ClusterFacts, String> {
     let kube_config = kube_config(config.kubeconfig.as_deref()).await.map_err(|error| format!("{error:#}"))?;
     let client = Client::try_from(kube_config).map_err(|error| error.to_string())?;
@@ -52,7 +52,7 @@ async fn user(client: &Client) -> Option<String> {
     review.status?.user_info?.username
 }
 
-/// Compares the API server's clock with ours, by the date of an answer, whatever that says.
+/// Reads the API server's clock from the date of an answer, whatever the answer says.
 async fn clock(client: &Client) -> Option<Skew> {
     let request = Request::get("/version").body(Body::empty()).ok()?;
     let before = SystemTime::now();
@@ -111,13 +111,13 @@ pub(super) async fn export(spec: &ExportSpec) -> ExportFacts {
     if ended.await.unwrap_or(false)
         && let Err(error) = trying.await
     {
-        // A defect of ours, which goes on where it can be seen.
+        // A bug of ours: the panic goes on where it can be seen.
         std::panic::resume_unwind(error.into_panic());
     }
     told.borrow().clone()
 }
 
-/// Tells whoever waits what is being tried, and what came of it. Clones tell the same one.
+/// Publishes each step that is tried on the export, and its result. Clones publish to the same place.
 #[derive(Clone)]
 struct Tell(watch::Sender<ExportFacts>);
 
@@ -140,10 +140,10 @@ impl Tell {
     }
 }
 
-/// Tries one thing after the other, and waits for each as long as the server pleases.
+/// Tries one step after the other, and waits for each as long as the server takes.
 async fn try_out(spec: ExportSpec, tell: Tell) {
     let Some(storage) = tell.tries(Try::Open, Storage::visit(&spec)).await else { return };
-    // It is open, and the kernel is asked, not the server.
+    // The export is open, and this asks the kernel, not the server, so it cannot hang.
     let mount = storage.mount().await.ok().flatten();
     tell.note(|facts| facts.mount.clone_from(&mount));
     let usage = tell.tries(Try::Statfs, storage.measure()).await;
@@ -155,7 +155,7 @@ async fn try_out(spec: ExportSpec, tell: Tell) {
     let Some(test) = tell.tries(Try::Mkdir, storage.begin_write_test()).await else { return };
     let made = test.made();
     tell.note(|facts| {
-        facts.test_directory = Some(test.name().to_owned());
+        facts.write_test = Some(test.name().to_owned());
         facts.owner = Some(made.owner);
         facts.clock = Some(Skew::new(made.between, made.at, Duration::ZERO));
     });
@@ -167,7 +167,7 @@ async fn try_out(spec: ExportSpec, tell: Tell) {
         }
     }
     if tell.tries(Try::Remove, storage.write_test(&test, WriteStep::Remove)).await.is_some() {
-        tell.note(|facts| facts.test_directory = None);
+        tell.note(|facts| facts.write_test = None);
     }
     let told = tell.clone();
     let removing = storage.remove_leftovers(&test, move || told.note(|_| {}));

@@ -1,4 +1,4 @@
-//! What is found, as it is printed.
+//! The doctor's findings, and how they are printed.
 
 use serde::Serialize;
 use serde_json::json;
@@ -7,15 +7,15 @@ use crate::config::Output;
 use crate::model::exports::DEFAULT_NAME;
 use crate::values::text::printable;
 
-/// How bad it is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// All is well.
+    /// Nothing is wrong.
     Ok,
-    /// It works, but not as well as it could, or not for long.
+    /// The provisioner works, but not as well as it could, or not for long.
     Warning,
-    /// The provisioner cannot do its work, or not all of it.
+    /// The provisioner cannot do its work, or only part of it.
     Failure,
 }
 
@@ -29,18 +29,18 @@ impl Level {
     }
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How bad it is.
+    /// The finding's severity.
     pub level: Level,
-    /// Of which export, if it is of one.
+    /// The name of the export, if the check is of one.
     pub export: Option<Box<str>>,
-    /// What was looked at.
+    /// The name of the check.
     pub check: &'static str,
-    /// How it is.
+    /// The state that was found.
     pub message: String,
-    /// What to do about it.
+    /// The remedy; `None` if all is well.
     pub fix: Option<String>,
 }
 
@@ -58,21 +58,21 @@ impl Finding {
     }
 }
 
-/// All that was looked at.
+/// The results of all checks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// In the order in which it is to be read.
+    /// The findings, in the order in which they are best read.
     pub findings: Vec<Finding>,
 }
 
 impl Report {
-    /// Whether anything keeps the provisioner from its work.
+    /// Tells whether anything keeps the provisioner from its work.
     #[must_use]
     pub fn has_failure(&self) -> bool {
         self.worst() == Level::Failure
     }
 
-    /// All of it, a line feed at the end.
+    /// Returns the whole report as text that ends with a line feed.
     #[must_use]
     pub fn print(&self, output: Output) -> String {
         match output {
@@ -87,7 +87,7 @@ impl Report {
 }
 
 fn line(Finding { level, export, check, message, fix }: &Finding) -> String {
-    // Most have only the one, which has no other name.
+    // The default export goes without saying: most provisioners serve no other.
     let export = export.as_deref().filter(|name| *name != DEFAULT_NAME);
     let export = export.map(|name| format!("{name}/")).unwrap_or_default();
     let mut line = format!("{:<8} {export}{check}: {message}", level.as_str());
@@ -95,7 +95,7 @@ fn line(Finding { level, export, check, message, fix }: &Finding) -> String {
         line.push_str(if line.ends_with('.') { " " } else { ". " });
         line.push_str(fix);
     }
-    // Names and messages are others'.
+    // Names and messages may contain foreign text.
     printable(&line) + "\n"
 }
 
