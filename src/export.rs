@@ -47,8 +47,8 @@ impl Export {
     }
 }
 
-/// Opens the exports. One that does not answer yet is waited for later. `observer` gives what is told how long the calls on
-/// the export of a name take.
+/// Opens the exports. One that does not answer yet is waited for later. `observer` returns, for the name of an
+/// export, what is told how long calls on it take.
 ///
 /// # Errors
 /// Returns an error if an export is certainly not where the settings say.

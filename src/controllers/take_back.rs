@@ -1,7 +1,7 @@
-//! Takes back what was begun for claims that do not wait any more, or are to lie elsewhere.
+//! Takes back what was begun for claims that no longer wait, or that are to lie elsewhere.
 //!
-//! Nothing is taken back before the API server has said that no volume was made of it, nor while another volume or claim
-//! has a part in it.
+//! Nothing is taken back before the API server has said that no volume was made of it, nor while another volume or
+//! claim has a part in it.
 
 use std::sync::Arc;
 

@@ -35,8 +35,8 @@ pub fn start(json: bool, on_terminal: bool) {
     }
 }
 
-/// What is logged unless `RUST_LOG` says otherwise. Errors of the API client are left out: the provisioner reports each
-/// itself, with what it means.
+/// What is logged unless `RUST_LOG` says otherwise. Errors of the API client are left out: the provisioner reports
+/// each itself, with what it means.
 const LOGGED: &str = "warn,nfs_provisioner=info,kube_client=off,kube_runtime=off";
 
 /// Returns what is logged unless `RUST_LOG` says otherwise.

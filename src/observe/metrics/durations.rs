@@ -14,8 +14,8 @@ const BUCKETS: [f64; 16] = [
 /// Durations in seconds, by two labels.
 pub(super) type Histograms = Family<[(&'static str, String); 2], Histogram, fn() -> Histogram>;
 
-/// How long calls on exports take, by export and by what they do; the wait for a thread does not count. Clones count
-/// together.
+/// How long calls on exports take, by export and by what they do; the wait for a thread does not count. Clones
+/// count together.
 #[derive(Debug, Clone)]
 pub struct Durations(pub(super) Histograms);
 
