@@ -34,7 +34,7 @@ pub(super) enum Left {
     /// A copy that is not in its place yet.
     Unplaced(Copy),
     /// A copy in its place.
-    Placed,
+    Placed(Created),
 }
 
 impl Stage {
@@ -45,7 +45,7 @@ impl Stage {
             Self::Made(created) => Left::Directory(*created),
             Self::Copying(copy) => match copy.state() {
                 CopyState::Waiting | CopyState::Running => Left::Unplaced(copy.clone()),
-                CopyState::Ended(Ok(_)) => Left::Placed,
+                CopyState::Ended(Ok(created)) => Left::Placed(created),
                 // The remains of a failed copy have been removed.
                 CopyState::Ended(Err(_)) => Left::Nothing,
             },

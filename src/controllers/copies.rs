@@ -27,7 +27,7 @@ use crate::values::time::seconds_now;
 /// The number of copies that are made at the same time.
 const AT_A_TIME: usize = 2;
 
-/// The interval at which the progress of a copy is counted.
+/// The interval at which the progress of a copy is counted, and a copy that waits looks whether it was stopped.
 const COUNT: Duration = Duration::from_secs(1);
 
 /// An order for a copy.
@@ -142,13 +142,15 @@ impl Copies {
     async fn run(self, copy: Copy, state: watch::Sender<CopyState>) {
         let job = copy.job();
         let result = {
-            // The semaphore is never closed.
-            let _slot = self.slots.acquire().await;
-            state.send_replace(CopyState::Running);
+            // A copy that was cancelled does not wait: its claim's directory stays reserved until it has ended.
+            let _slot = tokio::select! {
+                slot = self.slots.acquire() => slot.ok(),
+                () = stopped(&copy.progress) => None,
+            };
             let label = metrics::export_label(&self.exports.get(job.to.export).name);
             let running = self.metrics.copies_running.get_or_create(&label).clone();
             running.inc();
-            let result = self.copy_and_place(job, &copy.progress).await;
+            let result = self.copy_and_place(job, &copy.progress, &state).await;
             running.dec();
             let ended = if result.is_ok() { metrics::SUCCEEDED } else { metrics::FAILED };
             self.metrics.copies.get_or_create(&metrics::result(ended)).inc();
@@ -161,18 +163,27 @@ impl Copies {
         state.send_replace(CopyState::Ended(result));
     }
 
-    async fn copy_and_place(&self, job: &CopyJob, progress: &Progress) -> Result<Created, StorageError> {
+    async fn copy_and_place(
+        &self,
+        job: &CopyJob,
+        progress: &Progress,
+        state: &watch::Sender<CopyState>,
+    ) -> Result<Created, StorageError> {
         let volume = job.volume.as_str();
         let (from, to) = (&self.exports.get(job.from.export).storage, &self.exports.get(job.to.export).storage);
         let failed = |problem| StorageError { doing: "copy", path: job.from.path.to_string(), problem };
         if to.is_placed(volume, &job.to.path).await? {
             return Ok(Created { made: 1 });
         }
+        if progress.is_stopped() {
+            return Err(failed(Problem::NotLeading));
+        }
         let Some(_reading) = self.ledger.read(&job.from) else {
             return Err(failed(Problem::Os(Errno::ESTALE)));
         };
         let gone = || failed(Problem::Os(Errno::ENOENT));
         let source = from.open_source(&job.from.path).await?.ok_or_else(gone)?;
+        state.send_replace(CopyState::Running);
         let order = CopyTo { volume, directory: &job.to.path, top: job.top, group: job.group, now: seconds_now() };
         let copying = to.copy(source, order, progress);
         let mut counted = (0, 0);
@@ -204,5 +215,12 @@ impl Copies {
         self.metrics.copied_files.get_or_create(&label).inc_by(now.0.saturating_sub(counted.0));
         self.metrics.copied_bytes.get_or_create(&label).inc_by(now.1.saturating_sub(counted.1));
         *counted = now;
+    }
+}
+
+/// Waits until a copy is stopped.
+async fn stopped(progress: &Progress) {
+    while !progress.is_stopped() {
+        sleep(COUNT).await;
     }
 }

@@ -16,10 +16,12 @@ use crate::controllers::context::Context;
 use crate::controllers::expansion_outcome::{ExpansionOutcome, ExpansionRound};
 use crate::decide::expansion::{ExpansionFacts, ExpansionPlan, for_expansion};
 use crate::failpoint::Failpoint;
+use crate::ledger::Promise;
 use crate::model::expansion::Expansion;
 use crate::model::volume::Volume;
 use crate::queue::{Next, is_worth_saying};
 use crate::values::names::ClaimUid;
+use crate::values::quantity;
 
 /// The controller of bound claims that ask for more than they have.
 #[derive(Debug)]
@@ -75,11 +77,10 @@ impl Expander {
                 self.grow(expansion, None, capacity, failures).await
             }
             ExpansionPlan::Grow { capacity, volume_too: Some((bytes, limit)) } => {
-                let promise = ledger.promise(&volume.name, bytes, limit);
+                let before = volume.capacity.as_ref().map_or(0, quantity::bytes);
+                let promise = ledger.promise(&volume.name, before, bytes, limit);
                 let promise = promise.ok_or(ExpansionOutcome::WaitsForPromise)?;
-                let grown = self.grow(expansion, Some(&volume), capacity, failures).await?;
-                promise.keep();
-                Ok(grown)
+                self.grow(expansion, Some((&volume, promise)), capacity, failures).await
             }
         }
     }
@@ -96,7 +97,7 @@ impl Expander {
     async fn grow(
         &self,
         expansion: &Expansion,
-        volume: Option<&Volume>,
+        volume: Option<(&Volume, Promise)>,
         to: Quantity,
         failures: u32,
     ) -> Result<ExpansionOutcome, ExpansionOutcome> {
@@ -114,9 +115,15 @@ impl Expander {
     }
 
     /// Sets the capacity of the volume, if the volume needs it, and then that of the claim.
-    async fn write(&self, expansion: &Expansion, volume: Option<&Volume>, to: &Quantity) -> Result<(), ApiError> {
-        if let Some(volume) = volume {
+    async fn write(
+        &self,
+        expansion: &Expansion,
+        volume: Option<(&Volume, Promise)>,
+        to: &Quantity,
+    ) -> Result<(), ApiError> {
+        if let Some((volume, promise)) = volume {
             self.context.cluster.grow_volume(volume, to).await?;
+            promise.keep();
             Failpoint::VolumeGrown.passed();
         }
         self.context.cluster.grow_claim(expansion, to).await?;

@@ -98,6 +98,7 @@ impl Provisioner {
                 round.at = Some(provision.at.clone());
                 self.take_back.leave_elsewhere(claim, &provision.at).await?;
                 let provision = self.reserve(round, *provision, slot).await?;
+                round.started = Instant::now();
                 self.provision(round, &provision, slot).await
             }
         }
@@ -230,7 +231,8 @@ impl Provisioner {
             return Err(Ended::Gone);
         }
         if let Err(error) = self.context.cluster.create_volume(&provision.volume).await {
-            if error.is_refusal() {
+            // A finished copy stays, and is known, for the next round.
+            if error.is_refusal() && provision.copy_of.is_none() {
                 // Only what this process has made is removed, and only while it is empty.
                 self.take_back.undo(&claim.volume_name(), at, created).await;
                 self.attempts.set(uid, Stage::Reserved);

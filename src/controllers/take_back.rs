@@ -52,34 +52,30 @@ impl TakeBack {
                 copy.cancel();
                 return Err(ClaimOutcome::Copying);
             }
-            Left::Directory(_) | Left::Placed => {}
+            Left::Directory(_) | Left::Placed(_) => {}
         }
         let volume = claim.volume_name();
-        let has_volume = self.has_volume_at(&volume, &elsewhere).await;
-        // Once the claim is bound to that volume, there is nothing more to do.
-        if has_volume.map_err(|error| ClaimOutcome::FailedToRead(Unread::Elsewhere, error))? {
-            return Err(ClaimOutcome::ExistsElsewhere);
+        let found = self.find_volume(&volume, &elsewhere).await;
+        match found.map_err(|error| ClaimOutcome::FailedToRead(Unread::Elsewhere, error))? {
+            // Once the claim is bound to that volume, there is nothing more to do.
+            Found::There => return Err(ClaimOutcome::ExistsElsewhere),
+            Found::InAnotherPlace => {}
+            // A copy stays unless it is empty: the claim still waits, and may get its place back.
+            Found::Nowhere => {
+                if let Left::Directory(created) | Left::Placed(created) = left {
+                    self.undo(&volume, &elsewhere, created).await;
+                }
+            }
         }
-        self.take_back(&volume, &elsewhere, &left).await;
         self.attempts.set(uid, Stage::Reserved);
         Ok(())
     }
 
-    /// Tells whether a claim's volume exists in this place. Another provisioner of our name may have made it
-    /// elsewhere.
-    async fn has_volume_at(&self, volume: &VolumeName, at: &Location) -> Result<bool, ApiError> {
-        let volume = self.context.cluster.volume(volume).await?;
-        let lies_there = |volume| located(&volume, &self.context.scope.exports).is_ok_and(|found| found == *at);
-        Ok(volume.is_some_and(lies_there))
-    }
-
-    /// Removes the leftovers of an attempt.
-    async fn take_back(&self, volume: &VolumeName, at: &Location, left: &Left) {
-        match left {
-            Left::Nothing | Left::Unplaced(_) => {}
-            Left::Directory(created) => self.undo(volume, at, *created).await,
-            Left::Placed => self.trash_copy(volume, at).await,
-        }
+    /// Finds out where a claim's volume lies. Another provisioner of our name may have made it in another place.
+    async fn find_volume(&self, volume: &VolumeName, at: &Location) -> Result<Found, ApiError> {
+        let Some(volume) = self.context.cluster.volume(volume).await? else { return Ok(Found::Nowhere) };
+        let is_there = located(&volume, &self.context.scope.exports).is_ok_and(|found| found == *at);
+        Ok(if is_there { Found::There } else { Found::InAnotherPlace })
     }
 
     /// Removes the directories made for a claim, as far as they are empty, unless another volume or claim uses
@@ -126,24 +122,44 @@ impl TakeBack {
                 copy.cancel();
                 return Next::Done;
             }
-            Left::Directory(_) | Left::Placed => match self.has_volume_at(&volume, &at).await {
-                Ok(true) => self.keep(volume, at, &left),
-                Ok(false) => self.take_back(&volume, &at, &left).await,
-                Err(error) => {
-                    warn!(%uid, %error, "failed to find out whether a claim that is gone has a volume");
-                    return Next::Retry(RetryReason::ApiServer);
+            Left::Directory(_) | Left::Placed(_) => {
+                let found = match self.find_volume(&volume, &at).await {
+                    Ok(found) => found,
+                    Err(error) => {
+                        warn!(%uid, %error, "failed to find out whether a claim that is gone has a volume");
+                        return Next::Retry(RetryReason::ApiServer);
+                    }
+                };
+                if found == Found::There {
+                    // The watch may not have shown it yet.
+                    self.context.state.ledger().made(&volume);
                 }
-            },
+                self.take_back(volume, at, &left, found).await;
+            }
         }
         self.attempts.end(uid);
         Next::Done
     }
 
-    /// Notes that a claim's volume exists, which the watch may not have shown yet.
-    fn keep(&self, volume: VolumeName, at: Location, left: &Left) {
-        self.context.state.ledger().made(&volume);
-        if matches!(left, Left::Placed) {
-            self.copies.clear_later(volume, at);
+    /// Removes what was made for a claim, but only if the claim has no volume at all. The volume's directory may
+    /// lie in what was made, or around it.
+    async fn take_back(&self, volume: VolumeName, at: Location, left: &Left, found: Found) {
+        match (left, found) {
+            (Left::Directory(created), Found::Nowhere) => self.undo(&volume, &at, *created).await,
+            (Left::Placed(_), Found::Nowhere) => self.trash_copy(&volume, &at).await,
+            (Left::Placed(_), _) => self.copies.clear_later(volume, at),
+            _ => {}
         }
     }
+}
+
+/// Where the volume of a claim was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// The claim has no volume.
+    Nowhere,
+    /// The volume lies where this process was to put it.
+    There,
+    /// The volume lies in another place.
+    InAnotherPlace,
 }

@@ -169,14 +169,11 @@ impl Ledger {
         gids.made(volume);
     }
 
-    /// Promises `bytes` to a volume that is about to grow, instead of what it was promised before. Returns `None`,
-    /// and changes nothing, if all volumes on its export would then be promised more than `limit`.
+    /// Promises `bytes` to a volume that is about to grow from the capacity `before`. Returns `None`, and changes
+    /// nothing, if all volumes on its export would then be promised more than `limit`.
     #[must_use]
-    pub fn promise(&self, volume: &VolumeName, bytes: u64, limit: Option<u128>) -> Option<Promise> {
-        let mut books = self.books();
-        let before = books.placements.promised_to(volume);
-        let promised = books.placements.promise(volume, bytes, limit);
-        drop(books);
+    pub fn promise(&self, volume: &VolumeName, before: u64, bytes: u64, limit: Option<u128>) -> Option<Promise> {
+        let promised = self.books().placements.promise(volume, bytes, limit);
         promised.then(|| Promise { ledger: self.clone(), volume: volume.clone(), before, is_kept: false })
     }
 
@@ -309,7 +306,7 @@ impl Drop for Reserved {
 }
 
 /// A promise of more bytes to a volume that is about to grow. If the guard is dropped before [`Promise::keep`],
-/// the volume has what it was promised before; should the volume have grown all the same, the watch will show it.
+/// the volume has what it had before; should the volume have grown all the same, the watch will show it.
 #[derive(Debug)]
 #[must_use]
 pub struct Promise {

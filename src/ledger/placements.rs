@@ -239,12 +239,6 @@ impl Placements {
         true
     }
 
-    /// Returns the number of bytes that a volume has been promised.
-    #[must_use]
-    pub fn promised_to(&self, volume: &VolumeName) -> u64 {
-        self.places.get(volume.as_str()).map_or(0, |known| known.bytes)
-    }
-
     /// Returns the number of bytes that all volumes on an export except `but` have been promised together.
     #[must_use]
     pub fn promised(&self, export: ExportId, but: &VolumeName) -> u128 {

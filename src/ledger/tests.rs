@@ -124,11 +124,11 @@ fn a_promise_that_is_not_kept_leaves_what_was_promised_before() {
     let ledger = Ledger::default();
     settle(&ledger, "a", "x", 10);
     let promised = || ledger.promised(at("x").export, &key(""));
-    assert!(ledger.promise(&key("a"), 30, Some(20)).is_none());
-    let promise = ledger.promise(&key("a"), 20, Some(20)).unwrap();
+    assert!(ledger.promise(&key("a"), 10, 30, Some(20)).is_none());
+    let promise = ledger.promise(&key("a"), 10, 20, Some(20)).unwrap();
     assert_eq!(promised(), 20);
     drop(promise);
     assert_eq!(promised(), 10);
-    ledger.promise(&key("a"), 15, None).unwrap().keep();
+    ledger.promise(&key("a"), 10, 15, None).unwrap().keep();
     assert_eq!(promised(), 15);
 }

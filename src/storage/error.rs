@@ -26,6 +26,7 @@ macro_rules! errnos {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 match self {
                     $(Self::$name => f.write_str($text),)*
+                    Self::Other(0) => f.write_str("unknown error"),
                     Self::Other(number) => write!(f, "unknown error {number}"),
                 }
             }
@@ -88,6 +89,16 @@ errnos! {
     EHOSTDOWN = "host is down",
     EHOSTUNREACH = "no route to host",
     ESTALE = "stale file handle",
+    EUCLEAN = "structure needs cleaning",
+    EBADMSG = "not a data message",
+    ENOLINK = "link has been severed",
+    EREMOTE = "object is remote",
+    EADDRINUSE = "address already in use",
+    EADDRNOTAVAIL = "cannot assign requested address",
+    ENOKEY = "required key not available",
+    EKEYEXPIRED = "key has expired",
+    EKEYREVOKED = "key has been revoked",
+    EKEYREJECTED = "key was rejected by service",
     EREMOTEIO = "remote i/o error",
     EDQUOT = "quota exceeded",
     ECANCELED = "operation canceled",

@@ -88,7 +88,7 @@ pub enum Shortage {
     Inodes(Box<str>),
     /// The volumes would be promised too much.
     Promised(Box<str>),
-    /// The export has not reported yet how full it is.
+    /// The export has not said yet how full it is.
     Unknown,
 }
 
@@ -176,16 +176,16 @@ impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Space(least) => {
-                write!(f, "has less free space than the class parameter {MIN_FREE_SPACE} ({least}) demands")
+                write!(f, "has less free space than the class parameter {MIN_FREE_SPACE} ({least})")
             }
             Self::Inodes(least) => {
-                write!(f, "has fewer free inodes than the class parameter {MIN_FREE_INODES} ({least}) demands")
+                write!(f, "has fewer free inodes than the class parameter {MIN_FREE_INODES} ({least})")
             }
             Self::Promised(ratio) => write!(
                 f,
-                "would promise its volumes more than the class parameter {MAX_OVERCOMMIT} ({ratio}) allows"
+                "would have its volumes promised more of its size than the class parameter {MAX_OVERCOMMIT} ({ratio})"
             ),
-            Self::Unknown => f.write_str("has not reported yet how full it is"),
+            Self::Unknown => f.write_str("has not said yet how full it is"),
         }
     }
 }

@@ -4,11 +4,15 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::time::Duration;
 
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use kube::Api;
+use kube::api::DeleteParams;
 use nfs_provisioner::layout::STAGING;
 use serde_json::{Value, json};
 
 use crate::exports::{OTHER, Other, is_on};
+use crate::provision::forbid_volumes;
 use crate::support::eventually;
 use crate::support::process::Process;
 use crate::support::space::{Space, annotations};
@@ -158,6 +162,38 @@ async fn a_claim_that_goes_in_the_middle_leaves_nothing_and_a_source_stays_until
     assert_eq!(fs::read_dir(to.join("a")).unwrap().count(), 20_002, "all was there until it was copied");
     space.gone(name_of(&volume)).await;
     assert!(!from.exists());
+    nothing_is_left(&space).await;
+    assert_eq!(space.entries(), [Space::directory(&copied)], "{}", provisioner.log());
+}
+
+#[tokio::test]
+async fn a_copy_whose_volume_is_refused_stays_for_its_claim_and_goes_with_it() {
+    let space = Space::new().await;
+    let provisioner = space.start();
+    let class = space.class("nfs", json!({"parameters": {"onDelete": "delete"}})).await;
+    let volume = source(&space, &class, 1).await;
+    forbid_volumes(&space, "denied").await;
+    for name in ["denied-gone", "denied-stays"] {
+        space.claim(name, &class, copy("1Mi")).await;
+        space.event(name, "ProvisioningFailed").await;
+    }
+    // Both are complete, so their source is not needed any more.
+    space.delete_claim("source").await;
+    space.gone(name_of(&volume)).await;
+    let directories = space.entries();
+    assert_eq!(directories.len(), 2, "{directories:?}");
+    let inode = |directory: &str| fs::metadata(space.at(directory)).unwrap().ino();
+    let of = |claim: &str| directories.iter().find(|directory| directory.contains(claim)).unwrap();
+    let before = inode(of("denied-stays"));
+
+    space.delete_claim("denied-gone").await;
+    eventually("the copy to go with its claim", || async { (space.entries().len() == 1).then_some(()) }).await;
+    let binding = format!("{}-policy", space.namespace);
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(space.client.clone());
+    bindings.delete(&binding, &DeleteParams::default()).await.unwrap();
+    let copied = space.bound("denied-stays").await;
+    assert_eq!(inode(&Space::directory(&copied)), before, "the same copy");
+    assert_eq!(fs::read_to_string(space.at(of("denied-stays")).join("a/b/file")).unwrap(), "text");
     nothing_is_left(&space).await;
     assert_eq!(space.entries(), [Space::directory(&copied)], "{}", provisioner.log());
 }

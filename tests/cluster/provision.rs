@@ -334,8 +334,9 @@ async fn a_refused_volume_takes_back_only_what_was_made_for_it() {
     assert!(space.at(&served).is_dir() && space.at("there/before/file").exists());
 }
 
-/// Has the API server refuse volumes for claims whose names begin so, in the space's namespace.
-async fn forbid_volumes(space: &Space, start: &str) {
+/// Has the API server refuse volumes for claims whose names begin so, in the space's namespace. Ends when the
+/// policy binding of that name, `<namespace>-policy`, is deleted.
+pub(crate) async fn forbid_volumes(space: &Space, start: &str) {
     let name = format!("{}-policy", space.namespace);
     let expression = format!(
         "object.spec.claimRef.namespace != '{}' || !object.spec.claimRef.name.startsWith('{start}')",

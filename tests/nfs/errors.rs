@@ -21,6 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         a_name_that_is_too_long,
         an_export_that_is_withdrawn,
         an_archive_on_an_export_that_is_read_only,
+        an_archive_on_an_export_that_is_full,
         a_deletion_out_of_the_reach_of_a_quota_for_the_export,
         what_others_own_stays_in_the_trash_where_root_is_nobody,
         a_directory_that_is_there_where_none_may_be_made,
@@ -157,6 +158,36 @@ async fn an_archive_on_an_export_that_is_read_only(rig: &'static Rig) {
     site.export("rw,no_root_squash");
     site.space.gone(&name).await;
     assert_eq!(site.entries(), [format!("archived-{directory}")]);
+}
+
+/// A rename takes no space, so a full export keeps no directory at its root from being archived. The path of one that
+/// lies deeper is told by the archive's note alone.
+async fn an_archive_on_an_export_that_is_full(rig: &'static Rig) {
+    let site = Site::new(rig, SOON).await;
+    let provisioner = site.start();
+    let archive = json!({"parameters": {"pathPattern": "${.PVC.annotations.path}"}, "reclaimPolicy": "Delete"});
+    let class = site.class("nfs", archive).await;
+    let mut names = Vec::new();
+    for (claim, path) in [("flat", "flat"), ("deep", "team/deep")] {
+        site.space.claim(claim, &class, json!({"metadata": {"annotations": {"path": path}}})).await;
+        names.push(site.space.bound(claim).await.metadata.name.unwrap());
+    }
+    let disk = text(&site.disk).to_owned();
+    let room_for = |inodes: u32| rig.run(&["mount", "-o", &format!("remount,nr_inodes={inodes}"), &disk]);
+    // The root, "flat", "team" and "deep".
+    room_for(4);
+    site.space.delete_claim("flat").await;
+    site.space.gone(&names[0]).await;
+    assert_eq!(site.names(&site.disk), ["archived-flat", "team"]);
+    let log = provisioner.log();
+    assert!(log.contains("the archive is without a note") && log.contains("no space left"), "{log}");
+    site.space.delete_claim("deep").await;
+    let message = site.space.event(&names[1], "VolumeFailedDelete").await;
+    assert!(message.contains("no space left"), "{message}");
+    assert_eq!(site.names(&site.disk.join("team")), ["deep"]);
+    room_for(100);
+    site.space.gone(&names[1]).await;
+    assert!(site.names(&site.disk).contains(&"archived-deep".to_owned()));
 }
 
 /// XFS does not let a directory be renamed from one project to another where the other hands its number down, as does

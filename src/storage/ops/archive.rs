@@ -1,5 +1,7 @@
 //! Keeping a volume's directory under another name.
 
+use tracing::warn;
+
 use crate::layout::{NOTES, Note, archive_name};
 use crate::storage::entry::Durability;
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
@@ -14,18 +16,21 @@ impl Root {
     /// that name; `None` if there is no directory. `volume` is the volume's name.
     ///
     /// The `note` tells whose the archive is, which its name does not. It goes into a file of the archive's name
-    /// in [`NOTES`], before the rename: no archive is without one.
+    /// in [`NOTES`], before the rename. An export that is full or refuses the note keeps no directory at its root
+    /// from being archived, because all that a reclaim must do there is a rename; the archive is then without a
+    /// note. A directory deeper down has parts of its path told by the note alone, and so stays where it is.
     ///
     /// May run twice: after the rename there is no directory any more. Cut before it, it leaves a note for an
     /// archive that is not there, which the next run writes again.
     ///
     /// # Errors
-    /// If a component is a link or no directory, the note cannot be written, or the file system refuses. The directory
-    /// is then where it was.
+    /// If a component is a link or no directory, the note cannot be written, or the file system refuses. The
+    /// directory is then where it was.
     pub fn archive(&self, directory: &RelPath, volume: &str, note: &Note) -> Result<Option<Name>, StorageError> {
         let Some(parent) = self.parent(directory)? else {
             return Ok(None);
         };
+        let is_at_root = parent.is_none();
         let parent = parent.as_ref().unwrap_or(&self.dir);
         let leaf = directory.leaf();
         for nth in 0..NAMES_MAX {
@@ -37,7 +42,12 @@ impl Root {
                 Err(Problem::Os(Errno::ENOENT)) => {}
                 Err(problem) => return Err(problem).doing("look up", &archive),
             }
-            self.write_note(&archive, note).doing("write the note for", &archive)?;
+            match self.write_note(&archive, note) {
+                Err(problem) if problem.is_refusal() && is_at_root => {
+                    warn!(archive = archive.as_str(), %problem, "the archive is without a note: it was refused");
+                }
+                written => written.doing("write the note for", &archive)?,
+            }
             // Nobody but us makes archives. Were one made this very moment, an empty directory could be lost to
             // it and nothing else: a rename onto anything with content fails.
             return match parent.rename(leaf.as_str(), &self.dir, archive.as_str()) {

@@ -71,7 +71,7 @@ impl Root {
     /// # Errors
     /// What the file system says.
     pub(crate) fn begin_write_test(&self) -> Result<WriteTest, StorageError> {
-        let root = self.dir.reopen(Access::Read).doing("open", ".")?;
+        let root = self.dir.reopen(Access::Pass).doing("open", ".")?;
         let name = write_test(fastrand::u64(..));
         let before = SystemTime::now();
         root.make(&*name, OWN_MODE).doing("mkdir", &name)?;
