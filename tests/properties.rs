@@ -214,7 +214,7 @@ fn a_claim_gets_a_directory_strictly_beneath_the_export_or_none() {
     });
 }
 
-/// What the peer makes of a pattern (behaviour 3.7 to 3.10), each token filled in once.
+/// What upstream makes of a pattern, each token filled in once.
 fn rendered_by_the_peer(pattern: &str, facts: &Facts<'_>) -> String {
     let Some((before, after)) = pattern.split_once("${.PVC.") else { return pattern.to_owned() };
     let Some((key, behind)) = after.split_once('}').filter(|(key, _)| !key.contains('\n')) else {

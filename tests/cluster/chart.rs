@@ -1,4 +1,4 @@
-//! The Helm chart: what it renders, what it refuses, and what becomes of a release of the peer's chart.
+//! The Helm chart: what it renders, what it refuses, and what becomes of a release of upstream's chart.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -151,7 +151,7 @@ async fn the_api_server_takes_what_any_values_render() {
     }
 }
 
-/// Each value of the peer's chart, and ours: what it makes of which object.
+/// Each value of upstream's chart, and ours: what it makes of which object.
 #[test]
 fn each_value_has_its_effect() {
     let container = "/spec/template/spec/containers/0";
@@ -397,7 +397,7 @@ fn each_value_has_its_effect() {
         variables.iter().find(|variable| variable["name"] == "RUST_LOG").unwrap()["value"].as_str().unwrap();
     let by_default = std::fs::read_to_string(project("src/observe/log.rs")).unwrap();
     assert!(by_default.contains(&logged.replace("debug", "info")), "{logged}");
-    // Parameters cannot be changed: there may be none that the peer's chart does not make.
+    // Parameters cannot be changed: there may be none that upstream's chart does not make.
     assert_eq!(one(&rendered(&[]), "StorageClass")["parameters"], json!({"archiveOnDelete": "true"}));
 }
 
@@ -558,7 +558,7 @@ async fn our_pod_is_baseline_and_what_it_lacks_for_restricted_is_known() {
     pods.create(&dry, &from_json(tests.unwrap())).await.unwrap();
 }
 
-/// An upgrade of a release of the peer's chart, with the same values, and back again. Releases of Helm 3 go on being
+/// An upgrade of a release of upstream's chart, with the same values, and back again. Releases of Helm 3 go on being
 /// applied on the client's side.
 #[tokio::test]
 async fn a_release_of_the_peers_chart_is_upgraded_in_place_and_rolled_back() {

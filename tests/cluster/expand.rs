@@ -179,7 +179,6 @@ pub(crate) async fn bound_by_hand(space: &Space, name: &str, class: &str, patch:
     space.bound(name).await
 }
 
-/// Defect D18.
 #[tokio::test]
 async fn claims_that_asked_the_old_program_in_vain_grow_when_this_one_starts() {
     let space = Space::new().await;

@@ -88,7 +88,7 @@ async fn a_leader_that_was_paused_deletes_nothing_after_it_wakes() {
     assert!(!first.log().contains("reclaimed"), "{}", first.log());
 }
 
-/// The peer's lock, last renewed so long ago.
+/// Upstream's lock, last renewed so long ago.
 fn lock_of_the_peer(space: &Space, ago: SignedDuration) -> Endpoints {
     let renewed = (Timestamp::now() - ago).to_string();
     let record = json!({

@@ -1,7 +1,7 @@
 //! From nfs-subdir-external-provisioner to us and back: what one has made, the other reclaims.
 //!
-//! The peer is emulated: the objects that it writes (behaviour 1b, 3a) and how it reclaims (2, 3c), by the rights that
-//! it has.
+//! Upstream (that is, nfs-subdir-external-provisioner) is emulated: the objects that it writes and how it reclaims, by
+//! the rights that it has.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -219,7 +219,7 @@ fn expected(is_found: impl Fn(bool) -> bool) -> Vec<(&'static str, Left)> {
         .collect()
 }
 
-/// Has the peer reclaim until no volume is left that was made for this test.
+/// Has upstream reclaim until no volume is left that was made for this test.
 async fn all_go(peer: &Peer<'_>) {
     eventually("all volumes to go", || async {
         peer.reclaim().await;
@@ -270,7 +270,7 @@ async fn volumes_of_its_newest_source_are_reclaimed() {
     reclaimed_by_us(Release::Head).await;
 }
 
-/// We run by the peer's rights alone, and then the peer again.
+/// We run by upstream's rights alone, and then upstream again.
 async fn rolled_back_under_the_peers_rights(release: Release) {
     let space = Space::on(Plane::shared(), rules_of_the_peer()).await;
     let provisioner = space.start();
@@ -301,7 +301,7 @@ async fn after_a_rollback_under_its_own_rights_its_newest_source_reclaims_our_vo
     rolled_back_under_the_peers_rights(Release::Head).await;
 }
 
-/// We run by our own rights, so volumes have finalizers, which are taken off before the peer runs again.
+/// We run by our own rights, so volumes have finalizers, which are taken off before upstream runs again.
 async fn rolled_back_after_finalizers(release: Release) {
     let space = Space::on(Plane::shared(), Rules::Ours).await;
     let provisioner = space.start();
@@ -310,7 +310,7 @@ async fn rolled_back_after_finalizers(release: Release) {
     assert!(provisioner.stop().success());
     let peer = Peer::new(&space, release).await;
 
-    // While nobody runs, an admin deletes a bound volume, and a claim goes. The peer, if it is started too early, deletes
+    // While nobody runs, an admin deletes a bound volume, and a claim goes. Upstream, if it is started too early, deletes
     // that one's volume in vain.
     let (released, deleted) = (&volumes[0].0, &volumes[1].0);
     space.volumes().delete(deleted, &DeleteParams::default()).await.unwrap();
@@ -338,7 +338,7 @@ async fn rolled_back_after_finalizers(release: Release) {
     }
     all_go(&peer).await;
     let mut left_over = expected(|nested| release == Release::Head || !nested);
-    // The peer never reclaims a volume that was deleted while it had a claim.
+    // Upstream never reclaims a volume that was deleted while it had a claim.
     left_over[1].1 = Directory;
     assert_eq!(all_left(&space, &volumes), left_over);
 }

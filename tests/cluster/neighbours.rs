@@ -131,7 +131,7 @@ async fn the_setting_of_the_process_allows_sharing_for_classes_that_cannot_be_ch
     space.bound_in(&other, "data").await;
 }
 
-/// Two namespaces and names that make the same text between them (defect D5).
+/// Two namespaces and names that make the same text between them.
 #[tokio::test]
 async fn default_directories_that_look_alike_are_different() {
     let space = Space::new().await;
@@ -217,8 +217,8 @@ async fn an_admins_annotation_beats_the_class_and_a_record_replaces_it() {
     let [annotated, recorded] = [space.bound("annotated").await, space.bound("recorded").await];
     let annotation = json!({"metadata": {"annotations": {"nfs-provisioner/on-delete": "retain"}}});
     space.patch(&space.volumes(), name_of(&annotated), annotation).await;
-    // Defect D8a: a class of the same name that says something else does not change what was recorded only if
-    // there is none at all; the class as it is now decides.
+    // Where there is no class of that name, what was recorded on the volume decides; a class that is there decides by
+    // what it says now.
     space.classes().delete(&retain, &Default::default()).await.unwrap();
     for (claim, volume) in [("annotated", &annotated), ("recorded", &recorded)] {
         space.delete_claim(claim).await;

@@ -92,7 +92,7 @@ async fn requests_and_access_modes_are_copied_as_they_are() {
 async fn a_claim_with_only_the_newer_annotation_is_served() {
     let space = Space::new().await;
     let class = space.class("nfs", json!({})).await;
-    // As when a claim is restored from a file: the controller manager adds nothing to it (behaviour 1.3).
+    // As when a claim is restored from a file: the controller manager adds nothing to it.
     let annotation =
         json!({"metadata": {"annotations": {"volume.kubernetes.io/storage-provisioner": space.provisioner}}});
     space.claim("data", &class, annotation).await;
@@ -302,7 +302,7 @@ async fn what_happened_while_it_was_away_is_picked_up_after_a_restart() {
     assert!(started.elapsed().as_secs() < 12, "{:?}", started.elapsed());
 }
 
-/// Defect D7: a volume that the API server refuses costs nobody's directory, and leaves none of its own.
+/// A volume that the API server refuses costs nobody's directory, and leaves none of its own.
 #[tokio::test]
 async fn a_refused_volume_takes_back_only_what_was_made_for_it() {
     let space = Space::new().await;
@@ -409,7 +409,6 @@ async fn a_claim_that_moves_while_its_volume_is_in_doubt_leaves_nothing_behind()
     assert_eq!(space.entries().len(), before.len());
 }
 
-/// Defect D10.
 #[tokio::test]
 async fn of_two_with_one_name_and_two_servers_the_loser_takes_its_directory_back() {
     let space = Space::new().await;

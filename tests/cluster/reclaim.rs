@@ -71,7 +71,7 @@ async fn the_class_decides_what_is_left() {
     assert_eq!(space.entries().len(), archives + kept, "{:?}", space.entries());
 }
 
-/// Makes a Released volume by hand, as the peer leaves them, and its directory with a file in it if `path` is one
+/// Makes a Released volume by hand, as upstream leaves them, and its directory with a file in it if `path` is one
 /// beneath the export.
 pub(crate) async fn released(
     space: &Space,
@@ -116,7 +116,7 @@ async fn volumes_of_the_peer_are_reclaimed_by_the_same_rules() {
     let _provisioner = space.start();
     let archive = space.class("archive", json!({})).await;
     let delete = space.class("delete", json!({"parameters": {"archiveOnDelete": "false"}})).await;
-    // The older annotation names the class instead of the field (behaviour 3.16).
+    // The older annotation names the class instead of the field.
     let beta = json!({
         "metadata": {"annotations": {"volume.beta.kubernetes.io/storage-class": delete}},
         "spec": {"storageClassName": archive},
@@ -161,7 +161,7 @@ async fn a_bad_value_met_at_deletion_destroys_nothing_and_is_said() {
         ("on-delete", json!({"onDelete": "Delete"}), true, "onDelete"),
         ("archive", json!({"archiveOnDelete": "no"}), true, "archiveOnDelete"),
         ("both", json!({"onDelete": "x", "archiveOnDelete": "no"}), true, "onDelete"),
-        // As in the peer, an onDelete that is none of the three leaves it to archiveOnDelete.
+        // As in upstream, an onDelete that is none of the three leaves it to archiveOnDelete.
         ("falls-through", json!({"onDelete": "x", "archiveOnDelete": "false"}), false, "onDelete"),
     ];
     for (name, parameters, archived, named) in rows {

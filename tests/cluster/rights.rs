@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::plane::Plane;
 use crate::support::space::{Rules, Space, rules_of_rbac};
 
-/// What the peer's users have granted for years, and nothing else (behaviour 4.9).
+/// What upstream's users have granted for years, and nothing else.
 pub(crate) fn rules_of_the_peer() -> Rules {
     let rule = |group: &str, resource: &str, verbs: &[&str]| json!({"apiGroups": [group], "resources": [resource], "verbs": verbs});
     Rules::These(
@@ -40,7 +40,7 @@ async fn the_rights_that_the_peers_users_have_granted_are_enough() {
     space.gone(&volume.name.unwrap()).await;
     assert!(space.entries()[0].starts_with("archived-"));
 
-    // It leads by the peer's own lock.
+    // It leads by upstream's own lock.
     let lock: Endpoints = space.api().get(&space.provisioner.replace('/', "-")).await.unwrap();
     let record = &lock.metadata.annotations.unwrap()["control-plane.alpha.kubernetes.io/leader"];
     let record: Value = serde_json::from_str(record).unwrap();
