@@ -15,7 +15,7 @@ use std::ffi::{CStr, CString};
 use std::ops::Range;
 use std::path::Path;
 
-use crate::storage::entry::{Access, Attributes, Durability, EntryName, FileKind, Time};
+use crate::storage::entry::{Access, Attributes, EntryName, FileKind, Time};
 use crate::storage::error::Problem;
 use crate::storage::mounted::dirfd::{DirFd, DirStream, Resolver};
 use crate::storage::mounted::file::{Fd, FileFd};
@@ -152,15 +152,11 @@ impl Dir {
         }
     }
 
-    /// Writes a file, or replaces the content of the one that is there. A link is not followed.
-    pub(crate) fn write<N: EntryName + ?Sized>(
-        &self,
-        name: &N,
-        content: &[u8],
-        durability: Durability,
-    ) -> Result<(), Problem> {
+    /// Writes a file, or replaces the content of the one that is there, and waits until the file system has taken it
+    /// for good. A link is not followed.
+    pub(crate) fn write<N: EntryName + ?Sized>(&self, name: &N, content: &[u8]) -> Result<(), Problem> {
         match self {
-            Self::Mounted(dir) => dir.write(&name.entry_name()?, content, durability),
+            Self::Mounted(dir) => dir.write(&name.entry_name()?, content),
         }
     }
 

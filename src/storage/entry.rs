@@ -86,15 +86,6 @@ pub(crate) enum Access {
     Read,
 }
 
-/// When a file system must have taken what is written for good.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Durability {
-    /// Whenever it likes.
-    Later,
-    /// Before the call returns: earlier, an NFS server has not been asked whether there is room.
-    Now,
-}
-
 /// What can be the name of an entry: as a file system lists it, or as text of ours.
 pub(crate) trait EntryName {
     /// Returns the name as an engine takes it.

@@ -4,6 +4,7 @@
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::Api;
 use libtest_mimic::Trial;
+use nfs_provisioner::layout::NOTES;
 use serde_json::{Value, json};
 
 use crate::rig::Rig;
@@ -21,7 +22,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         a_name_that_is_too_long,
         an_export_that_is_withdrawn,
         an_archive_on_an_export_that_is_read_only,
-        an_archive_on_an_export_that_is_full,
+        an_archive_on_an_export_without_inodes,
+        an_archive_on_an_export_without_blocks,
         a_deletion_out_of_the_reach_of_a_quota_for_the_export,
         what_others_own_stays_in_the_trash_where_root_is_nobody,
         a_directory_that_is_there_where_none_may_be_made,
@@ -160,9 +162,19 @@ async fn an_archive_on_an_export_that_is_read_only(rig: &'static Rig) {
     assert_eq!(site.entries(), [format!("archived-{directory}")]);
 }
 
+async fn an_archive_on_an_export_without_inodes(rig: &'static Rig) {
+    // The root, "flat", "team" and "deep".
+    archives_on_a_full_export(rig, ["nr_inodes=4", "nr_inodes=100"], &[]).await;
+}
+
+/// The server lets the note's file be made, and refuses its content only when it is asked to keep it.
+async fn an_archive_on_an_export_without_blocks(rig: &'static Rig) {
+    archives_on_a_full_export(rig, ["size=4k", "size=1m"], &["page"]).await;
+}
+
 /// A rename takes no space, so a full export keeps no directory at its root from being archived. The path of one that
-/// lies deeper is told by the archive's note alone.
-async fn an_archive_on_an_export_that_is_full(rig: &'static Rig) {
+/// lies deeper is told by the archive's note alone. `filled` are files that take up what there is.
+async fn archives_on_a_full_export(rig: &'static Rig, [full, free]: [&str; 2], filled: &[&str]) {
     let site = Site::new(rig, SOON).await;
     let provisioner = site.start();
     let archive = json!({"parameters": {"pathPattern": "${.PVC.annotations.path}"}, "reclaimPolicy": "Delete"});
@@ -172,22 +184,29 @@ async fn an_archive_on_an_export_that_is_full(rig: &'static Rig) {
         site.space.claim(claim, &class, json!({"metadata": {"annotations": {"path": path}}})).await;
         names.push(site.space.bound(claim).await.metadata.name.unwrap());
     }
-    let disk = text(&site.disk).to_owned();
-    let room_for = |inodes: u32| rig.run(&["mount", "-o", &format!("remount,nr_inodes={inodes}"), &disk]);
-    // The root, "flat", "team" and "deep".
-    room_for(4);
+    for file in filled {
+        site.write(ROOT, site.disk.join(file), "x");
+    }
+    let remount = |option: &str| rig.run(&["mount", "-o", &format!("remount,{option}"), text(&site.disk)]);
+    let has = |name: &str| site.names(&site.disk).contains(&name.to_owned());
+    remount(full);
     site.space.delete_claim("flat").await;
     site.space.gone(&names[0]).await;
-    assert_eq!(site.names(&site.disk), ["archived-flat", "team"]);
+    assert!(has("archived-flat") && !has("flat"));
     let log = provisioner.log();
     assert!(log.contains("the archive is without a note") && log.contains("no space left"), "{log}");
     site.space.delete_claim("deep").await;
     let message = site.space.event(&names[1], "VolumeFailedDelete").await;
     assert!(message.contains("no space left"), "{message}");
     assert_eq!(site.names(&site.disk.join("team")), ["deep"]);
-    room_for(100);
+    let notes = site.disk.join(NOTES);
+    if has(NOTES) {
+        assert!(!site.names(&notes).contains(&"archived-flat".to_owned()), "half a note is none");
+    }
+    remount(free);
     site.space.gone(&names[1]).await;
-    assert!(site.names(&site.disk).contains(&"archived-deep".to_owned()));
+    assert!(has("archived-deep"));
+    assert_eq!(site.names(&notes), ["archived-deep"]);
 }
 
 /// XFS does not let a directory be renamed from one project to another where the other hands its number down, as does

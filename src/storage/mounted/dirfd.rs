@@ -19,7 +19,7 @@ use nix::sys::stat::{
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
 
-use crate::storage::entry::{Access, Attributes, Durability, FileKind, Time};
+use crate::storage::entry::{Access, Attributes, FileKind, Time};
 use crate::storage::error::{Errno, Problem};
 use crate::storage::mounted::file::{Fd, FileFd, attributes, number, timespec};
 use crate::storage::mounted::mount::Mount;
@@ -133,15 +133,13 @@ impl DirFd {
         Ok(renameat(&self.fd, name, &to.fd, to_name)?)
     }
 
-    /// Writes a file, or replaces the content of the one that is there. A link is not followed.
-    pub(crate) fn write(&self, name: &CStr, content: &[u8], durability: Durability) -> Result<(), Problem> {
+    /// Writes a file, or replaces the content of the one that is there, and waits until the file system has taken it
+    /// for good: earlier, an NFS server has not been asked whether there is room. A link is not followed.
+    pub(crate) fn write(&self, name: &CStr, content: &[u8]) -> Result<(), Problem> {
         let flags = OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let Fd(mut file) = self.open_by(name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
         file.write_all(content)?;
-        match durability {
-            Durability::Later => Ok(()),
-            Durability::Now => Ok(file.sync_all()?),
-        }
+        Ok(file.sync_all()?)
     }
 
     /// Removes the entry `name`, which is not a directory.

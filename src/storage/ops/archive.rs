@@ -3,7 +3,6 @@
 use tracing::warn;
 
 use crate::layout::{NOTES, Note, archive_name};
-use crate::storage::entry::Durability;
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
 use crate::storage::root::{Root, make_private};
 use crate::values::path::{Name, RelPath};
@@ -62,6 +61,9 @@ impl Root {
 
     fn write_note(&self, archive: &Name, note: &Note) -> Result<(), Problem> {
         let notes = make_private(&self.dir, NOTES)?;
-        notes.write(archive.as_str(), note.to_json().as_bytes(), Durability::Later)
+        notes.write(archive.as_str(), note.to_json().as_bytes()).inspect_err(|_| {
+            // Half a note is none. If it stays all the same, nothing is decided by it.
+            let _ = notes.unlink(archive.as_str());
+        })
     }
 }

@@ -7,7 +7,7 @@ use crate::failpoint::Failpoint;
 use crate::layout::staging::{COPY, LINKS, mark, place};
 use crate::layout::{STAGING, TrashName};
 use crate::storage::dir::Dir;
-use crate::storage::entry::{Access, Durability, FileKind};
+use crate::storage::entry::{Access, FileKind};
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
 use crate::storage::ops::create::Created;
 use crate::storage::root::{PARENT_MODE, Root, grant, make, make_private};
@@ -88,7 +88,7 @@ impl Root {
         let place = || {
             let stage = self.dir.open(STAGING, Access::Pass)?.open(volume, Access::Read)?;
             let mark = mark(stage.entry(COPY)?.inode);
-            stage.write(&*mark, directory.as_str().as_bytes(), Durability::Now)?;
+            stage.write(&*mark, directory.as_str().as_bytes())?;
             Failpoint::CopyMarked.passed();
             let (mut above, mut made) = (None::<Dir>, 1);
             for name in directory.parents() {

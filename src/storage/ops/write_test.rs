@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::layout::{WRITE_TEST_FILE, WRITE_TEST_TRASH, WRITE_TEST_VOLUME, is_write_test, write_test};
 use crate::storage::dir::Dir;
-use crate::storage::entry::{Access, Durability};
+use crate::storage::entry::Access;
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
 use crate::storage::ops::create::VOLUME_MODE;
 use crate::storage::root::{LISTED, OWN_MODE, Root, grant};
@@ -110,7 +110,7 @@ impl WriteTest {
     pub(crate) fn take(&self, step: WriteStep) -> Result<(), StorageError> {
         match step {
             WriteStep::Write => {
-                let written = self.dir.write(WRITE_TEST_FILE, CONTENT, Durability::Now);
+                let written = self.dir.write(WRITE_TEST_FILE, CONTENT);
                 written.doing("write", self.at(WRITE_TEST_FILE))
             }
             WriteStep::SetMode => self.set_mode(),
