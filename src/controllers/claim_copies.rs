@@ -40,6 +40,22 @@ impl ClaimCopies {
         self.copies.clear(volume, at).await;
     }
 
+    /// Forgets a claim's copy that has ended well but is not in its place any more, so that it is made again.
+    ///
+    /// # Errors
+    /// Returns any error of looking at the place.
+    pub(super) async fn look_again(&self, claim: &Claim) -> Result<(), StorageError> {
+        let uid = &claim.claim.uid;
+        let Some((at, Stage::Copying(copy))) = self.attempts.get(uid) else { return Ok(()) };
+        if matches!(copy.state(), CopyState::Ended(Ok(_))) {
+            let storage = &self.context.export(&at).storage;
+            if !storage.is_placed(claim.volume_name().as_str(), &at.path).await? {
+                self.attempts.set(uid, Stage::Reserved);
+            }
+        }
+        Ok(())
+    }
+
     /// Returns how a claim's copy has ended, if it has. Starts the copy if it is not under way.
     pub(super) fn result(&self, claim: &Claim, job: CopyJob) -> Option<Result<Created, StorageError>> {
         let uid = &claim.claim.uid;

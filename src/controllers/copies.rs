@@ -156,11 +156,17 @@ impl Copies {
             self.metrics.copies.get_or_create(&metrics::result(ended)).inc();
             result
         };
-        if result.is_err() {
+        if result.is_err() && self.is_unplaced(job).await {
             // The remains of a copy would only take up space.
             self.clear(&job.volume, &job.to).await;
         }
         state.send_replace(CopyState::Ended(result));
+    }
+
+    /// Tells whether a copy is surely not in its place. One that is there is known by what is in its staging place.
+    async fn is_unplaced(&self, job: &CopyJob) -> bool {
+        let storage = &self.exports.get(job.to.export).storage;
+        matches!(storage.is_placed(job.volume.as_str(), &job.to.path).await, Ok(false))
     }
 
     async fn copy_and_place(

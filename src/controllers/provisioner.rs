@@ -218,6 +218,11 @@ impl Provisioner {
             None
         };
         let created = if let Some(job) = copy_job(claim, provision) {
+            if round.failures > 0 {
+                let looking = self.copies.look_again(claim);
+                let looked = self.context.wait(slot, &claim.claim, at.export, looking).await;
+                looked.map_err(|error| self.failed_to_make(at, &error))?;
+            }
             let Some(copied) = self.copies.result(claim, job) else { return Ok(ClaimOutcome::Copying) };
             copied.map_err(|error| self.failed_to_make(at, &error))?
         } else {

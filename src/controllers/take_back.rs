@@ -17,7 +17,7 @@ use crate::ledger::Departure;
 use crate::model::claim::Claim;
 use crate::model::exports::Location;
 use crate::queue::{Next, RetryReason};
-use crate::storage::Created;
+use crate::storage::{Created, Problem, StorageError};
 use crate::values::names::{ClaimUid, VolumeName};
 use crate::values::time::seconds_now;
 
@@ -95,20 +95,40 @@ impl TakeBack {
         }
     }
 
-    /// Moves a copy in its place into the trash, unless another volume or claim uses the directory by now. The
-    /// copy was renamed to where nothing was, so the directory was its claim's alone at first.
-    async fn trash_copy(&self, volume: &VolumeName, at: &Location) {
-        let export = self.context.export(at);
+    /// Moves a copy in its place into the trash, unless another volume or claim uses the directory by now.
+    ///
+    /// # Errors
+    /// Returns when to try again, if the copy cannot be moved yet.
+    async fn trash_copy(&self, volume: &VolumeName, at: &Location) -> Result<(), Next> {
         let departure = self.context.state.ledger().depart(volume, at);
-        if departure.as_ref().is_some_and(Departure::is_alone) {
-            match export.storage.trash(&at.path, volume.as_str(), seconds_now()).await {
-                Ok(Some(_)) => export.backlog.pushed(),
-                Ok(None) => {}
-                Err(error) => warn!(volume = volume.as_str(), %error, "a copy that is no longer needed was left"),
-            }
+        let departure = departure.ok_or(Next::Retry(RetryReason::Neighbour))?;
+        if departure.is_alone() {
+            self.trash(volume, at).await.map_err(|error| {
+                warn!(volume = volume.as_str(), %error, "a copy that is no longer needed was left for now");
+                if error.problem == Problem::NotLeading { Next::PutBack } else { Next::Retry(RetryReason::Export) }
+            })?;
         }
         drop(departure);
         self.copies.clear(volume, at).await;
+        Ok(())
+    }
+
+    /// Moves what is in the place of a copy into the trash, if it is the copy: somebody may have moved that away,
+    /// and put something else there.
+    async fn trash(&self, volume: &VolumeName, at: &Location) -> Result<(), StorageError> {
+        let export = self.context.export(at);
+        if !export.storage.is_placed(volume.as_str(), &at.path).await? {
+            let path = at.path.as_str();
+            warn!(
+                volume = volume.as_str(),
+                path,
+                export = &*export.name,
+                "it is not the copy that was made, and is left"
+            );
+        } else if export.storage.trash(&at.path, volume.as_str(), seconds_now()).await?.is_some() {
+            export.backlog.pushed();
+        }
+        Ok(())
     }
 
     /// Removes what was made for a claim that no longer waits for us, unless its volume exists.
@@ -134,7 +154,9 @@ impl TakeBack {
                     // The watch may not have shown it yet.
                     self.context.state.ledger().made(&volume);
                 }
-                self.take_back(volume, at, &left, found).await;
+                if let Err(next) = self.take_back(volume, at, &left, found).await {
+                    return next;
+                }
             }
         }
         self.attempts.end(uid);
@@ -143,13 +165,14 @@ impl TakeBack {
 
     /// Removes what was made for a claim, but only if the claim has no volume at all. The volume's directory may
     /// lie in what was made, or around it.
-    async fn take_back(&self, volume: VolumeName, at: Location, left: &Left, found: Found) {
+    async fn take_back(&self, volume: VolumeName, at: Location, left: &Left, found: Found) -> Result<(), Next> {
         match (left, found) {
             (Left::Directory(created), Found::Nowhere) => self.undo(&volume, &at, *created).await,
-            (Left::Placed(_), Found::Nowhere) => self.trash_copy(&volume, &at).await,
+            (Left::Placed(_), Found::Nowhere) => self.trash_copy(&volume, &at).await?,
             (Left::Placed(_), _) => self.copies.clear_later(volume, at),
             _ => {}
         }
+        Ok(())
     }
 }
 

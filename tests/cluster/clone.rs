@@ -4,15 +4,12 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::time::Duration;
 
-use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use kube::Api;
-use kube::api::DeleteParams;
 use nfs_provisioner::layout::STAGING;
 use serde_json::{Value, json};
 
 use crate::exports::{OTHER, Other, is_on};
-use crate::provision::forbid_volumes;
+use crate::provision::{allow_volumes, forbid_volumes};
 use crate::support::eventually;
 use crate::support::process::Process;
 use crate::support::space::{Space, annotations};
@@ -188,14 +185,44 @@ async fn a_copy_whose_volume_is_refused_stays_for_its_claim_and_goes_with_it() {
 
     space.delete_claim("denied-gone").await;
     eventually("the copy to go with its claim", || async { (space.entries().len() == 1).then_some(()) }).await;
-    let binding = format!("{}-policy", space.namespace);
-    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(space.client.clone());
-    bindings.delete(&binding, &DeleteParams::default()).await.unwrap();
+    allow_volumes(&space).await;
     let copied = space.bound("denied-stays").await;
     assert_eq!(inode(&Space::directory(&copied)), before, "the same copy");
     assert_eq!(fs::read_to_string(space.at(of("denied-stays")).join("a/b/file")).unwrap(), "text");
     nothing_is_left(&space).await;
     assert_eq!(space.entries(), [Space::directory(&copied)], "{}", provisioner.log());
+}
+
+/// While the API server refuses its volume, anything may become of a copy that is complete.
+#[tokio::test]
+async fn a_copy_that_is_not_in_its_place_any_more_is_made_again_and_what_is_there_instead_stays() {
+    let space = Space::new().await;
+    let provisioner = space.start();
+    let class = space.class("nfs", json!({"parameters": {"onDelete": "delete"}})).await;
+    source(&space, &class, 1).await;
+    forbid_volumes(&space, "denied").await;
+    for name in ["denied-gone", "denied-stays"] {
+        space.claim(name, &class, copy("1Mi")).await;
+        space.event(name, "ProvisioningFailed").await;
+    }
+    let directories = space.entries();
+    let of = |claim: &str| space.at(directories.iter().find(|directory| directory.contains(claim)).unwrap());
+    fs::rename(of("denied-gone"), space.at("moved")).unwrap();
+    fs::create_dir(of("denied-gone")).unwrap();
+    fs::write(of("denied-gone").join("file"), "restored").unwrap();
+    fs::remove_dir_all(of("denied-stays")).unwrap();
+
+    space.delete_claim("denied-gone").await;
+    eventually("the claim to be given up", || async {
+        provisioner.log().contains("is not the copy that was made").then_some(())
+    })
+    .await;
+    allow_volumes(&space).await;
+    let copied = space.bound("denied-stays").await;
+    assert_eq!(fs::read_to_string(space.at(&Space::directory(&copied)).join("a/b/file")).unwrap(), "text");
+    nothing_is_left(&space).await;
+    assert_eq!(fs::read_to_string(of("denied-gone").join("file")).unwrap(), "restored");
+    assert!(space.at("moved/a/b/file").exists());
 }
 
 #[tokio::test]

@@ -334,8 +334,8 @@ async fn a_refused_volume_takes_back_only_what_was_made_for_it() {
     assert!(space.at(&served).is_dir() && space.at("there/before/file").exists());
 }
 
-/// Has the API server refuse volumes for claims whose names begin so, in the space's namespace. Ends when the
-/// policy binding of that name, `<namespace>-policy`, is deleted.
+/// Has the API server refuse volumes for claims whose names begin so, in the space's namespace, until
+/// [`allow_volumes`].
 pub(crate) async fn forbid_volumes(space: &Space, start: &str) {
     let name = format!("{}-policy", space.namespace);
     let expression = format!(
@@ -366,7 +366,17 @@ pub(crate) async fn forbid_volumes(space: &Space, start: &str) {
     }));
     let dry = kube::api::PostParams { dry_run: true, ..Default::default() };
     let volumes = space.volumes();
-    eventually("the policy", || async { volumes.create(&dry, &probe).await.is_err().then_some(()) }).await;
+    eventually("the policy", || async {
+        let refused = volumes.create(&dry, &probe).await.err()?;
+        refused.to_string().contains("not today").then_some(())
+    })
+    .await;
+}
+
+/// Ends what [`forbid_volumes`] began.
+pub(crate) async fn allow_volumes(space: &Space) {
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(space.client.clone());
+    bindings.delete(&format!("{}-policy", space.namespace), &Default::default()).await.unwrap();
 }
 
 /// The API server has not said whether it has made the volume, and the claim is to lie elsewhere by then.
@@ -377,12 +387,14 @@ async fn a_claim_that_moves_while_its_volume_is_in_doubt_leaves_nothing_behind()
     let class = space.class("nfs", json!({"parameters": {"pathPattern": "${.PVC.labels.team}"}})).await;
     // It fails with an error of its own, which says nothing about the request.
     let rule = json!({"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["persistentvolumes"]});
+    // Volumes of other tests may have no class.
+    let expression = format!("has(object.spec.storageClassName) && object.spec.storageClassName == '{class}'");
     let webhook: ValidatingWebhookConfiguration = from_json(json!({
         "metadata": {"name": space.class_name("broken")},
         "webhooks": [{
             "name": "broken.example.com", "rules": [rule], "admissionReviewVersions": ["v1"], "sideEffects": "None",
             "timeoutSeconds": 1, "clientConfig": {"url": "https://127.0.0.1:1/"},
-            "matchConditions": [{"name": "ours", "expression": format!("object.spec.storageClassName == '{class}'")}],
+            "matchConditions": [{"name": "ours", "expression": expression}],
         }],
     }));
     let webhooks: Api<ValidatingWebhookConfiguration> = Api::all(space.client.clone());
