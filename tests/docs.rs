@@ -150,7 +150,7 @@ fn every_setting_is_in_the_readme_with_its_flag_and_default_and_no_other() {
         assert!(!row[3].is_empty(), "{variable}");
     }
     let left: Vec<&str> = rows.iter().map(|row| &*row[0]).collect();
-    assert_eq!(left, ["`RUST_LOG`"], "what is read by the log's library");
+    assert_eq!(left, ["`RUST_LOG`"], "what the log reads itself, not clap");
 }
 
 #[test]
