@@ -14,7 +14,7 @@ use crate::cluster::slim::Slim;
 use crate::model::claim::SourceClaim;
 use crate::model::class::Class;
 use crate::model::expansion::Expansion;
-use crate::model::volume::{FINALIZER, NewVolume, Volume};
+use crate::model::volume::{FINALIZER, NewVolume, Volume, annotation};
 use crate::values::names::{ClassName, VolumeName};
 use crate::values::quantity::STORAGE;
 
@@ -204,10 +204,20 @@ impl Cluster {
     /// Returns any API error.
     pub async fn unprotect(&self, volume: &Volume) -> Result<(), ApiError> {
         let metadata = json!({ "$deleteFromPrimitiveList/finalizers": [FINALIZER], "uid": volume.uid });
-        match self.patch(volume, metadata).await {
-            Err(ApiError::Kube(KubeError::Api(status))) if status.is_not_found() || status.is_conflict() => Ok(()),
-            result => result,
-        }
+        unless_gone(self.patch(volume, metadata).await)
+    }
+
+    /// Notes on a volume what was done to its directory, and removes our finalizer. Succeeds also if the volume is
+    /// gone.
+    ///
+    /// # Errors
+    /// Returns any API error.
+    pub async fn dispose(&self, volume: &Volume, done: &str) -> Result<(), ApiError> {
+        let metadata = json!({
+            "$deleteFromPrimitiveList/finalizers": [FINALIZER], "uid": volume.uid,
+            "annotations": {annotation::DISPOSED: done},
+        });
+        unless_gone(self.patch(volume, metadata).await)
     }
 
     /// Sets a volume's capacity, unless the volume has changed since it was read.
@@ -273,6 +283,11 @@ impl Cluster {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Takes it for success that there is no such volume any more. A conflict means another uid.
+fn unless_gone(result: Result<(), ApiError>) -> Result<(), ApiError> {
+    result.or_else(|error| if error.is_not_found() || error.is_conflict() { Ok(()) } else { Err(error) })
 }
 
 #[cfg(test)]

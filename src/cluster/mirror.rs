@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::ledger::generation::Generation;
 
 /// The records of one kind of object, by their keys.
@@ -11,6 +13,8 @@ use crate::ledger::generation::Generation;
 pub(super) struct Mirror<K, R> {
     records: HashMap<K, Record<R>>,
     generation: Generation,
+    /// Whether a list is under way.
+    is_listing: bool,
 }
 
 #[derive(Debug)]
@@ -18,11 +22,13 @@ struct Record<R> {
     record: Arc<R>,
     /// The list that last showed the object, or after which the watch showed it.
     shown: Generation,
+    /// When the watch showed the object as it is recorded; unset if a list did.
+    watched: Option<Instant>,
 }
 
 impl<K, R> Default for Mirror<K, R> {
     fn default() -> Self {
-        Self { records: HashMap::new(), generation: Generation::default() }
+        Self { records: HashMap::new(), generation: Generation::default(), is_listing: false }
     }
 }
 
@@ -31,7 +37,8 @@ impl<K: Clone + Eq + Hash, R: PartialEq> Mirror<K, R> {
     /// anything changed.
     pub(super) fn put(&mut self, key: &K, record: Option<R>) -> bool {
         let Some(record) = record else { return self.remove(key) };
-        let now = Record { record: Arc::new(record), shown: self.generation };
+        let watched = (!self.is_listing).then(Instant::now);
+        let now = Record { record: Arc::new(record), shown: self.generation, watched };
         let record = Arc::clone(&now.record);
         self.records.insert(key.clone(), now).is_none_or(|before| before.record != record)
     }
@@ -44,17 +51,31 @@ impl<K: Clone + Eq + Hash, R: PartialEq> Mirror<K, R> {
     /// Begins a list of all objects.
     pub(super) fn begin_list(&mut self) {
         self.generation.advance();
+        self.is_listing = true;
     }
 
     /// Ends a list: removes the records of the objects that it did not show, and returns their keys.
     pub(super) fn end_list(&mut self) -> Vec<K> {
+        self.end_list_but(|_| false)
+    }
+
+    /// Ends a list as [`Mirror::end_list`] does, but leaves the records that are to stay without their objects.
+    pub(super) fn end_list_but(&mut self, stays: impl Fn(&R) -> bool) -> Vec<K> {
         let generation = self.generation;
-        self.records.extract_if(|_, record| record.shown != generation).map(|(key, _)| key).collect()
+        self.is_listing = false;
+        let is_gone = |record: &Record<R>| record.shown != generation && !stays(&record.record);
+        self.records.extract_if(|_, record| is_gone(record)).map(|(key, _)| key).collect()
     }
 
     /// Returns the record of an object.
     pub(super) fn get(&self, key: &K) -> Option<Arc<R>> {
         self.records.get(key).map(|record| Arc::clone(&record.record))
+    }
+
+    /// Returns when the watch showed an object as it is recorded; `None` if a list did. A list shows objects in the
+    /// order of their names, and so tells nothing of the others; what a watch shows comes in the order of its time.
+    pub(super) fn watched(&self, key: &K) -> Option<Instant> {
+        self.records.get(key)?.watched
     }
 
     /// Iterates over all records and their keys.

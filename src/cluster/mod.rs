@@ -11,4 +11,5 @@ pub mod events;
 mod mirror;
 pub mod state;
 pub mod watch_health;
+mod setback;
 pub mod watches;

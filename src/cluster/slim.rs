@@ -60,6 +60,7 @@ struct Metadata {
     namespace: Option<String>,
     uid: Option<String>,
     resource_version: Option<String>,
+    creation_timestamp: Option<Time>,
     deletion_timestamp: Option<Time>,
     finalizers: Option<Vec<String>>,
     labels: Option<BTreeMap<String, String>>,
@@ -73,6 +74,7 @@ impl From<Metadata> for ObjectMeta {
             namespace,
             uid,
             resource_version,
+            creation_timestamp,
             deletion_timestamp,
             finalizers,
             labels,
@@ -83,6 +85,7 @@ impl From<Metadata> for ObjectMeta {
             namespace,
             uid,
             resource_version,
+            creation_timestamp,
             deletion_timestamp,
             finalizers,
             labels,
@@ -110,8 +113,10 @@ struct VolumeSpec {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct VolumeStatus {
     phase: Option<String>,
+    last_phase_transition_time: Option<Time>,
 }
 
 impl<'de> Deserialize<'de> for Slim<PersistentVolume> {
@@ -125,8 +130,11 @@ impl<'de> Deserialize<'de> for Slim<PersistentVolume> {
             storage_class_name: spec.storage_class_name,
             ..PersistentVolumeSpec::default()
         });
-        let status = status
-            .map(|status| PersistentVolumeStatus { phase: status.phase, ..PersistentVolumeStatus::default() });
+        let status = status.map(|status| PersistentVolumeStatus {
+            phase: status.phase,
+            last_phase_transition_time: status.last_phase_transition_time,
+            ..PersistentVolumeStatus::default()
+        });
         Ok(Self(PersistentVolume { metadata: metadata.into(), spec, status }))
     }
 }
@@ -165,11 +173,12 @@ mod tests {
 
     #[test]
     fn nothing_is_missing_that_is_read_of_a_volume() {
-        use volume::annotation::{MIGRATED_TO, ON_DELETE, ON_DELETE_OF_CLASS, PROVISIONED_BY};
+        use volume::annotation::{DISPOSED, MIGRATED_TO, ON_DELETE, ON_DELETE_OF_CLASS, PROVISIONED_BY};
         let object = json!({
             "kind": "PersistentVolume", "apiVersion": "v1",
             "metadata": metadata(&json!({
                 PROVISIONED_BY: "us", MIGRATED_TO: "them", ON_DELETE: "retain", ON_DELETE_OF_CLASS: "archive",
+                DISPOSED: "removed",
             })),
             "spec": {
                 "accessModes": ["ReadWriteMany"], "capacity": {"storage": "1Mi"}, "volumeMode": "Filesystem",
@@ -183,7 +192,7 @@ mod tests {
         let Slim(slim) = serde_json::from_value(object).unwrap();
         let expected = volume::Volume::read(&whole);
         assert!(expected.deleting && expected.finalizer && expected.phase == volume::Phase::Released);
-        assert!(expected.capacity.is_some());
+        assert!(expected.capacity.is_some() && expected.disposed.is_some() && expected.lived.is_some());
         assert_eq!(volume::Volume::read(&slim), expected);
         assert_eq!(slim.metadata.managed_fields, None);
     }

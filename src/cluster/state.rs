@@ -2,10 +2,15 @@
 //! volumes to reclaim, and of all classes, kept current by watches. Whole objects are dropped as soon as they are
 //! read.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::cluster::mirror::Mirror;
@@ -15,6 +20,7 @@ use crate::ledger::{Entry, Ledger};
 use crate::model::claim::Claim;
 use crate::model::class::Class;
 use crate::model::expansion::Expansion;
+use crate::model::exports::Location;
 use crate::model::volume::{Phase, Volume};
 use crate::queue::Queue;
 use crate::values::names::{ClaimUid, ClassName, VolumeName};
@@ -54,6 +60,8 @@ pub struct ClusterState {
     /// The volumes' records. Locked before the ledger, so that a volume's record and its entry there change
     /// together.
     volumes: Mutex<Volumes>,
+    /// When there was last a reason to doubt that the watch of volumes had shown all volumes.
+    doubted: Mutex<Option<Instant>>,
     /// The queue of pending claims to look at.
     pub changed_claims: Arc<Queue<ClaimUid>>,
     /// The queue of volumes to look at.
@@ -73,6 +81,7 @@ impl ClusterState {
             claims: Mutex::default(),
             expansions: Mutex::default(),
             volumes: Mutex::default(),
+            doubted: Mutex::default(),
             changed_claims: Arc::default(),
             changed_volumes: Arc::default(),
             changed_expansions: Arc::default(),
@@ -125,12 +134,43 @@ impl ClusterState {
     /// it is gone.
     pub fn reclaimed(&self, volume: &Volume) {
         let mut volumes = self.volumes.lock();
-        // The watch may have shown already that the volume is gone.
-        if self.ledger.exists(&volume.name) {
-            volumes.reclaimed.insert(volume.name.clone(), volume.uid.clone());
+        if volumes.is_recorded(volume) {
+            // The watch may have shown already that a volume is gone which is done from memory.
+            if !volume.deleted_while_bound || volume.finalizer {
+                volumes.reclaimed.put(&volume.name, Some(volume.uid.clone()));
+            }
+            volumes.drop_work(&volume.name);
         }
-        volumes.deleted_while_bound.remove(&volume.name);
-        volumes.work.remove(&volume.name);
+    }
+
+    /// Notes what was done to a volume's directory: it is not the volume's any more, and is never touched again on
+    /// its behalf.
+    pub fn disposed(&self, volume: &Volume, done: &str) {
+        let mut volumes = self.volumes.lock();
+        volumes.disposed.insert(volume.name.clone(), (volume.uid.clone(), done.into()));
+        if let Some(record) = volumes.work.get(&volume.name).filter(|record| record.uid == volume.uid) {
+            let record = Volume { disposed: Some(done.into()), ..Volume::clone(&record) };
+            self.settle(&record);
+            volumes.work.put(&volume.name, Some(record));
+        }
+    }
+
+    /// Returns when the watch showed this volume as it is recorded, and so all that had happened to any volume
+    /// before; `None` if that cannot be told.
+    pub fn watched(&self, volume: &VolumeName) -> Option<Instant> {
+        let watched = self.volumes.lock().work.watched(volume)?;
+        let doubted = *self.doubted.lock();
+        doubted.is_none_or(|doubted| doubted < watched).then_some(watched)
+    }
+
+    /// Notes that what the watch of volumes has not shown may exist all the same.
+    pub fn doubt(&self) {
+        *self.doubted.lock() = Some(Instant::now());
+    }
+
+    /// Returns since when the watch of volumes has had no reason to be doubted; `None` if there never was one.
+    pub fn doubted(&self) -> Option<Instant> {
+        *self.doubted.lock()
     }
 
     /// Records a volume that a list has just shown, and that the watch has not shown yet.
@@ -141,13 +181,14 @@ impl ClusterState {
         }
     }
 
-    /// Forgets a volume that does not exist according to the API server.
-    pub fn forget_volume(&self, name: &VolumeName) {
+    /// Forgets a volume that does not exist according to the API server, unless another one has its name by now.
+    pub fn forget_volume(&self, volume: &Volume) {
         let mut volumes = self.volumes.lock();
-        self.ledger.forget(name);
-        volumes.reclaimed.remove(name);
-        volumes.deleted_while_bound.remove(name);
-        volumes.work.remove(name);
+        if volumes.is_recorded(volume) {
+            self.ledger.forget(&volume.name);
+            volumes.reclaimed.remove(&volume.name);
+            volumes.drop_work(&volume.name);
+        }
     }
 
     /// Begins a list of all objects of a kind.
@@ -159,9 +200,11 @@ impl ClusterState {
                 self.expansions.lock().begin_list();
             }
             Watched::Volumes => {
+                self.doubt();
                 let mut volumes = self.volumes.lock();
                 self.ledger.begin_list();
                 volumes.work.begin_list();
+                volumes.reclaimed.begin_list();
             }
         }
     }
@@ -192,8 +235,7 @@ impl ClusterState {
     fn end_list_of_volumes(&self) {
         let mut volumes = self.volumes.lock();
         let gone = self.ledger.end_list();
-        volumes.reclaimed.retain(|volume, _| self.ledger.exists(volume));
-        let work = volumes.work.end_list();
+        let work = volumes.end_list(&gone);
         drop(volumes);
         for name in work {
             self.changed_volumes.push(name);
@@ -256,6 +298,7 @@ impl ClusterState {
         let has_gone = record.is_none();
         let mut volumes = self.volumes.lock();
         let has_changed = if let Some(volume) = record {
+            let volume = volumes.remember(volume, &self.scope);
             self.settle(&volume);
             volumes.put(volume, &self.scope)
         } else {
@@ -273,14 +316,19 @@ impl ClusterState {
 
     /// Enters an existing volume in the ledger.
     fn settle(&self, volume: &Volume) {
-        let located = located(volume, &self.scope.exports).ok();
-        let entry = Entry {
-            at: located.as_ref(),
-            namespace: volume.claim.as_ref().map(|claim| &*claim.namespace),
-            bytes: volume.capacity.as_ref().map_or(0, bytes),
-            gid: volume.gid,
-        };
-        self.ledger.settle(&volume.name, entry);
+        // A directory that has been dealt with is not the volume's any more.
+        let located = located(volume, &self.scope.exports).ok().filter(|_| volume.disposed.is_none());
+        self.ledger.settle(&volume.name, entry(volume, located.as_ref()));
+    }
+}
+
+/// Returns what others have to respect of a volume whose directory lies there.
+fn entry<'a>(volume: &'a Volume, at: Option<&'a Location>) -> Entry<'a> {
+    Entry {
+        at,
+        namespace: volume.claim.as_ref().map(|claim| &*claim.namespace),
+        bytes: volume.capacity.as_ref().map_or(0, bytes),
+        gid: volume.gid,
     }
 }
 
@@ -290,31 +338,118 @@ struct Volumes {
     work: Mirror<VolumeName, Volume>,
     /// Our volumes that were deleted while they had a claim. They are reclaimed when the claim is gone, even if
     /// the volume object is gone by then.
-    deleted_while_bound: HashSet<VolumeName>,
+    deleted_while_bound: HashMap<VolumeName, Volume>,
     /// The uids of reclaimed volumes that the watch still shows: their deletion by the API server and the removal
     /// of their finalizers are changes, too.
-    reclaimed: HashMap<VolumeName, Box<str>>,
+    reclaimed: Mirror<VolumeName, Box<str>>,
+    /// The uids of volumes whose directories have been dealt with, and what was done.
+    disposed: HashMap<VolumeName, (Box<str>, Box<str>)>,
+    /// The volumes that were bound not long after they were created.
+    bound: Recent,
 }
 
 impl Volumes {
-    fn put(&mut self, mut volume: Volume, scope: &Scope) -> bool {
-        let name = volume.name.clone();
-        if volume.deleting && volume.phase == Phase::Bound && volume.is_of(&scope.provisioner) {
-            self.deleted_while_bound.insert(name.clone());
+    /// Tells whether this very volume is recorded, and not a later one of its name.
+    fn is_recorded(&self, volume: &Volume) -> bool {
+        self.work.get(&volume.name).is_some_and(|record| record.uid == volume.uid)
+    }
+
+    fn drop_work(&mut self, name: &VolumeName) {
+        self.deleted_while_bound.remove(name);
+        self.disposed.remove(name);
+        self.work.remove(name);
+    }
+
+    /// Notes what is seen of a volume, and adds what was seen of it before.
+    fn remember(&mut self, mut volume: Volume, scope: &Scope) -> Volume {
+        let is_ours = volume.is_of(&scope.provisioner);
+        if is_ours && volume.phase == Phase::Bound {
+            self.bound.note(&volume);
+            if volume.deleting {
+                self.deleted_while_bound.insert(volume.name.clone(), volume.clone());
+            }
         }
-        volume.deleted_while_bound = self.deleted_while_bound.contains(&name);
-        let is_reclaimed = self.reclaimed.get(&name) == Some(&volume.uid);
+        let deleted = self.deleted_while_bound.get(&volume.name);
+        volume.deleted_while_bound = deleted.is_some_and(|deleted| deleted.uid == volume.uid);
+        volume.seen_bound = is_ours && self.bound.contains(&volume);
+        let disposed = self.disposed.get(&volume.name).filter(|(uid, _)| *uid == volume.uid);
+        volume.disposed = volume.disposed.or_else(|| disposed.map(|(_, done)| done.clone()));
+        volume
+    }
+
+    /// Records a volume that was [remembered](Self::remember). Tells whether there is anything new to do for it.
+    fn put(&mut self, volume: Volume, scope: &Scope) -> bool {
+        let name = volume.name.clone();
+        let is_reclaimed = self.reclaimed.get(&name).is_some_and(|uid| *uid == volume.uid);
+        if is_reclaimed {
+            self.reclaimed.put(&name, Some(volume.uid.clone()));
+        }
         let is_work = !is_reclaimed && is_work(&volume, scope);
         self.work.put(&name, is_work.then_some(volume))
     }
 
-    /// Notes that a volume object is gone. If the volume was deleted while bound, the work for it is kept.
+    /// Notes that a volume object is gone. If the volume was deleted while bound, the work for it is kept: whether
+    /// its claim has gone, too, is asked before anything is done.
     fn gone(&mut self, name: &VolumeName) -> bool {
         self.reclaimed.remove(name);
         if self.work.get(name).is_some_and(|volume| volume.deleted_while_bound) {
             return true;
         }
-        self.deleted_while_bound.remove(name);
+        if let Some(deleted) = self.deleted_while_bound.get(name) {
+            // Its release was not seen.
+            let (phase, deleted) = (Phase::Released, deleted.clone());
+            let released = Volume { phase, deleted_while_bound: true, seen_bound: true, ..deleted };
+            return self.work.put(name, Some(released));
+        }
+        self.disposed.remove(name);
         self.work.remove(name)
+    }
+
+    /// Ends a list of all volumes, after which these are known to be gone. Returns the volumes to look at.
+    fn end_list(&mut self, gone: &[VolumeName]) -> Vec<VolumeName> {
+        self.reclaimed.end_list();
+        let mut changed = self.work.end_list_but(|volume| volume.deleted_while_bound);
+        changed.extend(gone.iter().filter(|name| self.gone(name)).cloned());
+        let Self { work, disposed, .. } = self;
+        disposed.retain(|name, _| work.get(name).is_some());
+        changed
+    }
+}
+
+/// The volumes that were seen to be bound within a while, by a hash of their uids: there may be a hundred in a
+/// second.
+#[derive(Debug, Default)]
+struct Recent {
+    seen: HashSet<u64>,
+    by_time: VecDeque<(Instant, u64)>,
+}
+
+impl Recent {
+    /// How long a volume is remembered: longer than its life, if [`Volume::seen_bound`] is to matter.
+    const FOR: Duration = Duration::from_mins(5);
+
+    fn note(&mut self, volume: &Volume) {
+        let now = Instant::now();
+        while self.by_time.front().is_some_and(|(noted, _)| now.duration_since(*noted) > Self::FOR) {
+            if let Some((_, key)) = self.by_time.pop_front() {
+                self.seen.remove(&key);
+            }
+        }
+        let age = volume.created.map(|created| Timestamp::now().duration_since(created));
+        let is_old = age.is_some_and(|age| age.unsigned_abs() > Self::FOR);
+        let key = Self::key(volume);
+        if !is_old && self.seen.insert(key) {
+            self.by_time.push_back((now, key));
+        }
+    }
+
+    fn contains(&self, volume: &Volume) -> bool {
+        self.seen.contains(&Self::key(volume))
+    }
+
+    fn key(volume: &Volume) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        volume.uid.hash(&mut hasher);
+        hasher.finish()
     }
 }

@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 
 use crate::cluster::api::answered;
 use crate::cluster::connect::ListMode;
+use crate::cluster::setback;
 use crate::cluster::slim::Slim;
 use crate::cluster::state::{ClusterState, Watched};
 use crate::cluster::watch_health::WatchHealth;
@@ -87,6 +88,7 @@ impl Recorded for Slim<PersistentVolume> {
 ///
 /// A watch that fails is tried again, and what was missed meanwhile is found out; what is known stays known.
 pub async fn follow(client: Client, state: Arc<ClusterState>, listing: ListMode, health: Arc<WatchHealth>) {
+    let (setbacks, setback) = watch::channel(0);
     let (classes, classes_listed) = watch::channel(false);
     let (claims, claims_listed) = watch::channel(false);
     let (volumes, volumes_listed) = watch::channel(false);
@@ -98,53 +100,73 @@ pub async fn follow(client: Client, state: Arc<ClusterState>, listing: ListMode,
         health.listed();
         info!("all StorageClasses, PersistentVolumeClaims and PersistentVolumes have been read");
     };
+    let following = Following { client: &client, state: &state, health: &health, setback };
     join!(
-        follow_kind::<StorageClass>(&client, &state, listing, classes, &health),
-        follow_kind::<Slim<PersistentVolumeClaim>>(&client, &state, listing, claims, &health),
-        follow_kind::<Slim<PersistentVolume>>(&client, &state, listing, volumes, &health),
+        following.kind::<StorageClass>(listing, classes),
+        following.kind::<Slim<PersistentVolumeClaim>>(listing, claims),
+        following.kind::<Slim<PersistentVolume>>(listing, volumes),
+        setback::notice(client.clone(), setbacks),
         all_listed,
     );
 }
 
-/// Follows the objects of one kind, for ever.
-async fn follow_kind<K: Recorded>(
-    client: &Client,
-    state: &ClusterState,
-    first: ListMode,
-    listed: watch::Sender<bool>,
-    health: &WatchHealth,
-) {
-    let watched = K::KIND.as_str();
-    let mut listing = first;
-    let mut pause = REWATCH.0;
-    loop {
-        let mut events = std::pin::pin!(watcher(Api::<K>::all(client.clone()), listing.config()));
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(event) => {
-                    pause = REWATCH.0;
-                    health.works(watched);
-                    take_in(state, event, &listed);
-                }
-                Err(error) if listing == ListMode::Streamed && is_unsupported(&error) => {
-                    debug!(kind = ?K::KIND, "the API server does not stream lists, reading pages");
-                    listing = ListMode::Paged;
-                    break;
-                }
-                Err(error) => {
-                    warn!(kind = ?K::KIND, %error, "a watch failed, will try again");
-                    let unreachable = !is_answer(&error);
-                    let wait = pause.mul_f64(1.0 + fastrand::f64() / 2.0);
-                    health.failed(watched, error.to_string(), unreachable, wait);
-                    sleep(wait).await;
-                    pause = (pause * 2).min(if unreachable { RECONNECT } else { REWATCH.1 });
-                    // A watch that goes on says nothing until something changes.
-                    if unreachable && answered(client.apiserver_version()).await.is_ok() {
-                        health.works(watched);
+/// What all watches share.
+struct Following<'a> {
+    client: &'a Client,
+    state: &'a ClusterState,
+    health: &'a WatchHealth,
+    /// Changes when the API server has gone back to an earlier state.
+    setback: watch::Receiver<u32>,
+}
+
+impl Following<'_> {
+    /// Follows the objects of one kind, for ever.
+    async fn kind<K: Recorded>(&self, first: ListMode, listed: watch::Sender<bool>) {
+        let (mut listing, mut pause) = (first, REWATCH.0);
+        let mut setback = self.setback.clone();
+        loop {
+            let mut events = std::pin::pin!(watcher(Api::<K>::all(self.client.clone()), listing.config()));
+            loop {
+                let event = tokio::select! {
+                    event = events.next() => event,
+                    // The sender lives as long as the watches.
+                    Ok(()) = setback.changed() => None,
+                };
+                match event {
+                    Some(Ok(event)) => {
+                        pause = REWATCH.0;
+                        self.health.works(K::KIND.as_str());
+                        take_in(self.state, event, &listed);
                     }
+                    Some(Err(error)) if listing == ListMode::Streamed && is_unsupported(&error) => {
+                        debug!(kind = ?K::KIND, "the API server does not stream lists, reading pages");
+                        listing = ListMode::Paged;
+                        break;
+                    }
+                    Some(Err(error)) => pause = self.wait::<K>(&error, pause).await,
+                    // From the beginning.
+                    None => break,
                 }
             }
         }
+    }
+
+    /// Notes that a watch has failed, and waits before it is tried again. Returns how long to wait the next time.
+    async fn wait<K: Recorded>(&self, error: &watcher::Error, pause: Duration) -> Duration {
+        let watched = K::KIND.as_str();
+        warn!(kind = ?K::KIND, %error, "a watch failed, will try again");
+        if K::KIND == Watched::Volumes {
+            self.state.doubt();
+        }
+        let unreachable = !is_answer(error);
+        let wait = pause.mul_f64(1.0 + fastrand::f64() / 2.0);
+        self.health.failed(watched, error.to_string(), unreachable, wait);
+        sleep(wait).await;
+        // A watch that goes on says nothing until something changes.
+        if unreachable && answered(self.client.apiserver_version()).await.is_ok() {
+            self.health.works(watched);
+        }
+        (pause * 2).min(if unreachable { RECONNECT } else { REWATCH.1 })
     }
 }
 

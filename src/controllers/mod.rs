@@ -13,6 +13,7 @@ mod volume_outcome;
 mod expansion_outcome;
 mod claim_copies;
 mod take_back;
+mod confirm;
 pub mod provisioner;
 pub mod reclaimer;
 pub mod expander;

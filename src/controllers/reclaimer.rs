@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::cluster::api::{ApiError, Gone};
 use crate::cluster::election::Leadership;
+use crate::controllers::confirm::{Proof, confirm, know_neighbours};
 use crate::controllers::context::{Context, Slot};
 use crate::controllers::volume_outcome::{Disposal, Unread, VolumeOutcome, VolumeRound};
 use crate::decide::volume::{Doubt, VolumeFacts, VolumePlan, for_volume};
@@ -21,7 +22,7 @@ use crate::model::exports::Location;
 use crate::model::parameters::Fate;
 use crate::model::volume::Volume;
 use crate::queue::Next;
-use crate::storage::{Problem, StorageError, explain};
+use crate::storage::{Problem, State, StorageError, explain};
 use crate::values::names::VolumeName;
 use crate::values::time::seconds_now;
 
@@ -64,15 +65,17 @@ impl Reclaimer {
     async fn round(&self, round: &mut Round<'_>, slot: &mut Slot) -> VolumeOutcome {
         let (volume, cluster) = (round.volume, &self.context.cluster);
         let class = self.context.state.class(&volume.class);
-        match for_volume(&VolumeFacts { volume, class: class.as_deref() }, &self.context.scope) {
-            VolumePlan::Ignore(why) => VolumeOutcome::Ignored(why),
-            VolumePlan::Refuse(refusal) => VolumeOutcome::Refused(refusal),
+        let plan = for_volume(&VolumeFacts { volume, class: class.as_deref() }, &self.context.scope);
+        match &plan {
+            VolumePlan::Ignore(why) => VolumeOutcome::Ignored(*why),
+            VolumePlan::Refuse(refusal) => VolumeOutcome::Refused(refusal.clone()),
             VolumePlan::Protect => patched("add the finalizer to", cluster.protect(volume).await),
             VolumePlan::Unprotect => patched("remove the finalizer from", cluster.unprotect(volume).await),
-            VolumePlan::Reclaim { at, fate, doubt } => {
+            VolumePlan::Delete => self.delete_disposed(round, &plan).await.unwrap_or_else(|ended| ended),
+            VolumePlan::Reclaim { at, doubt, .. } => {
                 round.at = Some(at.clone());
-                round.doubt = doubt;
-                self.reclaim(round, &at, fate, slot).await.unwrap_or_else(|ended| ended)
+                round.doubt.clone_from(doubt);
+                self.reclaim(round, &plan, slot).await.unwrap_or_else(|ended| ended)
             }
         }
     }
@@ -81,43 +84,64 @@ impl Reclaimer {
     async fn reclaim(
         &self,
         round: &Round<'_>,
-        at: &Location,
-        fate: Fate,
+        plan: &VolumePlan,
         slot: &mut Slot,
     ) -> Result<VolumeOutcome, VolumeOutcome> {
-        let volume = round.volume;
+        let VolumePlan::Reclaim { at, fate, .. } = plan else { return Err(VolumeOutcome::Changed) };
+        let (volume, is_retry) = (round.volume, round.failures > 0);
+        if is_retry {
+            // What could be found out in vain is cheap; to list all volumes is not.
+            self.usable(at, *fate)?;
+            confirm(&self.context, volume, plan, is_retry).await?;
+        }
         let departure = self.depart(round, at).await?;
+        let proof = confirm(&self.context, volume, plan, is_retry).await?;
         let disposal = if let Some(neighbour) = departure.neighbours().first() {
             Disposal::Shared(neighbour.clone())
         } else {
-            let disposing = self.dispose(volume, at, fate);
+            let disposing = self.dispose(volume, at, *fate, proof);
             let disposed = self.context.wait(slot, &**volume, at.export, disposing).await;
             departure.moved();
-            disposed.map_err(|error| self.failed_to_dispose(at, fate, &error))?
+            disposed.map_err(|error| self.failed_to_dispose(at, *fate, &error))?
         };
+        let done = disposal.words(at.path.as_str());
+        self.context.state.disposed(volume, &done);
         Failpoint::DirectoryDisposed.passed();
-        if !self.leadership.is_held() {
-            return Err(VolumeOutcome::NotLeading);
-        }
-        if let Err(error) = self.delete(volume).await {
-            return Err(VolumeOutcome::FailedToDelete(disposal, error));
-        }
+        let deleted = self.delete(volume, &done).await;
         departure.complete();
-        Ok(VolumeOutcome::Reclaimed(disposal))
+        match deleted {
+            Ok(()) => Ok(VolumeOutcome::Reclaimed(disposal)),
+            Err(NotDeleted::NotLeading) => Err(VolumeOutcome::NotLeading),
+            Err(NotDeleted::Api(error)) => Err(VolumeOutcome::FailedToDelete(disposal, error)),
+        }
+    }
+
+    /// Deletes a volume whose directory has been disposed of by an earlier round.
+    async fn delete_disposed(&self, round: &Round<'_>, plan: &VolumePlan) -> Result<VolumeOutcome, VolumeOutcome> {
+        let volume = round.volume;
+        confirm(&self.context, volume, plan, round.failures > 0).await?;
+        let done = volume.disposed.clone().unwrap_or_default();
+        let disposal = Disposal::Before(done.clone());
+        match self.delete(volume, &done).await {
+            Ok(()) => Ok(VolumeOutcome::Reclaimed(disposal)),
+            Err(NotDeleted::NotLeading) => Err(VolumeOutcome::NotLeading),
+            Err(NotDeleted::Api(error)) => Err(VolumeOutcome::FailedToDelete(disposal, error)),
+        }
+    }
+
+    /// Makes sure that the export can be used, as far as is known without asking it.
+    fn usable(&self, at: &Location, fate: Fate) -> Result<(), VolumeOutcome> {
+        match self.context.export(at).storage.state() {
+            State::Unusable(error) if fate != Fate::Retain => Err(self.failed_to_dispose(at, fate, &error)),
+            _ => Ok(()),
+        }
     }
 
     /// Finds out who else uses the directory. If no volume does, the directory is ours to move, and no claim is
     /// given it meanwhile.
-    ///
-    /// The watch has shown at least everything up to this volume's release. That is enough, unless the release was
-    /// long ago, or was seen by another leader: then all volumes are read once, for all rounds that ask at that
-    /// time.
     async fn depart(&self, round: &Round<'_>, at: &Location) -> Result<Departure, VolumeOutcome> {
-        let since = if round.failures > 0 { Some(Instant::now()) } else { self.leadership.since() };
-        if let Some(since) = since {
-            let refreshed = self.context.refresh(since).await;
-            refreshed.map_err(|error| VolumeOutcome::FailedToRead(Unread::Volumes, error))?;
-        }
+        let known = know_neighbours(&self.context, &self.leadership, round.volume).await;
+        known.map_err(|error| VolumeOutcome::FailedToRead(Unread::Volumes, error))?;
         loop {
             let departure = self.context.state.ledger().depart(&round.volume.name, at);
             let departure = departure.ok_or(VolumeOutcome::BeingCopied)?;
@@ -130,13 +154,20 @@ impl Reclaimer {
             if found.map_err(|error| VolumeOutcome::FailedToRead(Unread::Neighbour, error))?.is_some() {
                 return Ok(departure);
             }
-            self.context.state.forget_volume(&neighbour.volume);
+            self.context.state.ledger().forget_neighbour(neighbour);
         }
     }
 
     /// Archives, trashes or keeps the directory, as `fate` says.
-    async fn dispose(&self, volume: &Volume, at: &Location, fate: Fate) -> Result<Disposal, StorageError> {
+    async fn dispose(
+        &self,
+        volume: &Volume,
+        at: &Location,
+        fate: Fate,
+        proof: Proof,
+    ) -> Result<Disposal, StorageError> {
         let Export { storage, backlog, .. } = self.context.export(at);
+        let storage = storage.clone().until(proof.until);
         let name = volume.name.as_str();
         Ok(match fate {
             Fate::Retain => Disposal::Kept,
@@ -155,26 +186,54 @@ impl Reclaimer {
     }
 
     fn failed_to_dispose(&self, at: &Location, fate: Fate, error: &StorageError) -> VolumeOutcome {
-        if error.problem == Problem::NotLeading {
-            return VolumeOutcome::NotLeading;
+        match error.problem {
+            Problem::NotLeading => return VolumeOutcome::NotLeading,
+            Problem::TooLate => return VolumeOutcome::Changed,
+            _ => {}
         }
         VolumeOutcome::FailedToDispose { fate, words: explain(error, &self.context.export(at).address) }
     }
 
-    /// Deletes the volume, after removing our finalizer if the volume has it: once the volume is deleted, the
-    /// controller manager removes its own finalizer at the same time, and one of the two would have to try again.
-    async fn delete(&self, volume: &Volume) -> Result<(), ApiError> {
+    /// Deletes the volume, after noting on it what was done to its directory, so that whatever lies at its path
+    /// later is never taken for it, and removing our finalizer: once the volume is deleted, the controller manager
+    /// removes its own finalizer at the same time, and one of the two would have to try again.
+    async fn delete(&self, volume: &Volume, done: &str) -> Result<(), NotDeleted> {
+        let cluster = &self.context.cluster;
+        if !self.leadership.is_held() {
+            return Err(NotDeleted::NotLeading);
+        }
         if volume.finalizer {
-            self.context.cluster.unprotect(volume).await?;
+            cluster.dispose(volume, done).await?;
             Failpoint::VolumeReleased.passed();
         }
-        let gone = self.context.cluster.delete_volume(volume).await?;
+        let gone = match cluster.delete_volume(volume).await {
+            Ok(gone) => gone,
+            Err(error) => {
+                if self.context.scope.may_patch && !volume.finalizer {
+                    // It costs a request that is not worth it where the volume goes. This process remembers it.
+                    let _ = cluster.dispose(volume, done).await;
+                }
+                return Err(error.into());
+            }
+        };
         Failpoint::VolumeDeleted.passed();
         match gone {
             Gone::Now => self.context.state.reclaimed(volume),
-            Gone::Before => self.context.state.forget_volume(&volume.name),
+            Gone::Before => self.context.state.forget_volume(volume),
         }
         Ok(())
+    }
+}
+
+/// Why a volume was not deleted.
+enum NotDeleted {
+    NotLeading,
+    Api(ApiError),
+}
+
+impl From<ApiError> for NotDeleted {
+    fn from(error: ApiError) -> Self {
+        Self::Api(error)
     }
 }
 

@@ -169,7 +169,7 @@ fn volume_round<'a>(volume: &'a Volume, doubt: Option<&'a Doubt>, class_exists: 
 }
 
 fn neighbour() -> Disposal {
-    Disposal::Shared(Neighbour { volume: "pvc-2".into(), relation: Relation::Beneath, exists: true })
+    Disposal::Shared(Neighbour { volume: "pvc-2".into(), relation: Relation::Beneath, exists: true, noted: 1 })
 }
 
 #[test]
@@ -183,6 +183,9 @@ fn of_each_outcome_of_a_volume_is_told_what_an_admin_can_use() {
         (Outcome::Ignored(VolumeIgnored::Foreign), (quiet, None, vec![], Next::Done)),
         (Outcome::Patched, (quiet, None, vec![], Next::Done)),
         (Outcome::NotLeading, (quiet, None, vec![], Next::PutBack)),
+        (Outcome::Changed, (quiet, None, vec![], retry(RetryReason::Changed))),
+        (Outcome::ClaimExists, (quiet, None, vec![], retry(RetryReason::Changed))),
+        (Outcome::Gone, (quiet, None, vec![], Next::Done)),
         (Outcome::BeingCopied, (quiet, None, vec![], neighbour_goes)),
         (Outcome::BeingGiven, (quiet, None, vec![], neighbour_goes)),
         (Outcome::Refused(VolumeRefusal::NotNfs), (warn, failed, vec!["not_nfs"], Next::Done)),
@@ -224,6 +227,7 @@ fn what_was_done_to_a_directory_is_said_and_why_where_that_was_not_clear() {
         (Disposal::Kept, r#"kept "x""#),
         (Disposal::Removed, r#"removed "x""#),
         (Disposal::Missing(Fate::Delete), r#"found no directory "x""#),
+        (Disposal::Before(r#"removed "x""#.into()), r#"removed "x" before"#),
         (archived, r#"archived "x" as "archived-x""#),
         (
             neighbour(),

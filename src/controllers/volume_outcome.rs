@@ -32,6 +32,12 @@ pub(super) enum VolumeOutcome {
     BeingCopied,
     /// A claim is being given the directory, or one above or in it.
     BeingGiven,
+    /// The volume is not any more as it was when the round began: the watch has not shown it yet.
+    Changed,
+    /// The volume is gone.
+    Gone,
+    /// The volume counts as released, but the claim in its `claimRef` exists.
+    ClaimExists,
     /// This process does not lead.
     NotLeading,
     /// The API server did not tell what the round needs to know.
@@ -56,6 +62,24 @@ pub(super) enum Unread {
     Volumes,
     /// Another volume that uses the directory.
     Neighbour,
+    /// The volume itself.
+    Volume,
+    /// The volume's class.
+    Class,
+    /// The volume's claim.
+    Claim,
+}
+
+impl Unread {
+    fn message(self) -> &'static str {
+        match self {
+            Self::Volumes => "failed to read which volumes exist",
+            Self::Neighbour => "failed to find out whether another volume uses the directory",
+            Self::Volume => "failed to find out whether the volume is still to be reclaimed",
+            Self::Class => "failed to read the StorageClass",
+            Self::Claim => "failed to find out whether the volume's claim has gone",
+        }
+    }
 }
 
 /// The way in which a volume's directory was disposed of.
@@ -71,6 +95,8 @@ pub(super) enum Disposal {
     Removed,
     /// There was no directory to archive or remove.
     Missing(Fate),
+    /// An earlier round disposed of the directory. The text says how.
+    Before(Box<str>),
 }
 
 /// The facts about a round that its report names.
@@ -146,13 +172,17 @@ impl VolumeOutcome {
             Self::FailedToPatch(doing, error) => round.warning(format!("failed to {doing} the volume"), error),
             Self::BeingCopied => Report::quiet("its directory is being copied", round.who(), neighbour),
             Self::BeingGiven => Report::quiet("a claim is being given the directory", round.who(), neighbour),
+            Self::Changed => {
+                let message = "is not as it was when the round began; will look again";
+                Report::quiet(message, round.who(), Next::Retry(RetryReason::Changed))
+            }
+            Self::Gone => Report::quiet("is gone already", round.who(), Next::Done),
+            Self::ClaimExists => {
+                let message = "counts as released, but its claim exists; will look again";
+                Report::quiet(message, round.who(), Next::Retry(RetryReason::Changed))
+            }
             Self::NotLeading => Report::quiet("left to the leader", round.who(), Next::PutBack),
-            Self::FailedToRead(Unread::Volumes, error) => {
-                round.warning("failed to read which volumes exist", error)
-            }
-            Self::FailedToRead(Unread::Neighbour, error) => {
-                round.warning("failed to find out whether another volume uses the directory", error)
-            }
+            Self::FailedToRead(what, error) => round.warning(what.message(), error),
             Self::FailedToDispose { fate, words } => {
                 let fields = Fields { error: Some(words.clone()), ..round.whole() };
                 round.failure(
@@ -175,7 +205,7 @@ impl VolumeOutcome {
 
 impl Disposal {
     /// Says what was done to the directory at `path`.
-    fn words(&self, path: &str) -> String {
+    pub(super) fn words(&self, path: &str) -> String {
         match self {
             Self::Kept => format!("kept {path:?}"),
             Self::Shared(Neighbour { volume, relation, .. }) => {
@@ -185,6 +215,7 @@ impl Disposal {
             Self::Archived(name) => format!("archived {path:?} as {:?}", name.as_str()),
             Self::Removed => format!("removed {path:?}"),
             Self::Missing(_) => format!("found no directory {path:?}"),
+            Self::Before(done) => format!("{done} before"),
         }
     }
 
@@ -196,6 +227,7 @@ impl Disposal {
             Self::Archived(_) => Fate::Archive.as_str(),
             Self::Removed => Fate::Delete.as_str(),
             Self::Missing(fate) => fate.as_str(),
+            Self::Before(_) => "before",
         }
     }
 }

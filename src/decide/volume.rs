@@ -1,6 +1,7 @@
 //! The decision on a volume.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::decide::scope::Scope;
 use crate::model::class::Class;
@@ -30,7 +31,13 @@ pub enum VolumePlan {
         /// A doubt about the fate, for an admin to know.
         doubt: Option<Doubt>,
     },
+    /// Delete the volume: its directory has been dealt with before, and what lies at its path now is another's.
+    Delete,
 }
+
+/// The longest life of a volume that is not believed to have been in use, if nobody has seen it bound: long enough
+/// for a volume that was restored from a backup to be found without its claim.
+const RESTORED: Duration = Duration::from_secs(30);
 
 /// Reasons to leave a volume alone in silence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +46,8 @@ pub enum VolumeIgnored {
     Foreign,
     /// The volume's claim still exists, or the volume never had one.
     NotReleased,
+    /// The volume's `claimRef` names no claim by its uid: somebody is giving the volume to another claim.
+    Offered,
     /// The volume's reclaim policy is not `Delete`.
     Kept,
     /// An admin deleted the volume after its claim was gone: that is none of our business.
@@ -114,6 +123,9 @@ pub enum Doubt {
     },
     /// The class has an invalid parameter.
     Parameter(BadParameter),
+    /// The volume was released as soon as it was created, and was not seen to be bound. That is what a volume is
+    /// like that was restored from a backup without its claim.
+    NeverBound,
 }
 
 impl fmt::Display for Doubt {
@@ -124,6 +136,14 @@ impl fmt::Display for Doubt {
                 write!(f, "the volume's annotation {annotation} is {value:?}, but must be {FATE}")
             }
             Self::Parameter(bad) => write!(f, "the StorageClass's {bad}"),
+            Self::NeverBound => write!(
+                f,
+                "the volume was created and released within {} s and was not seen to have a claim, like one that was \
+                 restored from a backup. To have its data removed, remove the archive; to have that done for such \
+                 volumes, annotate them with {}: delete",
+                RESTORED.as_secs(),
+                annotation::ON_DELETE
+            ),
         }
     }
 }
@@ -153,8 +173,14 @@ pub fn for_volume(facts: &VolumeFacts<'_>, scope: &Scope) -> VolumePlan {
         Phase::Bound | Phase::Other => return VolumePlan::Ignore(VolumeIgnored::NotReleased),
         Phase::Released => {}
     }
+    if volume.own_claim().is_none() {
+        return VolumePlan::Ignore(VolumeIgnored::Offered);
+    }
     if volume.deleting && !volume.finalizer && !volume.deleted_while_bound {
         return VolumePlan::Ignore(VolumeIgnored::Deleted);
+    }
+    if volume.disposed.is_some() {
+        return VolumePlan::Delete;
     }
     match located(volume, &scope.exports) {
         Err(refusal) => VolumePlan::Refuse(refusal),
@@ -202,13 +228,25 @@ fn fate(volume: &Volume, class: Option<&Class>) -> (Fate, Option<Doubt>) {
         annotations.into_iter().find_map(|(key, value)| Some((key, value.as_ref()?)))
     {
         let unclear = || (Fate::Archive, Some(Doubt::Annotation { annotation, value: value.clone() }));
-        return value.parse().map_or_else(|()| unclear(), |fate| (fate, None));
+        let (fate, doubt) = value.parse().map_or_else(|()| unclear(), |fate| (fate, None));
+        let is_order = annotation == annotation::ON_DELETE;
+        return if is_order { (fate, doubt) } else { kinder(volume, fate, doubt) };
     }
     // A class of this name that is another provisioner's is a different class.
     if let Some(class) = class.filter(|class| volume.is_of(&class.provisioner)) {
         let wrong = class.parameters.wrong.iter().find(|bad| bad.concerns_fate());
-        return (class.parameters.fate, wrong.cloned().map(Doubt::Parameter));
+        return kinder(volume, class.parameters.fate, wrong.cloned().map(Doubt::Parameter));
     }
-    let unclear = || (Fate::Archive, Some(Doubt::NoClass(volume.class.clone())));
-    volume.on_delete_of_class.map_or_else(unclear, |recorded| (recorded, None))
+    match volume.on_delete_of_class {
+        Some(recorded) => kinder(volume, recorded, None),
+        None => (Fate::Archive, Some(Doubt::NoClass(volume.class.clone()))),
+    }
+}
+
+/// Archives what would be removed if the volume seems to have been restored from a backup: its claim may come yet.
+fn kinder(volume: &Volume, fate: Fate, doubt: Option<Doubt>) -> (Fate, Option<Doubt>) {
+    let is_young = volume.lived.is_some_and(|lived| lived <= RESTORED);
+    // Whoever deletes a volume means it.
+    let is_restored = is_young && !volume.seen_bound && !volume.deleting;
+    if fate == Fate::Delete && is_restored { (Fate::Archive, Some(Doubt::NeverBound)) } else { (fate, doubt) }
 }

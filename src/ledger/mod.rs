@@ -121,6 +121,14 @@ impl Ledger {
         gids.leave(volume);
     }
 
+    /// Notes that a neighbour does not exist, unless it was noted again since it was found.
+    pub fn forget_neighbour(&self, neighbour: &Neighbour) {
+        let Books { placements, gids } = &mut *self.books();
+        if placements.leave_as(&neighbour.volume, neighbour.noted) {
+            gids.leave(&neighbour.volume);
+        }
+    }
+
     /// Begins a list of all volumes.
     pub fn begin_list(&self) {
         let Books { placements, gids } = &mut *self.books();

@@ -54,6 +54,8 @@ pub struct Neighbour {
     pub relation: Relation,
     /// Whether the other volume is known to exist. If not, a claim is being given its directory.
     pub exists: bool,
+    /// The number under which the other volume was noted last; see [`Placements::leave_as`].
+    pub noted: u32,
 }
 
 /// Spells a location as one text. The export comes first, like a directory above all others, so that nothing on
@@ -139,6 +141,8 @@ pub struct Placements {
     /// The number of bytes that the volumes on each export have been promised together.
     promised: HashMap<Box<str>, u128>,
     list: Generation,
+    /// How many times any volume was noted.
+    notes: u32,
 }
 
 /// The facts known about a volume.
@@ -148,6 +152,9 @@ struct Known {
     listed: Option<Generation>,
     /// The number of bytes that the volume has been promised.
     bytes: u64,
+    /// The number under which the volume was noted last. No two volumes have the same, unless billions were noted
+    /// in between.
+    noted: u32,
 }
 
 impl Placements {
@@ -160,6 +167,16 @@ impl Placements {
     pub fn leave(&mut self, volume: &VolumeName) {
         self.leaving.remove(volume);
         self.displace(volume);
+    }
+
+    /// Notes that a volume does not exist, unless it was noted again since it had this number: it may have been
+    /// created anew. Tells whether it was not.
+    pub fn leave_as(&mut self, volume: &VolumeName, noted: u32) -> bool {
+        let is_it = self.places.get(volume.as_str()).is_some_and(|known| known.noted == noted);
+        if is_it {
+            self.leave(volume);
+        }
+        is_it
     }
 
     /// Begins a list of all volumes.
@@ -265,7 +282,8 @@ impl Placements {
             .filter(|(other, _)| !self.leaving.contains(other.volume()))
             .map(|(other, relation)| {
                 let volume = VolumeName::from(other.volume());
-                Neighbour { exists: self.exists(&volume), volume, relation }
+                let known = self.places.get(volume.as_str()).copied().unwrap_or_default();
+                Neighbour { exists: known.listed.is_some(), noted: known.noted, volume, relation }
             })
             .collect();
         self.leaving.insert(volume.clone());
@@ -360,13 +378,15 @@ impl Placements {
             } else if there.namespace() != namespace {
                 self.displace(volume);
             } else if let Some(there) = self.places.get_mut(volume.as_str()) {
-                there.listed = listed;
+                self.notes = self.notes.wrapping_add(1);
+                (there.listed, there.noted) = (listed, self.notes);
                 return;
             }
         }
         let placed = Placed::new(path, volume.as_str(), namespace);
         self.by_path.insert(Arc::clone(&placed.0));
-        self.places.insert(placed, Known { listed, bytes: 0 });
+        self.notes = self.notes.wrapping_add(1);
+        self.places.insert(placed, Known { listed, bytes: 0, noted: self.notes });
     }
 
     fn displace(&mut self, volume: &VolumeName) {

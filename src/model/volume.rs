@@ -2,7 +2,9 @@
 //! spells them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{NFSVolumeSource, ObjectReference, PersistentVolume, PersistentVolumeSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::core::ObjectMeta;
@@ -24,6 +26,9 @@ pub mod annotation {
     pub const ON_DELETE_OF_CLAIM: &str = "nfs-provisioner/on-delete-of-claim";
     /// Records the fate that the class set when the volume was made; written by us. Counts if the class has gone.
     pub const ON_DELETE_OF_CLASS: &str = "nfs-provisioner/on-delete-of-class";
+    /// Records what was done to the volume's directory; written by us before the volume is deleted. What lies at
+    /// its path by then is not the volume's any more.
+    pub const DISPOSED: &str = "nfs-provisioner/disposed";
     /// Names a group that the kubelet gives to Pods with the volume besides their own.
     pub const GID: &str = "pv.beta.kubernetes.io/gid";
     /// Names the class; from before `storageClassName` existed.
@@ -95,6 +100,15 @@ pub struct Volume {
     pub reclaim: ReclaimPolicy,
     /// Whether the volume was deleted while it had a claim, as far as we have seen. [`Volume::read`] cannot tell.
     pub deleted_while_bound: bool,
+    /// Whether the volume was bound at some time, as far as we have seen. [`Volume::read`] cannot tell.
+    pub seen_bound: bool,
+    /// When the volume was created, by the API server's clock.
+    pub created: Option<Timestamp>,
+    /// How long after that it got its phase; unset if the API server does not tell.
+    pub lived: Option<Duration>,
+    /// What was done to the volume's directory, if that has been dealt with already: as the volume says, or, where
+    /// it could not be written there, as this process remembers.
+    pub disposed: Option<Box<str>>,
     /// Whether the volume has our [`FINALIZER`].
     pub finalizer: bool,
     /// The fate that an admin has set for the volume's directory, verbatim.
@@ -151,6 +165,10 @@ impl Volume {
             deleting: metadata.deletion_timestamp.is_some(),
             reclaim: policy.map_or(ReclaimPolicy::Retain, ReclaimPolicy::read),
             deleted_while_bound: false,
+            seen_bound: false,
+            created: metadata.creation_timestamp.as_ref().map(|created| created.0),
+            lived: lived(volume),
+            disposed: annotation(annotation::DISPOSED).map(Into::into),
             finalizer: metadata.finalizers.as_ref().is_some_and(|all| all.iter().any(|name| name == FINALIZER)),
             on_delete: annotation(annotation::ON_DELETE).map(Into::into),
             on_delete_of_claim: annotation(annotation::ON_DELETE_OF_CLAIM).map(Into::into),
@@ -178,12 +196,37 @@ impl Volume {
         self.provisioned_by.is_some() && (names(&self.provisioned_by) || names(&self.migrated_to))
     }
 
+    /// Adds to a volume that was just read what only those know who have watched it: `before` is the same volume.
+    #[must_use]
+    pub fn remembered(self, before: &Self) -> Self {
+        Self {
+            deleted_while_bound: before.deleted_while_bound,
+            seen_bound: before.seen_bound,
+            disposed: self.disposed.or_else(|| before.disposed.clone()),
+            ..self
+        }
+    }
+
+    /// Returns the claim that the volume had, if its `claimRef` tells which one: one without a uid is an offer to
+    /// any claim of that name.
+    #[must_use]
+    pub fn own_claim(&self) -> Option<&ClaimRef> {
+        self.claim.as_ref().filter(|claim| !claim.uid.as_str().is_empty())
+    }
+
     /// Tells whether the volume was made by `provisioner` for the claim with this uid. That proves that it is the
     /// volume we were about to make.
     #[must_use]
     pub fn was_made_for(&self, claim: &ClaimUid, provisioner: &str) -> bool {
         self.is_of(provisioner) && self.claim.as_ref().is_some_and(|made_for| made_for.uid == *claim)
     }
+}
+
+/// Returns how long after a volume was created it got its phase.
+fn lived(volume: &PersistentVolume) -> Option<Duration> {
+    let created = volume.metadata.creation_timestamp.as_ref()?;
+    let changed = volume.status.as_ref()?.last_phase_transition_time.as_ref()?;
+    Duration::try_from(changed.0.duration_since(created.0)).ok()
 }
 
 /// A volume to be made, as it was decided. [`NewVolume::object`] spells it for Kubernetes.

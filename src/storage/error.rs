@@ -120,6 +120,8 @@ pub enum Problem {
     Reserved,
     /// This process does not lead, or not any more, and so changes nothing.
     NotLeading,
+    /// The change was put off for so long that it may not be wanted any more.
+    TooLate,
     /// No NFS export is mounted there, though one should be.
     NotNfs,
     /// This process lacks the capability of this name.
@@ -137,6 +139,7 @@ impl fmt::Display for Problem {
             Self::StillOpen => f.write_str("is still open on this node, and goes when it is closed"),
             Self::Reserved => f.write_str("is kept by the provisioner for itself"),
             Self::NotLeading => f.write_str("is not changed, because this provisioner does not lead any more"),
+            Self::TooLate => f.write_str("is not changed, because it is no longer certain that it is to be"),
             Self::NotNfs => f.write_str("is not an NFS mount"),
             Self::Capability(name) => write!(f, "takes the capability {name}, which this process does not have"),
             Self::Os(errno) => errno.fmt(f),

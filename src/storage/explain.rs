@@ -39,7 +39,7 @@ pub fn advice(problem: Problem) -> Option<&'static str> {
             "Over NFS it would not be needed. Mount the export, or add the capability to the container's \
              securityContext.capabilities.add.",
         ),
-        Problem::StillOpen | Problem::Reserved | Problem::NotLeading => None,
+        Problem::StillOpen | Problem::Reserved | Problem::NotLeading | Problem::TooLate => None,
     }
 }
 

@@ -10,7 +10,7 @@
 //! `reach.rs`.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -131,6 +131,13 @@ impl Storage {
     #[must_use]
     pub fn fenced_by(self, allowed: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self { fence: Fence::new(allowed), ..self }
+    }
+
+    /// Returns the same export, of which nothing is changed any more from that time on, with
+    /// [`Problem::TooLate`]. A call that has begun by then goes on.
+    #[must_use]
+    pub fn until(self, until: Instant) -> Self {
+        Self { fence: self.fence.until(until), ..self }
     }
 
     /// Counts the calls that are just changing directories. A server that does not answer may carry them out when

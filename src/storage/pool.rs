@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::storage::calls::{Call, Calls};
-use crate::storage::error::{Problem, StorageError};
+use crate::storage::error::{Doing, Problem, StorageError};
 use crate::storage::ops::copy_file::Progress;
 use crate::storage::root::Root;
 use crate::values::path::RelPath;
@@ -55,21 +55,41 @@ impl From<Root> for Opened {
 
 /// Whether files may be changed now. It is asked last thing before each change.
 #[derive(Clone)]
-pub(crate) struct Fence(Arc<dyn Fn() -> bool + Send + Sync>);
+pub(crate) struct Fence {
+    leads: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// When it closes for good.
+    until: Option<Instant>,
+}
 
 impl Fence {
-    pub(crate) fn new(allowed: impl Fn() -> bool + Send + Sync + 'static) -> Self {
-        Self(Arc::new(allowed))
+    pub(crate) fn new(leads: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self { leads: Arc::new(leads), until: None }
+    }
+
+    /// Returns the same fence, which closes at that time at the latest.
+    pub(crate) fn until(self, until: Instant) -> Self {
+        Self { until: Some(until), ..self }
+    }
+
+    /// Lets a change pass, or tells why not.
+    fn check(&self) -> Result<(), Problem> {
+        if !(self.leads)() {
+            Err(Problem::NotLeading)
+        } else if self.until.is_some_and(|until| Instant::now() >= until) {
+            Err(Problem::TooLate)
+        } else {
+            Ok(())
+        }
     }
 
     fn lets_pass(&self) -> bool {
-        (self.0)()
+        self.check().is_ok()
     }
 }
 
 impl fmt::Debug for Fence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Fence({})", self.lets_pass())
+        write!(f, "Fence({:?})", self.check())
     }
 }
 
@@ -126,11 +146,8 @@ impl Pool {
             let _change = change;
             // Counted first, so that whoever has closed the fence and finds none knows that there is none.
             let _counted = Counted::new(&pool.changing);
-            if fence.lets_pass() {
-                call(root)
-            } else {
-                Err(StorageError { doing: "change", path, problem: Problem::NotLeading })
-            }
+            fence.check().doing("change", path)?;
+            call(root)
         })
         .await
     }

@@ -106,6 +106,18 @@ pub(crate) async fn released(
     create(&space.volumes(), from_json(volume)).await
 }
 
+/// Makes such a volume, and has a claim bound to it and then deleted, for a provisioner to see.
+async fn let_go(space: &Space, name: &str, path: &str, class: &str, change: Value) -> PersistentVolume {
+    let volume = format!("{}-{name}", space.namespace);
+    let claim = space.claim(name, class, json!({"spec": {"volumeName": volume}})).await;
+    let mut of_claim = json!({"spec": {"claimRef": {"uid": claim.metadata.uid}}});
+    merge(&mut of_claim, change);
+    let volume = released(space, name, path, class, of_claim).await;
+    space.phase(name_of(&volume), "Bound").await;
+    space.delete_claim(name).await;
+    volume
+}
+
 pub(crate) fn name_of(volume: &PersistentVolume) -> &str {
     volume.metadata.name.as_deref().unwrap()
 }
@@ -124,9 +136,9 @@ async fn volumes_of_the_peer_are_reclaimed_by_the_same_rules() {
     let volumes = vec![
         released(&space, "flat", "/export/ns-flat-pvc-1", &archive, json!({})).await,
         released(&space, "nested", "/export/team/nested", &archive, json!({})).await,
-        released(&space, "deleted", "/export/team/deleted", &delete, json!({})).await,
-        released(&space, "beta", "/export/team/beta", &archive, beta).await,
-        released(&space, "uncleaned", "/export//team/./uncleaned/", &delete, json!({})).await,
+        let_go(&space, "deleted", "/export/team/deleted", &delete, json!({})).await,
+        let_go(&space, "beta", "/export/team/beta", &archive, beta).await,
+        let_go(&space, "uncleaned", "/export//team/./uncleaned/", &delete, json!({})).await,
     ];
     for volume in &volumes {
         space.gone(name_of(volume)).await;
@@ -222,7 +234,8 @@ async fn hostile_volumes_are_left_alone_and_said_once() {
     for volume in &volumes {
         space.patch(&space.volumes(), name_of(volume), json!({"metadata": {"labels": {"touched": "yes"}}})).await;
     }
-    let good = released(&space, "good", "/export/good", &class, json!({})).await;
+    let ordered = json!({"metadata": {"annotations": {"nfs-provisioner/on-delete": "delete"}}});
+    let good = released(&space, "good", "/export/good", &class, ordered).await;
     space.gone(name_of(&good)).await;
     for volume in &volumes {
         let kept = space.volumes().get(name_of(volume)).await.unwrap();
@@ -256,7 +269,8 @@ async fn others_volumes_and_claims_are_not_touched() {
         .await,
     ];
     space.claim("foreign", &foreign, json!({})).await;
-    let good = released(&space, "good", "/export/good", &class, json!({})).await;
+    let ordered = json!({"metadata": {"annotations": {"nfs-provisioner/on-delete": "delete"}}});
+    let good = released(&space, "good", "/export/good", &class, ordered).await;
     space.gone(name_of(&good)).await;
     for volume in &volumes {
         // The controller manager fails those that nobody provisioned; that is none of our business.
@@ -366,4 +380,22 @@ async fn a_claim_chooses_what_becomes_of_its_data_when_it_is_made_and_an_admin_b
     }
     left.sort();
     assert_eq!(space.entries(), left);
+}
+
+/// A backup's volumes come back without their claims, or before them.
+#[tokio::test]
+async fn a_restored_volume_keeps_its_data_and_says_how_to_have_it_removed() {
+    let space = Space::new().await;
+    let _provisioner = space.start();
+    let class = space.class("nfs", json!({"parameters": {"onDelete": "delete"}})).await;
+    let volume = released(&space, "data", "/export/data", &class, json!({})).await;
+    space.gone(name_of(&volume)).await;
+    assert_eq!(fs::read_to_string(space.at("archived-data/file")).unwrap(), "data");
+    let message = space.event(name_of(&volume), "VolumeReclaimUnclear").await;
+    assert!(message.contains("restored from a backup") && message.contains("remove the archive"), "{message}");
+    // One that an admin has marked goes as it is told to.
+    let ordered = json!({"metadata": {"annotations": {"nfs-provisioner/on-delete": "delete"}}});
+    let volume = released(&space, "marked", "/export/marked", &class, ordered).await;
+    space.gone(name_of(&volume)).await;
+    assert_eq!(space.entries(), ["archived-data"]);
 }

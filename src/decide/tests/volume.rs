@@ -1,5 +1,7 @@
 //! Tests of what becomes of volumes.
 
+use std::time::Duration;
+
 use super::*;
 
 #[test]
@@ -23,6 +25,12 @@ fn volumes_that_are_not_to_be_reclaimed_are_left_alone_in_silence() {
         }),
         ("deleting", VolumeIgnored::Deleted, |volume| {
             volume.deleting = true;
+        }),
+        ("offered to all", VolumeIgnored::Offered, |volume| {
+            volume.claim = None;
+        }),
+        ("offered to a claim by its name", VolumeIgnored::Offered, |volume| {
+            volume.claim = Some(ClaimRef { namespace: "shop".into(), name: "data".into(), uid: "".into() });
         }),
     ];
     for (name, expected, change) in rows {
@@ -176,7 +184,7 @@ fn the_class_as_it_is_now_decides_a_volumes_fate_and_doubts_never_destroy() {
             Some(Doubt::NoClass(_)) => r#"StorageClass "nfs""#,
             Some(Doubt::Parameter(BadParameter::OnDelete(_))) => "parameter onDelete",
             Some(Doubt::Parameter(BadParameter::ArchiveOnDelete(_))) => "parameter archiveOnDelete",
-            Some(Doubt::Parameter(_) | Doubt::Annotation { .. }) | None => continue,
+            Some(Doubt::Parameter(_) | Doubt::Annotation { .. } | Doubt::NeverBound) | None => continue,
         };
         let words = doubt.as_ref().map(ToString::to_string).unwrap_or_default();
         assert!(words.contains(named), "{words}");
@@ -275,5 +283,53 @@ fn a_volume_deleted_while_it_had_a_claim_is_reclaimed_when_that_has_gone() {
     for (volume, expected) in rows {
         let found = reclaim(&volume, None, &scope("/export"));
         assert_eq!(matches!(found, VolumePlan::Reclaim { .. }), expected, "{volume:?}");
+    }
+}
+
+#[test]
+fn a_volume_whose_directory_was_dealt_with_is_deleted_and_nothing_else() {
+    let disposed = || mk_volume().with(|volume| volume.disposed = Some("removed".into()));
+    let delete = mk_class(&[("onDelete", "delete")]);
+    assert_eq!(reclaim(&disposed(), Some(&delete), &scope("/export")), VolumePlan::Delete);
+    // Wherever it is: there is nothing left to find.
+    let elsewhere = disposed().at("other", "/x");
+    assert_eq!(reclaim(&elsewhere, Some(&delete), &scope("/export")), VolumePlan::Delete);
+    let kept = disposed().with(|volume| volume.reclaim = ReclaimPolicy::Retain);
+    assert_eq!(reclaim(&kept, Some(&delete), &scope("/export")), VolumePlan::Ignore(VolumeIgnored::Kept));
+}
+
+#[test]
+fn a_volume_that_seems_to_be_restored_is_archived_unless_an_admin_says_otherwise() {
+    let delete = mk_class(&[("onDelete", "delete")]);
+    let retain = mk_class(&[("onDelete", "retain")]);
+    let at = |seconds| Some(Duration::from_secs(seconds));
+    let none: Change<Volume> = |_| {};
+    let deleted: Change<Volume> = |volume| (volume.deleting, volume.finalizer) = (true, true);
+    let rows: [(_, &Class, Change<Volume>, Fate, bool); 8] = [
+        (at(2), &delete, deleted, Fate::Delete, false),
+        (at(2), &delete, none, Fate::Archive, true),
+        (at(30), &delete, none, Fate::Archive, true),
+        (at(31), &delete, none, Fate::Delete, false),
+        (None, &delete, none, Fate::Delete, false),
+        (at(2), &delete, |volume| volume.seen_bound = true, Fate::Delete, false),
+        (at(2), &delete, |volume| volume.on_delete = Some("delete".into()), Fate::Delete, false),
+        (at(2), &retain, none, Fate::Retain, false),
+    ];
+    for (lived, class, change, expected, is_doubted) in rows {
+        let volume = mk_volume().with(|volume| volume.lived = lived).with(change);
+        let VolumePlan::Reclaim { fate, doubt, .. } = reclaim(&volume, Some(class), &scope("/export")) else {
+            panic!("{volume:?}")
+        };
+        assert_eq!((fate, doubt == Some(Doubt::NeverBound)), (expected, is_doubted), "{volume:?}");
+    }
+    // What the volume recorded of its class or its claim says no more than the class.
+    for record in
+        [(|volume: &mut Volume| volume.on_delete_of_claim = Some("delete".into())) as fn(&mut Volume), |volume| {
+            volume.on_delete_of_class = Some(Fate::Delete)
+        }]
+    {
+        let volume = mk_volume().with(|volume| volume.lived = at(2)).with(record);
+        let found = reclaim(&volume, None, &scope("/export"));
+        assert!(matches!(found, VolumePlan::Reclaim { fate: Fate::Archive, .. }), "{found:?}");
     }
 }
