@@ -34,6 +34,7 @@ mod monitoring;
 mod neighbours;
 mod ownership;
 mod provision;
+mod proxy;
 mod reclaim;
 mod refuse;
 mod requests;
