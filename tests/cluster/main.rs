@@ -26,6 +26,7 @@ mod clone;
 mod doctor;
 mod expand;
 mod exports;
+mod hearsay;
 mod leader;
 mod logs;
 mod manifests;
