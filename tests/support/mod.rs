@@ -20,6 +20,7 @@ pub(crate) mod deploy;
 pub(crate) mod http;
 pub(crate) mod plane;
 pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod space;
 
 use std::time::{Duration, Instant};

@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use super::eventually;
 use super::plane::Plane;
 use super::process::{Process, Settings, provisioner};
+use super::proxy::Proxy;
 
 /// The server and path of every test's export. Nobody mounts them.
 pub(crate) const SERVER: &str = "nfs.test.invalid";
@@ -120,6 +121,16 @@ impl Space {
             log: self.dir.path().join("log"),
             environment: Vec::new(),
         }
+    }
+
+    /// The settings of a provisioner that reaches the API server through a proxy.
+    pub(crate) fn settings_through(&self, proxy: &Proxy) -> Settings {
+        let text = fs::read_to_string(&self.kubeconfig).expect("a kubeconfig");
+        let mut config: Value = serde_json::from_str(&text).expect("JSON");
+        config["clusters"][0]["cluster"]["server"] = proxy.address().into();
+        let kubeconfig = self.dir.path().join("kubeconfig-through-proxy");
+        fs::write(&kubeconfig, config.to_string()).expect("a file");
+        Settings { kubeconfig, ..self.settings() }
     }
 
     /// Starts the provisioner.

@@ -1,0 +1,144 @@
+//! What the watches have said last may be wrong by the time it is acted on: connections die in silence, lists are slow,
+//! records go back in time. What is destroyed on such hearsay does not come back.
+//!
+//! The provisioner reaches the API server through a proxy here, which keeps chosen things from it. The tests themselves do
+//! not.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use kube::api::DeleteParams;
+use serde_json::{Value, json};
+
+use crate::reclaim::{name_of, released};
+use crate::support::eventually;
+use crate::support::process::Process;
+use crate::support::proxy::{Action, Proxy};
+use crate::support::space::Space;
+
+/// A claim `name` of this class, bound, and a file in its directory.
+async fn with_data(space: &Space, name: &str, class: &str) -> PersistentVolume {
+    space.claim(name, class, json!({})).await;
+    let volume = space.bound(name).await;
+    fs::write(space.at(&Space::directory(&volume)).join("file"), name).unwrap();
+    volume
+}
+
+/// Waits until a claim that is made and deleted now has been dealt with from end to end: so has all that was to be done
+/// before it, unless it waits to be tried again.
+async fn a_turn_of_all(space: &Space) {
+    let class = space.class("turn", json!({"parameters": {"onDelete": "delete"}})).await;
+    space.claim("turn", &class, json!({})).await;
+    let volume = space.bound("turn").await;
+    space.delete_claim("turn").await;
+    space.gone(name_of(&volume)).await;
+}
+
+async fn uid_of_claim(space: &Space, name: &str) -> Value {
+    space.api::<PersistentVolumeClaim>().get(name).await.unwrap().metadata.uid.unwrap().into()
+}
+
+/// Defect 2 of the second list.
+#[tokio::test]
+async fn what_an_admin_has_changed_since_the_watch_fell_silent_counts() {
+    let space = Space::new().await;
+    let proxy = Proxy::start(space.plane);
+    let provisioner = Process::start(&space.settings_through(&proxy));
+    let parameters = json!({"onDelete": "delete", "pathPattern": "team/${.PVC.name}"});
+    let class = space.class("nfs", json!({"parameters": parameters})).await;
+    let names = ["policy", "annotation", "unclaimed", "reused"];
+    let mut volumes = Vec::new();
+    for name in names {
+        volumes.push(with_data(&space, name, &class).await);
+    }
+    // One that waits for the last of them.
+    space.claim("heir", &class, json!({"spec": {"volumeName": name_of(&volumes[3])}})).await;
+
+    // Nothing can be removed behind a symbolic link.
+    fs::rename(space.at("team"), space.at("elsewhere")).unwrap();
+    symlink("elsewhere", space.at("team")).unwrap();
+    for (name, volume) in names.iter().zip(&volumes) {
+        space.delete_claim(name).await;
+        space.event(name_of(volume), "VolumeFailedDelete").await;
+    }
+    let silence = proxy.fault(|asked| asked.watches("persistentvolumes"), Action::Freeze);
+    eventually("the watch of volumes to be silent", || async { (silence.hits() > 0).then_some(()) }).await;
+    let heir = json!({"name": "heir", "uid": uid_of_claim(&space, "heir").await, "resourceVersion": null});
+    let changes = [
+        json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}}),
+        json!({"metadata": {"annotations": {"nfs-provisioner/on-delete": "retain"}}}),
+        json!({"spec": {"claimRef": null}}),
+        json!({"spec": {"claimRef": heir}}),
+    ];
+    let looks = |volume: &PersistentVolume| proxy.count(|asked| asked.reads("persistentvolumes", name_of(volume)));
+    let mut looks_before = Vec::new();
+    for (volume, change) in volumes.iter().zip(changes) {
+        space.patch(&space.volumes(), name_of(volume), change).await;
+        looks_before.push(looks(volume));
+    }
+    fs::remove_file(space.at("team")).unwrap();
+    fs::rename(space.at("elsewhere"), space.at("team")).unwrap();
+
+    // Each is tried again, and looked at before anything is done.
+    for ((name, volume), before) in names.iter().zip(&volumes).zip(looks_before) {
+        eventually("the volume to be looked at again", || async {
+            let is_there = space.at("team").join(name).join("file").exists();
+            assert!(is_there, "{name} has gone:\n{}", provisioner.log());
+            (looks(volume) > before).then_some(())
+        })
+        .await;
+    }
+    drop(silence);
+    a_turn_of_all(&space).await;
+    for name in names {
+        assert_eq!(fs::read_to_string(space.at("team").join(name).join("file")).unwrap(), name);
+    }
+    assert_eq!(space.entries(), ["team"]);
+    for (name, volume) in names.iter().zip(&volumes) {
+        let is_there = space.volumes().get_opt(name_of(volume)).await.unwrap().is_some();
+        // Retained by the annotation, the directory stays and the volume goes.
+        assert_eq!(is_there, *name != "annotation", "{name}");
+    }
+}
+
+/// Defect 3 of the second list.
+#[tokio::test]
+async fn nothing_is_removed_in_the_middle_of_a_list_that_may_still_show_who_shares_it() {
+    let space = Space::new().await;
+    let proxy = Proxy::start(space.plane);
+    let provisioner = Process::start(&space.settings_through(&proxy));
+    let parameters = json!({"onDelete": "delete", "pathPattern": "shared/${.PVC.name}"});
+    let class = space.class("nfs", json!({"parameters": parameters})).await;
+    let volume = with_data(&space, "data", &class).await;
+    // A leader lists all volumes before the first one that it reclaims; that is over.
+    a_turn_of_all(&space).await;
+
+    let silence = proxy.fault(|asked| asked.watches("persistentvolumes"), Action::Freeze);
+    eventually("the watch of volumes to be silent", || async { (silence.hits() > 0).then_some(()) }).await;
+    let last = format!("z-static-{}", space.namespace);
+    let by_hand = json!({
+        "metadata": {"name": last, "annotations": {"pv.kubernetes.io/provisioned-by": null}},
+        "spec": {"claimRef": null, "persistentVolumeReclaimPolicy": "Retain"},
+    });
+    released(&space, "data", "/export/shared/data", &class, by_hand).await;
+    space.delete_claim("data").await;
+    space.phase(name_of(&volume), "Released").await;
+
+    // The watch is too old, and all is listed again, in the order of the names, but not to the end for now.
+    let held = proxy.fault(|asked| asked.lists("persistentvolumes"), Action::HoldAt(last.clone()));
+    let too_old = proxy.fault_of(1, |asked| asked.watches("persistentvolumes"), Action::Gone);
+    drop(silence);
+    eventually("the list to be held", || async { (held.hits() > 0).then_some(()) }).await;
+    let is_there = || space.at("shared/data/file").exists();
+    let since = Instant::now();
+    while is_there() && since.elapsed() < Duration::from_secs(3) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(is_there(), "removed in the middle of the list:\n{}", provisioner.log());
+    drop((held, too_old));
+    space.gone(name_of(&volume)).await;
+    assert!(is_there());
+    space.volumes().delete(&last, &DeleteParams::default()).await.unwrap();
+}
