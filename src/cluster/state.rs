@@ -23,7 +23,7 @@ use crate::model::expansion::Expansion;
 use crate::model::exports::Location;
 use crate::model::volume::{Phase, Volume};
 use crate::queue::Queue;
-use crate::values::names::{ClaimUid, ClassName, VolumeName};
+use crate::values::names::{ClaimRef, ClaimUid, ClassName, VolumeName};
 use crate::values::quantity::bytes;
 
 /// The kinds of objects that are watched.
@@ -152,6 +152,18 @@ impl ClusterState {
             let record = Volume { disposed: Some(done.into()), ..Volume::clone(&record) };
             self.settle(&record);
             volumes.work.put(&volume.name, Some(record));
+        }
+        drop(volumes);
+        if let Some(claim) = &volume.claim {
+            self.reconsider_namesakes(claim);
+        }
+    }
+
+    /// Queues the claims that have the name of a claim that has gone: they may have waited for its directory to go.
+    fn reconsider_namesakes(&self, gone: &ClaimRef) {
+        let is_namesake = |claim: &Claim| claim.claim.name == gone.name && claim.claim.namespace == gone.namespace;
+        for (uid, _) in self.claims.lock().iter().filter(|(_, claim)| is_namesake(claim)) {
+            self.changed_claims.push(uid.clone());
         }
     }
 

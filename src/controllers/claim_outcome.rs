@@ -11,7 +11,9 @@ use crate::controllers::report::{Count, Fields, Report};
 use crate::decide::claim::ClaimIgnored;
 use crate::decide::refusal::{ClaimRefusal, Passing};
 use crate::model::claim::{Claim, DataSource};
-use crate::queue::{Next, RetryReason};
+use crate::model::volume::annotation;
+use crate::queue::{Next, RetryReason, is_worth_saying};
+use crate::values::names::VolumeName;
 use crate::values::time::milliseconds;
 
 /// The outcome of a round for a pending claim.
@@ -32,6 +34,13 @@ pub(super) enum ClaimOutcome {
     },
     /// The claim waits until what is in its place has been moved away.
     WaitsForMove,
+    /// The claim waits until a volume with the same directory, whose claim has gone, has been reclaimed.
+    WaitsForRelease {
+        /// The volume.
+        volume: VolumeName,
+        /// How often the claim has waited for it in a row.
+        failures: u32,
+    },
     /// Other claims were promised the export's capacity first.
     WaitsForPromise,
     /// The claim's volume exists, but in another place than the claim is to have now.
@@ -62,6 +71,8 @@ pub(super) enum Unread {
     Class,
     /// The claim to copy.
     Source,
+    /// The volumes that have the claim's directory.
+    Predecessor,
     /// The groups of all volumes.
     Gids,
     /// The volume in the place that the claim had before.
@@ -149,6 +160,7 @@ impl ClaimOutcome {
             Self::WaitsForMove => {
                 quiet("waits until what is at its path has been moved away", Next::Retry(RetryReason::Neighbour))
             }
+            Self::WaitsForRelease { volume, failures } => waits_for_release(volume, *failures, round),
             Self::WaitsForPromise => {
                 let message = "other claims were promised the free capacity first; will look again";
                 quiet(message, Next::Retry(RetryReason::Headroom))
@@ -171,6 +183,7 @@ impl Unread {
         match self {
             Self::Class => "failed to read the StorageClass",
             Self::Source => "failed to read the claim to copy",
+            Self::Predecessor => "failed to find out whose directory the claim is to have",
             Self::Gids => "failed to read which groups are in use",
             Self::Elsewhere => "failed to find out whether the claim has a volume at another path",
         }
@@ -195,6 +208,28 @@ fn refused(refusal: &ClaimRefusal, next: Next, round: &ClaimRound<'_>) -> Report
         event: Some((Reason::ProvisioningFailed, message.clone())),
         counts: not_provisioned.into_iter().chain([Count::ClaimRefused(refusal.reason())]).collect(),
         ..Report::warning("refused", Fields { reason: Some(message), ..round.who() }, next)
+    }
+}
+
+/// Reports a wait for another volume: as a rule it is over within a second, and not worth an event.
+fn waits_for_release(volume: &VolumeName, failures: u32, round: &ClaimRound<'_>) -> Report {
+    const SHORT: u32 = 3;
+    let next = Next::Retry(RetryReason::Neighbour);
+    if failures < SHORT || !is_worth_saying(failures) {
+        return Report::quiet("waits for a volume with the same directory to be reclaimed", round.who(), next);
+    }
+    let message = format!(
+        "waits for the volume {:?}, whose claim has gone and which has the same directory, to be reclaimed: kubectl \
+         describe pv tells what is in its way. To keep its data for this claim instead, annotate the volume with {}: \
+         retain",
+        volume.as_str(),
+        annotation::ON_DELETE
+    );
+    let fields = Fields { reason: Some(message.clone()), ..round.who() };
+    Report {
+        event: Some((Reason::ProvisioningFailed, message)),
+        counts: vec![round.not_provisioned()],
+        ..Report::warning("waits for another volume", fields, next)
     }
 }
 

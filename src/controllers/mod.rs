@@ -14,6 +14,7 @@ mod expansion_outcome;
 mod claim_copies;
 mod take_back;
 mod confirm;
+mod predecessor;
 pub mod provisioner;
 pub mod reclaimer;
 pub mod expander;

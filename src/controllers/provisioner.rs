@@ -16,6 +16,7 @@ use crate::controllers::claim_copies::{ClaimCopies, copy_job};
 use crate::controllers::claim_outcome::{ClaimOutcome, ClaimRound, Directory, Unread};
 use crate::controllers::context::{Context, Slot};
 use crate::controllers::copies::Copies;
+use crate::controllers::predecessor::predecessor;
 use crate::controllers::take_back::TakeBack;
 use crate::decide::claim::{ClaimFacts, ClaimPlan, Denial, Provision, denied, for_claim};
 use crate::decide::copy::Origin;
@@ -97,6 +98,7 @@ impl Provisioner {
             ClaimPlan::Provision(provision) => {
                 round.at = Some(provision.at.clone());
                 self.take_back.leave_elsewhere(claim, &provision.at).await?;
+                self.wait_for_predecessor(round, &provision.at).await?;
                 let provision = self.reserve(round, *provision, slot).await?;
                 round.started = Instant::now();
                 self.provision(round, &provision, slot).await
@@ -152,6 +154,18 @@ impl Provisioner {
             let headroom = export.headroom(ledger.promised(id, &volume));
             Headroom { begun: Some(id) == begun, ..headroom }
         })
+    }
+
+    /// Lets the volume go first that is about to take the directory away, unless the directory was begun already.
+    async fn wait_for_predecessor(&self, round: &Round<'_>, at: &Location) -> Result<(), ClaimOutcome> {
+        if self.attempts.get(&round.claim.claim.uid).is_some_and(|(begun, _)| begun == *at) {
+            return Ok(());
+        }
+        let found = predecessor(&self.context, round.claim, at).await;
+        match found.map_err(|error| ClaimOutcome::FailedToRead(Unread::Predecessor, error))? {
+            Some(volume) => Err(ClaimOutcome::WaitsForRelease { volume, failures: round.failures }),
+            None => Ok(()),
+        }
     }
 
     /// Reserves the directory, the bytes that the claim asks for, and a group. From then on nothing there is moved

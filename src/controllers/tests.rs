@@ -87,6 +87,15 @@ fn of_each_outcome_of_a_claim_is_told_what_its_author_can_use() {
         (Outcome::Ignored(ClaimIgnored::Deleting), (quiet, None, vec![], Next::Done)),
         (Outcome::Copying, (quiet, None, vec![], Next::Done)),
         (Outcome::NotLeading, (quiet, None, vec![], Next::PutBack)),
+        (
+            Outcome::WaitsForRelease { volume: "pvc-2".into(), failures: 2 },
+            (quiet, None, vec![], retry(RetryReason::Neighbour)),
+        ),
+        (
+            Outcome::WaitsForRelease { volume: "pvc-2".into(), failures: 3 },
+            (warn, failed, vec!["not provisioned"], retry(RetryReason::Neighbour)),
+        ),
+        (unread(claim_outcome::Unread::Predecessor), (warn, None, vec![], retry(RetryReason::ApiServer))),
         (Outcome::WaitsForMove, (quiet, None, vec![], retry(RetryReason::Neighbour))),
         (Outcome::WaitsForPromise, (quiet, None, vec![], retry(RetryReason::Headroom))),
         (Outcome::ExistsElsewhere, (quiet, None, vec![], retry(RetryReason::Neighbour))),

@@ -212,6 +212,12 @@ impl Ledger {
         self.books().placements.is_alone(volume, at)
     }
 
+    /// Returns the other volumes that have this very directory.
+    #[must_use]
+    pub fn sharers(&self, volume: &VolumeName, at: &Location) -> Vec<VolumeName> {
+        self.books().placements.sharers(volume, at)
+    }
+
     /// Tells whether a volume is known to exist on one of our exports.
     #[must_use]
     pub fn exists(&self, volume: &VolumeName) -> bool {

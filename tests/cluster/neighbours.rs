@@ -251,3 +251,95 @@ async fn a_command_takes_the_finalizers_off_before_a_rollback() {
         assert_eq!(volume.metadata.finalizers.unwrap(), ["kubernetes.io/pv-protection"]);
     }
 }
+
+async fn claim_gone(space: &Space, name: &str) {
+    let claims = space.api::<PersistentVolumeClaim>();
+    eventually("the claim to be gone", || async { claims.get_opt(name).await.ok()?.is_none().then_some(()) })
+        .await;
+}
+
+/// The claims of a StatefulSet are made again under their names.
+#[tokio::test]
+async fn a_claim_that_is_made_again_gets_a_new_directory_if_the_old_one_is_to_go() {
+    let space = Space::new().await;
+    let provisioner = space.start();
+    let rows = [("archived", json!({}), true), ("deleted", json!({"onDelete": "delete"}), false)];
+    let mut volumes = Vec::new();
+    for (name, parameters, _) in &rows {
+        let mut parameters = parameters.clone();
+        parameters["pathPattern"] = json!("again/${.PVC.name}");
+        let class = space.class(name, json!({"parameters": parameters})).await;
+        space.claim(name, &class, json!({})).await;
+        let name = volume(&space, name).await;
+        volumes.push((name, class));
+    }
+    // While somebody runs, who may hear of the new claim before the old volume is released; and while nobody does.
+    space.delete_claim("deleted").await;
+    claim_gone(&space, "deleted").await;
+    space.claim("deleted", &volumes[1].1, json!({})).await;
+    space.gone(&volumes[1].0).await;
+    assert!(provisioner.stop().success());
+    space.delete_claim("archived").await;
+    space.phase(&volumes[0].0, "Released").await;
+    claim_gone(&space, "archived").await;
+    space.claim("archived", &volumes[0].1, json!({})).await;
+    let _provisioner = space.start();
+    for ((name, _, is_archived), (old, _)) in rows.iter().zip(&volumes) {
+        let new = space.bound(name).await;
+        space.gone(old).await;
+        let directory = space.at(&Space::directory(&new));
+        assert_eq!(fs::read_dir(directory).unwrap().count(), 0, "{name} sees the old files");
+        let archive = space.at(&format!("archived-{name}")).join(format!("of-{name}"));
+        assert_eq!(archive.exists(), *is_archived, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_is_made_again_gets_what_was_kept_for_it() {
+    let space = Space::new().await;
+    let provisioner = space.start();
+    let parameters = json!({"onDelete": "retain", "pathPattern": "kept-of/${.PVC.name}"});
+    let class = space.class("nfs", json!({"parameters": parameters})).await;
+    space.claim("data", &class, json!({})).await;
+    let old = volume(&space, "data").await;
+    assert!(provisioner.stop().success());
+    space.delete_claim("data").await;
+    space.phase(&old, "Released").await;
+    claim_gone(&space, "data").await;
+    space.claim("data", &class, json!({})).await;
+    let _provisioner = space.start();
+    space.bound("data").await;
+    space.gone(&old).await;
+    assert_eq!(fs::read_to_string(space.at("kept-of/data/of-data")).unwrap(), "data");
+}
+
+/// What is in its way may take long to go.
+#[tokio::test]
+async fn a_claim_says_for_which_volume_it_waits_and_how_to_keep_its_data() {
+    let space = Space::new().await;
+    let _provisioner = space.start();
+    let parameters = json!({"onDelete": "delete", "pathPattern": "waits-of/${.PVC.name}"});
+    let class = space.class("nfs", json!({"parameters": parameters})).await;
+    space.claim("data", &class, json!({})).await;
+    let old = volume(&space, "data").await;
+    // Nothing can be removed behind a symbolic link.
+    fs::rename(space.at("waits-of"), space.at("elsewhere")).unwrap();
+    std::os::unix::fs::symlink("elsewhere", space.at("waits-of")).unwrap();
+    space.delete_claim("data").await;
+    space.event(&old, "VolumeFailedDelete").await;
+    claim_gone(&space, "data").await;
+    space.claim("data", &class, json!({})).await;
+    let message = space.event("data", "ProvisioningFailed").await;
+    assert!(message.contains(&old) && message.contains("nfs-provisioner/on-delete: retain"), "{message}");
+    fs::remove_file(space.at("waits-of")).unwrap();
+    fs::rename(space.at("elsewhere"), space.at("waits-of")).unwrap();
+    space
+        .patch(
+            &space.volumes(),
+            &old,
+            json!({"metadata": {"annotations": {"nfs-provisioner/on-delete": "retain"}}}),
+        )
+        .await;
+    space.bound("data").await;
+    assert_eq!(fs::read_to_string(space.at("waits-of/data/of-data")).unwrap(), "data");
+}
