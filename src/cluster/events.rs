@@ -30,6 +30,8 @@ pub enum Reason {
     Provisioning,
     /// A claim has been served.
     ProvisioningSucceeded,
+    /// A claim has been served, but its class does not say clearly what happens to the data when it goes.
+    ReclaimUnclear,
     /// A claim could not be served, now or ever.
     ProvisioningFailed,
     /// A claim or a volume waits for an export that does not answer.
@@ -64,7 +66,8 @@ impl Reason {
             | Self::Cloning
             | Self::VolumeResizeSuccessful
             | Self::UsageWithinRequest => "Normal",
-            Self::ProvisioningFailed
+            Self::ReclaimUnclear
+            | Self::ProvisioningFailed
             | Self::ExportNotAnswering
             | Self::VolumeFailedDelete
             | Self::VolumeDirectoryKept
@@ -78,6 +81,7 @@ impl Reason {
         match self {
             Self::Provisioning => "Provisioning",
             Self::ProvisioningSucceeded => "ProvisioningSucceeded",
+            Self::ReclaimUnclear => "ReclaimUnclear",
             Self::ProvisioningFailed => "ProvisioningFailed",
             Self::ExportNotAnswering => "ExportNotAnswering",
             Self::VolumeFailedDelete => "VolumeFailedDelete",

@@ -24,6 +24,7 @@ use crate::ledger::{GidRequest, Reservation};
 use crate::model::claim::{Claim, DataSource};
 use crate::model::class::Class;
 use crate::model::exports::{Location, PerExport};
+use crate::model::parameters::{BadParameter, Fate};
 use crate::queue::{Next, is_worth_saying};
 use crate::storage::{Problem, StorageError, explain};
 use crate::values::headroom::Headroom;
@@ -70,7 +71,7 @@ impl Provisioner {
     /// Runs one round for the claim with this uid, which has failed `failures` times in a row.
     pub async fn reconcile(&self, uid: ClaimUid, failures: u32, slot: &mut Slot) -> Next {
         let Some(claim) = self.context.state.claim(&uid) else { return self.take_back.forget(&uid).await };
-        let mut round = Round { claim: &claim, at: None, failures, started: Instant::now() };
+        let mut round = Round { claim: &claim, at: None, doubt: None, failures, started: Instant::now() };
         match self.round(&mut round, slot).await {
             Ok(outcome) | Err(Ended::Outcome(outcome)) => self.report(&round, &outcome).await,
             Err(Ended::Gone) => self.take_back.forget(&uid).await,
@@ -96,6 +97,7 @@ impl Provisioner {
             }
             ClaimPlan::Provision(provision) => {
                 round.at = Some(provision.at.clone());
+                round.doubt = provision.doubt.clone().map(|bad| (bad, provision.volume.fate));
                 self.take_back.leave_elsewhere(claim, &provision.at).await?;
                 let provision = self.reserve(round, *provision, slot).await?;
                 round.started = Instant::now();
@@ -111,9 +113,14 @@ impl Provisioner {
             provisioner: &self.context.scope.provisioner,
             class_exists: self.context.state.class(&round.claim.class).is_some(),
             at,
+            doubt: round.doubt.as_ref(),
             took: round.started.elapsed(),
         };
-        self.context.report(&round.claim.claim, outcome.report(&round)).await
+        let claim = &round.claim.claim;
+        if let Some((reason, message)) = outcome.warning(&round) {
+            self.context.recorder.record(claim, reason, message).await;
+        }
+        self.context.report(claim, outcome.report(&round)).await
     }
 
     /// Finds the claim's class. If the watch has not shown the class, asks the API server, because a refusal must
@@ -271,6 +278,8 @@ impl Provisioner {
 struct Round<'a> {
     claim: &'a Claim,
     at: Option<Location>,
+    /// The class's parameter that leaves the fate of the directory in doubt, and that fate.
+    doubt: Option<(BadParameter, Fate)>,
     failures: u32,
     started: Instant,
 }

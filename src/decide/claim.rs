@@ -10,7 +10,7 @@ use crate::ledger::{Grant, ReserveError};
 use crate::model::claim::{Claim, DataSource};
 use crate::model::class::{Binding, Class};
 use crate::model::exports::{Location, PerExport};
-use crate::model::parameters::{FATE, Fate, parameter};
+use crate::model::parameters::{BadParameter, FATE, Fate, parameter};
 use crate::model::volume::{NewVolume, NfsSource, ReclaimPolicy, annotation, read_only};
 use crate::values::headroom::Headroom;
 use crate::values::ownership::{Aspect, GROUP_MODE, GidRange, Ownership};
@@ -61,6 +61,8 @@ pub struct Provision {
     pub limit: Option<u128>,
     /// The source, if the volume is to be a copy.
     pub copy_of: Option<CopySource>,
+    /// The class's parameter that leaves the fate of the volume's directory in doubt, for the claim's author to know.
+    pub doubt: Option<BadParameter>,
 }
 
 impl Provision {
@@ -157,7 +159,7 @@ fn ours<'a>(facts: &ClaimFacts<'a>, scope: &Scope) -> Result<&'a Class, Stop> {
 fn plan(facts: &ClaimFacts<'_>, class: &Class, scope: &Scope) -> Result<Provision, ClaimRefusal> {
     let ClaimFacts { claim, headrooms, origin, .. } = *facts;
     is_possible(claim)?;
-    if let Some(bad) = class.parameters.wrong.first() {
+    if let Some(bad) = class.parameters.obstacle() {
         return Err(ClaimRefusal::Parameter(bad.clone()));
     }
     let requested = claim.request.as_ref().ok_or(ClaimRefusal::NoRequest)?;
@@ -167,7 +169,7 @@ fn plan(facts: &ClaimFacts<'_>, class: &Class, scope: &Scope) -> Result<Provisio
             let bad = |problem| ClaimRefusal::Source { name: name.clone(), problem };
             Some(copy_source(origin, requested, scope).map_err(bad)?)
         }
-        Some(DataSource::Snapshot(_) | DataSource::Other) | None => None,
+        Some(DataSource::Abroad { .. } | DataSource::Snapshot(_) | DataSource::Other) | None => None,
     };
     let (requirements, request) = (&class.parameters.requirements, bytes(requested));
     let near = copy_of.as_ref().map(|source| source.at.export);
@@ -201,11 +203,15 @@ fn plan(facts: &ClaimFacts<'_>, class: &Class, scope: &Scope) -> Result<Provisio
         request,
         limit: requirements.limit(headrooms.get(export)),
         copy_of,
+        doubt: class.parameters.doubt().cloned(),
     })
 }
 
 /// Refuses claims that no NFS volume can satisfy.
 fn is_possible(claim: &Claim) -> Result<(), ClaimRefusal> {
+    if claim.lost {
+        return Err(ClaimRefusal::Lost);
+    }
     if claim.block {
         return Err(ClaimRefusal::Block);
     }
@@ -216,6 +222,9 @@ fn is_possible(claim: &Claim) -> Result<(), ClaimRefusal> {
         return Err(ClaimRefusal::AttributesClass(name.clone()));
     }
     match &claim.source {
+        Some(DataSource::Abroad { namespace, name }) => {
+            Err(ClaimRefusal::Abroad { namespace: namespace.clone(), name: name.clone() })
+        }
         Some(DataSource::Snapshot(name)) => Err(ClaimRefusal::Snapshot(name.clone())),
         Some(DataSource::Claim(_) | DataSource::Other) | None => Ok(()),
     }

@@ -17,6 +17,8 @@ pub enum ClaimRefusal {
     NoClass,
     /// The class names another provisioner.
     ForeignClass(Box<str>),
+    /// The claim says that it has been bound, and names no volume.
+    Lost,
     /// The claim wants a block device.
     Block,
     /// The claim has a selector.
@@ -29,6 +31,13 @@ pub enum ClaimRefusal {
         name: Box<str>,
         /// The problem with the source.
         problem: BadSource,
+    },
+    /// The claim names a claim of another namespace as its source.
+    Abroad {
+        /// The other namespace.
+        namespace: Box<str>,
+        /// The source's name.
+        name: Box<str>,
     },
     /// The claim wants a snapshot to be restored.
     Snapshot(Box<str>),
@@ -144,10 +153,12 @@ impl ClaimRefusal {
         match self {
             Self::NoClass => "no_class",
             Self::ForeignClass(_) => "foreign_class",
+            Self::Lost => "lost",
             Self::Block => "block",
             Self::Selector => "selector",
             Self::AttributesClass(_) => "attributes_class",
             Self::Source { .. } => "source",
+            Self::Abroad { .. } => "source_namespace",
             Self::Snapshot(_) => "snapshot",
             Self::NoRequest => "no_request",
             Self::Parameter(_) => "parameter",
@@ -177,6 +188,11 @@ impl fmt::Display for ClaimRefusal {
                 "the class names the provisioner {other:?}, though the claim's annotation storage-provisioner \
                  names this one: remove that annotation, or make the claim again with a class of this provisioner"
             ),
+            Self::Lost => f.write_str(
+                "the claim's annotation pv.kubernetes.io/bind-completed says that it has been bound, but it names no \
+                 volume, so Kubernetes counts it as Lost and binds it to none: remove that annotation, or make the \
+                 claim again without it",
+            ),
             Self::Block => write!(
                 f,
                 "does not support block volume provisioning: make the claim again with spec.volumeMode \
@@ -195,6 +211,12 @@ impl fmt::Display for ClaimRefusal {
             Self::Source { name, problem } => {
                 write!(f, "spec.dataSource cannot be copied: the PersistentVolumeClaim {name:?} {problem}")
             }
+            Self::Abroad { namespace, name } => write!(
+                f,
+                "spec.dataSourceRef.namespace is {namespace:?}, but only claims of the same namespace are copied: make \
+                 the claim again without that field and with a source of its own namespace, or without \
+                 spec.dataSourceRef (PersistentVolumeClaim {name:?})"
+            ),
             Self::Snapshot(name) => write!(
                 f,
                 "snapshots are not supported: make the claim again without spec.dataSource \

@@ -66,6 +66,7 @@ fn mk_claim() -> Claim {
         class: "nfs".into(),
         deleting: false,
         node_selected: false,
+        lost: false,
         block: false,
         selector: false,
         attributes_class: None,
@@ -159,6 +160,11 @@ fn reclaim(volume: &Volume, class: Option<&Class>, scope: &Scope) -> VolumePlan 
 fn provisioned(claim: &Claim, class: &Class, export: &str) -> (String, Value) {
     let provision = served(decided(claim, Some(class), &scope(export)));
     (provision.at.to_string(), serde_json::to_value(provision.volume.object()).unwrap())
+}
+
+fn adopt_as_is(value: &str) -> BadParameter {
+    let (parameter, expected) = (parameter::ADOPT_AS_IS, "\"true\" or \"false\"");
+    BadParameter::Value { parameter, value: value.into(), expected }
 }
 
 fn on_delete(value: &str) -> BadParameter {

@@ -206,8 +206,7 @@ fn fate(volume: &Volume, class: Option<&Class>) -> (Fate, Option<Doubt>) {
     }
     // A class of this name that is another provisioner's is a different class.
     if let Some(class) = class.filter(|class| volume.is_of(&class.provisioner)) {
-        let wrong = class.parameters.wrong.iter().find(|bad| bad.concerns_fate());
-        return (class.parameters.fate, wrong.cloned().map(Doubt::Parameter));
+        return (class.parameters.fate, class.parameters.doubt().cloned().map(Doubt::Parameter));
     }
     let unclear = || (Fate::Archive, Some(Doubt::NoClass(volume.class.clone())));
     volume.on_delete_of_class.map_or_else(unclear, |recorded| (recorded, None))
