@@ -145,7 +145,7 @@ pub fn for_volume(facts: &VolumeFacts<'_>, scope: &Scope) -> VolumePlan {
         return VolumePlan::Ignore(VolumeIgnored::Foreign);
     }
     if volume.reclaim != ReclaimPolicy::Delete {
-        let off = volume.finalizer && scope.may_patch;
+        let off = volume.finalizer && scope.may_patch.is_granted();
         return if off { VolumePlan::Unprotect } else { VolumePlan::Ignore(VolumeIgnored::Kept) };
     }
     match volume.phase {
@@ -168,7 +168,10 @@ pub fn for_volume(facts: &VolumeFacts<'_>, scope: &Scope) -> VolumePlan {
 /// Tells whether a bound volume is to get our finalizer: only if we could reclaim the volume, and remove the
 /// finalizer again.
 fn needs_protection(volume: &Volume, scope: &Scope) -> bool {
-    scope.may_patch && !volume.deleting && !volume.finalizer && located(volume, &scope.exports).is_ok()
+    scope.may_patch.is_granted()
+        && !volume.deleting
+        && !volume.finalizer
+        && located(volume, &scope.exports).is_ok()
 }
 
 /// Tells whether there is anything to do for a volume as it is. Other volumes need not be remembered.

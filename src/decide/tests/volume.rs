@@ -247,7 +247,7 @@ fn an_annotation_beats_the_class_which_beats_what_was_recorded() {
 
 #[test]
 fn finalizers_come_and_go_only_where_they_could_be_taken_off() {
-    let patching = |export: &str| Scope { may_patch: true, ..scope(export) };
+    let patching = |export: &str| Scope { may_patch: true.into(), ..scope(export) };
     let bound = || mk_volume().with(|volume| volume.phase = Phase::Bound);
     let not_released = VolumePlan::Ignore(VolumeIgnored::NotReleased);
     let kept = VolumePlan::Ignore(VolumeIgnored::Kept);
