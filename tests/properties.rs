@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use nfs_provisioner::cluster::state::ClusterState;
+use nfs_provisioner::decide::choice::There;
 use nfs_provisioner::decide::claim::{ClaimFacts, ClaimPlan, for_claim};
 use nfs_provisioner::decide::copy::Origin;
 use nfs_provisioner::decide::expansion::{ExpansionFacts, ExpansionPlan, for_expansion};
@@ -141,12 +142,19 @@ fn volume_path() -> impl Strategy<Value = (ExportAddress, String)> {
 }
 
 fn scope(export: ExportAddress, may_patch: bool) -> Scope {
-    Scope { provisioner: OURS.to_owned(), exports: Exports::single(export), share: false, may_patch }
+    Scope {
+        provisioner: OURS.to_owned(),
+        exports: Exports::single(export),
+        share: false,
+        may_patch: may_patch.into(),
+    }
 }
 
 fn planned(claim: &Claim, class: &Class, scope: &Scope) -> ClaimPlan {
     let (headrooms, origin) = (scope.exports.map(|_| Headroom::default()), Origin::default());
-    for_claim(&ClaimFacts { claim, class: Some(class), headrooms: &headrooms, origin: &origin }, scope)
+    let there = scope.exports.map(|_| There::Nothing);
+    let facts = ClaimFacts { claim, class: Some(class), headrooms: &headrooms, there: &there, origin: &origin };
+    for_claim(&facts, scope)
 }
 
 // === paths ===

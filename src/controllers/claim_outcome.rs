@@ -204,6 +204,7 @@ fn after_refusal(refusal: &ClaimRefusal, by_neighbour: bool) -> Next {
     match refusal.passes_with() {
         Some(Passing::Headroom) => Next::Retry(RetryReason::Headroom),
         Some(Passing::Source) => Next::Retry(RetryReason::Source),
+        Some(Passing::Export) => Next::Retry(RetryReason::Export),
         None if by_neighbour => Next::Retry(RetryReason::Neighbour),
         None => Next::Done,
     }

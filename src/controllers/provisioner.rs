@@ -4,9 +4,11 @@
 //! round for the same claim adopts; a crash after the volume is created leaves nothing undone: the next round
 //! finds the volume. A copy is recognized by what [`Copies`] notes beside it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::time::Instant;
+use tracing::warn;
 
 use crate::cluster::api::ApiError;
 use crate::cluster::election::Leadership;
@@ -17,8 +19,10 @@ use crate::controllers::claim_outcome::{ClaimOutcome, ClaimRound, Directory, Unr
 use crate::controllers::context::{Context, Slot};
 use crate::controllers::copies::Copies;
 use crate::controllers::take_back::TakeBack;
-use crate::decide::claim::{ClaimFacts, ClaimPlan, Denial, Provision, denied, for_claim};
+use crate::decide::choice::There;
+use crate::decide::claim::{ClaimFacts, ClaimPlan, Denial, Provision, denied, for_claim, sought};
 use crate::decide::copy::Origin;
+use crate::export::Export;
 use crate::failpoint::Failpoint;
 use crate::ledger::{GidRequest, Reservation};
 use crate::model::claim::{Claim, DataSource};
@@ -88,7 +92,9 @@ impl Provisioner {
         let origin = self.origin(claim, class.as_deref()).await;
         let origin = origin.map_err(|error| ClaimOutcome::FailedToRead(Unread::Source, error))?;
         let headroom = self.headroom(claim);
-        let facts = ClaimFacts { claim, class: class.as_deref(), headrooms: &headroom, origin: &origin };
+        let there = self.there(claim, class.as_deref(), slot).await;
+        let facts =
+            ClaimFacts { claim, class: class.as_deref(), headrooms: &headroom, there: &there, origin: &origin };
         match for_claim(&facts, &self.context.scope) {
             ClaimPlan::Ignore(why) => Ok(ClaimOutcome::Ignored(why)),
             ClaimPlan::Refuse(refusal) => {
@@ -159,6 +165,43 @@ impl Provisioner {
             let headroom = export.headroom(ledger.promised(id, &volume));
             Headroom { begun: Some(id) == begun, ..headroom }
         })
+    }
+
+    /// Finds out on which export the claim's path exists already, if that can be on several: there the claim belongs,
+    /// with what is in it. What the volumes tell comes first, and the exports are only asked if those do not decide.
+    async fn there(&self, claim: &Claim, class: Option<&Class>, slot: &mut Slot) -> PerExport<There> {
+        let mut found = HashMap::new();
+        let sought = sought(claim, class, &self.context.scope);
+        let has_volume = |at: &&Location| self.context.state.ledger().is_shared(&claim.volume_name(), at);
+        if self.attempts.export(&claim.claim.uid).is_some() || sought.is_empty() {
+            // It goes on where it was begun.
+        } else if let Some(at) = sought.iter().find(has_volume) {
+            found.insert(at.export, There::Volume);
+        } else {
+            for at in &sought {
+                found.insert(at.export, self.look_at(claim, at, slot).await);
+            }
+            // Another claim may have been given the path while the exports were looked at.
+            found.extend(sought.iter().filter(has_volume).map(|at| (at.export, There::Volume)));
+            let directories = found.iter().filter(|(_, there)| **there == There::Directory);
+            if let (true, Some(at)) = (directories.count() > 1, sought.first()) {
+                warn!(
+                    claim = %claim.claim, path = at.path.as_str(),
+                    "the directory exists on several exports of the class; the first of them in the order of the class \
+                     is taken"
+                );
+            }
+        }
+        self.context.exports.map(|(id, _)| found.remove(&id).unwrap_or_default())
+    }
+
+    async fn look_at(&self, claim: &Claim, at: &Location, slot: &mut Slot) -> There {
+        let Export { storage, address, .. } = self.context.export(at);
+        match self.context.wait(slot, &claim.claim, at.export, storage.group(&at.path)).await {
+            Ok(Some(_)) => There::Directory,
+            Ok(None) => There::Nothing,
+            Err(error) => There::Unknown(explain(&error, address).into()),
+        }
     }
 
     /// Reserves the directory, the bytes that the claim asks for, and a group. From then on nothing there is moved

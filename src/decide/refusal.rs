@@ -49,6 +49,8 @@ pub enum ClaimRefusal {
     Export(Box<str>),
     /// No export that the class allows has the headroom that it requires. The text says what they lack.
     NoRoom(Box<str>),
+    /// The claim's directory may exist on an export that does not say. The text says which, and why.
+    NotSaid(Box<str>),
     /// The directory is at, in or above one of another namespace's volume. The message does not say whose.
     OtherNamespace {
         /// The directory.
@@ -80,6 +82,8 @@ pub enum Passing {
     Headroom,
     /// A change of the claim to copy.
     Source,
+    /// An answer of an export.
+    Export,
 }
 
 /// A claim's annotation that is not followed. The text names it and what would be right.
@@ -121,6 +125,7 @@ impl From<NotChosen> for ClaimRefusal {
         match why {
             NotChosen::NotServed(words) => Self::Export(words),
             NotChosen::NoHeadroom(words) => Self::NoRoom(words),
+            NotChosen::NotSaid(words) => Self::NotSaid(words),
         }
     }
 }
@@ -141,10 +146,12 @@ impl ClaimRefusal {
     /// one.
     #[must_use]
     pub fn passes_with(&self) -> Option<Passing> {
-        if matches!(self, Self::NoRoom(_)) {
-            return Some(Passing::Headroom);
+        match self {
+            Self::NoRoom(_) => Some(Passing::Headroom),
+            Self::NotSaid(_) => Some(Passing::Export),
+            Self::Source { problem, .. } => problem.may_pass().then_some(Passing::Source),
+            _ => None,
         }
-        matches!(self, Self::Source { problem, .. } if problem.may_pass()).then_some(Passing::Source)
     }
 
     /// Returns the refusal's name in metrics.
@@ -164,6 +171,7 @@ impl ClaimRefusal {
             Self::Parameter(_) => "parameter",
             Self::Export(_) => "export",
             Self::NoRoom(_) => "no_room",
+            Self::NotSaid(_) => "not_said",
             Self::OtherNamespace { .. } => "other_namespace",
             Self::Annotation(_) => "annotation",
             Self::NoValue(_) => "no_value",
@@ -237,6 +245,11 @@ impl fmt::Display for ClaimRefusal {
                 f,
                 "there is no room: {what}. The claim will be served once there is room: make the export larger, \
                  or delete what is not needed"
+            ),
+            Self::NotSaid(what) => write!(
+                f,
+                "the directory for this claim may exist on an export that cannot be looked at now ({what}), and it must \
+                 not get an empty one on another export meanwhile: the claim will be served once that export answers"
             ),
             Self::OtherNamespace { path, relation } => write!(
                 f,

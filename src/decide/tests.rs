@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::PersistentVolume;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
 
+use crate::decide::choice::There;
 use crate::decide::claim::*;
 use crate::decide::copy::*;
 use crate::decide::expansion::*;
@@ -128,7 +129,7 @@ fn scope(export: &str) -> Scope {
         provisioner: OURS.to_owned(),
         exports: Exports::single(ExportAddress::new("nas".into(), ExportAddress::path(export).unwrap())),
         share: false,
-        may_patch: false,
+        may_patch: Permitted::default(),
     }
 }
 
@@ -143,7 +144,8 @@ fn decided(claim: &Claim, class: Option<&Class>, scope: &Scope) -> ClaimPlan {
 /// Decides on a claim that is to be a copy.
 fn copied(claim: &Claim, class: Option<&Class>, scope: &Scope, origin: &Origin) -> ClaimPlan {
     let headrooms = scope.exports.map(|_| Headroom::default());
-    for_claim(&ClaimFacts { claim, class, headrooms: &headrooms, origin }, scope)
+    let there = scope.exports.map(|_| There::Nothing);
+    for_claim(&ClaimFacts { claim, class, headrooms: &headrooms, there: &there, origin }, scope)
 }
 
 /// Returns how a claim is served.

@@ -236,6 +236,8 @@ fn to_be_changed(refusal: &ClaimRefusal) -> &'static [&'static str] {
         ClaimRefusal::Annotation(BadAnnotation::NotAllowed { .. }) => {
             &["annotation nfs-provisioner/on-delete", "\"delete\"", "claimOnDelete"]
         }
+        // Depends on more than the claim; see the tests of the choice of an export.
+        ClaimRefusal::NotSaid(_) => &["an export that cannot be looked at"],
         // Depends on more than the claim.
         ClaimRefusal::NoGroupLeft(_) => &["gidRange"],
         ClaimRefusal::NoGroupThere(_) => &["gidRange", "pathPattern"],
