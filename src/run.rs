@@ -19,8 +19,8 @@ use crate::cluster::api::Cluster;
 use crate::cluster::connect::{ListMode, connect, kube_config, own_namespace};
 use crate::cluster::election::{Lead, Leadership, elect, own_identity};
 use crate::cluster::events::Recorder;
-use crate::cluster::grants::{Granted, Locks, check_access};
-use crate::cluster::lock::Lock;
+use crate::cluster::grants::{Granted, Locks, find_locks};
+use crate::cluster::lock::{Lock, LockChoice};
 use crate::cluster::permissions::Awaited;
 use crate::cluster::state::ClusterState;
 use crate::cluster::watch_health::WatchHealth;
@@ -95,12 +95,13 @@ async fn serve(config: Config, parts: Parts, lead: Lead, listing: ListMode, stop
     let Parts { client, exports, metrics, watches, leadership } = parts;
     watches.connected();
     let namespace = config.namespace.clone().unwrap_or_else(own_namespace);
-    let Granted { locks, may_patch, expand } = check_access(&client, &namespace, config.lock).await;
+    let granted = Granted::ask(&client).await;
+    let expand = granted.expand();
     let scope = Arc::new(Scope {
         provisioner: config.provisioner.clone(),
         exports: config.exports,
         share: config.share,
-        may_patch,
+        may_patch: granted.may_patch.clone(),
     });
     let state = Arc::new(ClusterState::new(Arc::clone(&scope)));
     let following = tokio::spawn(follow(client.clone(), Arc::clone(&state), listing, Arc::clone(&watches)));
@@ -109,21 +110,18 @@ async fn serve(config: Config, parts: Parts, lead: Lead, listing: ListMode, stop
     let events = tokio::spawn(events);
 
     let (leave, leaving) = watch::channel(false);
-    let election = if let Some(Locks { own, other }) = locks {
-        let lock = |kind| Lock::new(client.clone(), kind, &namespace, &config.provisioner);
-        let election = elect(lead, lock(own), other.map(lock), own_identity, came_true(leaving));
-        let watches = Arc::clone(&watches);
-        // A leader that does not know everything yet helps nobody.
-        tokio::spawn(async move {
-            watches.all_listed().await;
-            election.await;
-        })
-    } else {
-        lead.uncontested();
-        tokio::spawn(async {})
+    let candidate = Candidate {
+        client: client.clone(),
+        namespace,
+        provisioner: config.provisioner.clone(),
+        lock: config.lock,
+        identity: own_identity,
+        exports: exports.clone(),
     };
+    let election = tokio::spawn(candidate.stand(lead, Arc::clone(&watches), leaving));
 
     let cluster = Cluster::new(client, &config.provisioner);
+    tokio::spawn(granted.follow(cluster.clone(), Arc::clone(&scope), leadership.clone()));
     tokio::select! {
         () = watches.all_listed() => {
             let (exports, refreshed) = (fenced(&exports, &leadership), Arc::default());
@@ -137,6 +135,33 @@ async fn serve(config: Config, parts: Parts, lead: Lead, listing: ListMode, stop
     within(FAREWELL_MAX, "giving the leader lock back", election).await;
     within(FAREWELL_MAX, "writing the last events", events).await;
     info!("ended");
+}
+
+/// The settings with which this process takes part in the election.
+struct Candidate {
+    client: Client,
+    namespace: String,
+    provisioner: String,
+    lock: LockChoice,
+    identity: String,
+    exports: PerExport<Export>,
+}
+
+impl Candidate {
+    /// Takes part in the election, if there is one, until `leaving`.
+    async fn stand(self, lead: Lead, watches: Arc<WatchHealth>, leaving: watch::Receiver<bool>) {
+        let Self { client, namespace, provisioner, lock, identity, exports } = self;
+        let locks = find_locks(&client, &namespace, &provisioner, lock, &lead);
+        // A leader that does not know everything yet helps nobody.
+        let (locks, ()) = tokio::select! {
+            found = futures::future::join(locks, watches.all_listed()) => found,
+            () = came_true(leaving.clone()) => return,
+        };
+        let Some(Locks { own, other }) = locks else { return lead.uncontested() };
+        let lock = |kind| Lock::new(client.clone(), kind, &namespace, &provisioner);
+        let is_quiet = || exports.values().all(|export| export.storage.changes_under_way() == 0);
+        elect(lead, lock(own), other.map(lock), identity, is_quiet, came_true(leaving)).await;
+    }
 }
 
 /// Works on claims, volumes and claims that grow, and on what is done in the background, until `stop`.

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use nfs_provisioner::cluster::state::ClusterState;
+use nfs_provisioner::decide::choice::There;
 use nfs_provisioner::decide::claim::{ClaimFacts, ClaimPlan, for_claim};
 use nfs_provisioner::decide::copy::Origin;
 use nfs_provisioner::decide::expansion::{ExpansionFacts, ExpansionPlan, for_expansion};
@@ -141,12 +142,19 @@ fn volume_path() -> impl Strategy<Value = (ExportAddress, String)> {
 }
 
 fn scope(export: ExportAddress, may_patch: bool) -> Scope {
-    Scope { provisioner: OURS.to_owned(), exports: Exports::single(export), share: false, may_patch }
+    Scope {
+        provisioner: OURS.to_owned(),
+        exports: Exports::single(export),
+        share: false,
+        may_patch: may_patch.into(),
+    }
 }
 
 fn planned(claim: &Claim, class: &Class, scope: &Scope) -> ClaimPlan {
     let (headrooms, origin) = (scope.exports.map(|_| Headroom::default()), Origin::default());
-    for_claim(&ClaimFacts { claim, class: Some(class), headrooms: &headrooms, origin: &origin }, scope)
+    let there = scope.exports.map(|_| There::Nothing);
+    let facts = ClaimFacts { claim, class: Some(class), headrooms: &headrooms, there: &there, origin: &origin };
+    for_claim(&facts, scope)
 }
 
 // === paths ===
@@ -378,11 +386,24 @@ fn parameters() -> impl Strategy<Value = BTreeMap<String, String>> {
 /// What a class that says this may do at most, and whether it may destroy.
 fn may_delete(parameters: &BTreeMap<String, String>) -> bool {
     let get = |key: &str| parameters.get(key).map_or("", String::as_str);
-    match get("onDelete") {
-        "delete" => true,
-        "retain" | "archive" => false,
-        _ => matches!(get("archiveOnDelete"), "0" | "f" | "F" | "false" | "False" | "FALSE"),
-    }
+    let plain = |key: &str| key.to_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "");
+    let is_misspelled = |key: &String| {
+        !["onDelete", "archiveOnDelete"].contains(&key.as_str())
+            && ["ondelete", "archiveondelete"].contains(&&*plain(key))
+    };
+    let archive = match get("archiveOnDelete") {
+        "" | "1" | "t" | "T" | "TRUE" | "true" | "True" => true,
+        "0" | "f" | "F" | "false" | "False" | "FALSE" => false,
+        _ => return false,
+    };
+    let on_delete = get("onDelete");
+    let delete = if on_delete.is_empty() { !archive } else { says_delete(on_delete) };
+    delete && !parameters.keys().any(is_misspelled)
+}
+
+/// Whether a value of `onDelete` can only be read as this.
+fn says_delete(value: &str) -> bool {
+    value.trim().eq_ignore_ascii_case("delete")
 }
 
 #[test]
@@ -502,9 +523,9 @@ impl Hostile {
             [&self.made_by, &self.taken_over_by].into_iter().flatten().any(|owner| owner == provisioner)
         };
         match (self.on_delete.as_ref().or(self.of_claim.as_ref()), &self.class) {
-            (Some(text), _) => text == "delete",
+            (Some(text), _) => says_delete(text),
             (None, Some((provisioner, parameters))) if ours(provisioner) => may_delete(parameters),
-            (None, _) => self.recorded.as_deref() == Some("delete"),
+            (None, _) => self.recorded.as_deref().is_some_and(says_delete),
         }
     }
 }

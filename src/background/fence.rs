@@ -32,7 +32,10 @@ pub async fn end_if_changes_outlive_leadership(exports: PerExport<Export>, mut l
         leadership.lost().await;
         sleep(FENCE_AFTER).await;
         let under_way: usize = exports.values().map(|export| export.storage.changes_under_way()).sum();
-        if under_way > 0 && !leadership.is_held() {
+        // If this process leads again by now, what is under way can also be what it has begun since. A call that hangs
+        // tells that it is not.
+        let hangs = exports.values().any(|export| export.storage.stuck_calls() > 0);
+        if under_way > 0 && (hangs || !leadership.is_held()) {
             error!(
                 under_way,
                 "stopped leading while the export has not answered whether directories have been changed; ending, so \

@@ -198,6 +198,17 @@ impl Cluster {
         self.patch(volume, json!({ "finalizers": [FINALIZER], "uid": volume.uid })).await
     }
 
+    /// Adds our finalizer to a volume, unless the volume has changed since it was read.
+    ///
+    /// # Errors
+    /// Returns any API error; a conflict if the volume has changed since it was read.
+    pub async fn protect_unchanged(&self, volume: &Volume) -> Result<(), ApiError> {
+        let metadata = json!({
+            "finalizers": [FINALIZER], "uid": volume.uid, "resourceVersion": volume.resource_version,
+        });
+        self.patch(volume, metadata).await
+    }
+
     /// Removes our finalizer from a volume. Succeeds also if the volume is gone.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::future::{Ready, ready};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use kube::{Client, Error as KubeError};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -30,6 +32,8 @@ pub enum Reason {
     Provisioning,
     /// A claim has been served.
     ProvisioningSucceeded,
+    /// A claim has been served, but its class does not say clearly what happens to the data when it goes.
+    ReclaimUnclear,
     /// A claim could not be served, now or ever.
     ProvisioningFailed,
     /// A claim or a volume waits for an export that does not answer.
@@ -64,7 +68,8 @@ impl Reason {
             | Self::Cloning
             | Self::VolumeResizeSuccessful
             | Self::UsageWithinRequest => "Normal",
-            Self::ProvisioningFailed
+            Self::ReclaimUnclear
+            | Self::ProvisioningFailed
             | Self::ExportNotAnswering
             | Self::VolumeFailedDelete
             | Self::VolumeDirectoryKept
@@ -78,6 +83,7 @@ impl Reason {
         match self {
             Self::Provisioning => "Provisioning",
             Self::ProvisioningSucceeded => "ProvisioningSucceeded",
+            Self::ReclaimUnclear => "ReclaimUnclear",
             Self::ProvisioningFailed => "ProvisioningFailed",
             Self::ExportNotAnswering => "ExportNotAnswering",
             Self::VolumeFailedDelete => "VolumeFailedDelete",
@@ -124,8 +130,11 @@ impl From<&Volume> for Subject {
 /// The longest message that the API server takes, in bytes.
 const MESSAGE_MAX: usize = 1024;
 
-/// How many events may wait to be written. With so many waiting, recording one more waits, too.
+/// How many events may wait to be written. With so many waiting, the oldest makes room for one more.
 const WAITING_MAX: usize = 1024;
+
+/// How long after the last time it is said again that events were dropped.
+const DROPPED_AGAIN: Duration = Duration::from_mins(1);
 
 /// With so many waiting, events that have been overtaken are not written: see [`Recorder::record_start`].
 const CROWD: usize = 64;
@@ -162,11 +171,24 @@ impl Note {
 /// Takes events and has them written in the background.
 ///
 /// Guarantees: the same event about the same object is one Event object, whose count and time are brought up to
-/// date at most once a minute; an event that cannot be written is logged and forgotten, and holds nothing up
-/// for longer than the API server takes to answer.
+/// date at most once a minute; an event that cannot be written is logged and forgotten; and no event holds up who
+/// records it, even if the API server takes none: then the oldest ones are dropped, and that is logged.
 #[derive(Debug, Clone)]
 pub struct Recorder {
     notes: mpsc::Sender<Note>,
+    /// The other end of `notes`, shared with those who write.
+    waiting: Arc<Waiting>,
+    dropped: Arc<Mutex<Dropped>>,
+}
+
+/// The events that wait to be written.
+type Waiting = tokio::sync::Mutex<mpsc::Receiver<Note>>;
+
+/// The events that have been dropped since that was said last.
+#[derive(Debug, Default)]
+struct Dropped {
+    count: u64,
+    said: Option<Instant>,
 }
 
 impl Recorder {
@@ -174,33 +196,52 @@ impl Recorder {
     /// recorder has gone and everything is written.
     pub fn new(client: Client, component: String) -> (Self, impl Future<Output = ()>) {
         let (notes, waiting) = mpsc::channel(WAITING_MAX);
-        let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
+        let waiting = Arc::new(Waiting::new(waiting));
+        let written = Arc::clone(&waiting);
         let writer = Arc::new(Writer { client, component, sent: Mutex::default() });
         let run = async move {
-            let writers = (0..WRITERS).map(|_| write_all(Arc::clone(&writer), Arc::clone(&waiting)));
+            let writers = (0..WRITERS).map(|_| write_all(Arc::clone(&writer), Arc::clone(&written)));
             futures::future::join_all(writers).await;
         };
-        (Self { notes }, run)
+        (Self { notes, waiting, dropped: Arc::default() }, run)
     }
 
-    /// Records an event. Waits only if very many are waiting already.
-    pub async fn record(&self, subject: impl Into<Subject>, reason: Reason, message: String) {
-        self.send(Note { subject: subject.into(), reason, message: shown(&message), under_way: None }).await;
+    /// Records an event. What is returned is ready: no event is waited for.
+    pub fn record(&self, subject: impl Into<Subject>, reason: Reason, message: String) -> Ready<()> {
+        self.send(Note { subject: subject.into(), reason, message: shown(&message), under_way: None });
+        ready(())
     }
 
     /// Records, as [`Recorder::record`] does, the start of something that is under way until the returned value is
     /// dropped. If that has ended before its turn comes, and very many events are waiting, then the start is not
     /// written: the event of the end says more, and in a burst each request is one less for all that wait.
-    pub async fn record_start(&self, subject: impl Into<Subject>, reason: Reason, message: String) -> Arc<()> {
+    pub fn record_start(&self, subject: impl Into<Subject>, reason: Reason, message: String) -> Ready<Arc<()>> {
         let under_way = Arc::new(());
         let (subject, message) = (subject.into(), shown(&message));
-        self.send(Note { subject, reason, message, under_way: Some(Arc::downgrade(&under_way)) }).await;
-        under_way
+        self.send(Note { subject, reason, message, under_way: Some(Arc::downgrade(&under_way)) });
+        ready(under_way)
     }
 
-    async fn send(&self, note: Note) {
-        // It fails only when the program ends.
-        let _ = self.notes.send(note).await;
+    /// Puts an event at the end of the queue. If that is full, the oldest event goes: the newer ones tell more of how
+    /// it stands by the time that they can be written.
+    fn send(&self, note: Note) {
+        // It fails otherwise only when the program ends.
+        let Err(TrySendError::Full(note)) = self.notes.try_send(note) else { return };
+        // Who waits for events holds that lock; but nobody waits for any while there are so many.
+        let oldest = self.waiting.try_lock().ok().and_then(|mut waiting| waiting.try_recv().ok());
+        let lost = u64::from(oldest.is_some()) + u64::from(self.notes.try_send(note).is_err());
+        self.dropped.lock().add(lost);
+    }
+}
+
+impl Dropped {
+    /// Counts events that were dropped, and says so from time to time.
+    fn add(&mut self, lost: u64) {
+        self.count += lost;
+        if self.count > 0 && self.said.is_none_or(|said| said.elapsed() >= DROPPED_AGAIN) {
+            warn!(events = self.count, "dropped events, because the API server does not take them fast enough");
+            *self = Self { count: 0, said: Some(Instant::now()) };
+        }
     }
 }
 
@@ -213,7 +254,7 @@ fn shown(message: &str) -> String {
     format!("{}…", truncated(&message, MESSAGE_MAX - '…'.len_utf8()))
 }
 
-async fn write_all(writer: Arc<Writer>, waiting: Arc<tokio::sync::Mutex<mpsc::Receiver<Note>>>) {
+async fn write_all(writer: Arc<Writer>, waiting: Arc<Waiting>) {
     loop {
         let (next, behind) = {
             let mut waiting = waiting.lock().await;
@@ -380,7 +421,20 @@ fn name(note: &Note) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use http_body_util::{BodyExt, Full};
+    use hyper::body::{Bytes, Incoming};
+    use hyper::service::service_fn;
+    use hyper::{Request, Response};
+    use hyper_util::rt::TokioIo;
+    use serde_json::Value;
+    use tokio::time::timeout;
+
     use super::*;
+
+    const OURS: &str = "example.com/nfs";
 
     fn note(reason: Reason, message: &str) -> Note {
         let (namespace, name, uid) = (Some("team".into()), "data".into(), "1-2".into());
@@ -408,5 +462,71 @@ mod tests {
         assert_eq!(shown(&longest), longest);
         let cut = shown(&format!("{longest}x"));
         assert!(cut.len() <= MESSAGE_MAX && cut.ends_with("é…"), "{}", cut.len());
+    }
+
+    /// Starts an API server that takes events only while `takes` is true, and fails otherwise. Returns a client, and
+    /// the messages of those that it has taken.
+    async fn api_server(takes: Arc<AtomicBool>) -> (Client, Arc<Mutex<Vec<String>>>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let taken = Arc::<Mutex<Vec<String>>>::default();
+        let all = Arc::clone(&taken);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (takes, all) = (Arc::clone(&takes), Arc::clone(&all));
+                let answer = service_fn(move |request: Request<Incoming>| {
+                    let (takes, all) = (Arc::clone(&takes), Arc::clone(&all));
+                    async move {
+                        let sent = request.into_body().collect().await.unwrap().to_bytes();
+                        let (code, answer) = if takes.load(Ordering::Relaxed) {
+                            let event: Value = serde_json::from_slice(&sent).unwrap();
+                            all.lock().push(event["message"].as_str().unwrap().to_owned());
+                            (201, event)
+                        } else {
+                            (500, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 500}))
+                        };
+                        let body = Full::new(Bytes::from(answer.to_string()));
+                        Ok::<_, Infallible>(Response::builder().status(code).body(body).unwrap())
+                    }
+                });
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer),
+                );
+            }
+        });
+        (Client::try_from(kube::Config::new(format!("http://{address}").parse().unwrap())).unwrap(), taken)
+    }
+
+    #[tokio::test]
+    async fn events_that_the_api_server_does_not_take_hold_nobody_up_and_the_newest_are_kept() {
+        const MANY: usize = WAITING_MAX * 3;
+        let takes = Arc::new(AtomicBool::new(false));
+        let (client, taken) = api_server(Arc::clone(&takes)).await;
+        let (recorder, run) = Recorder::new(client, OURS.to_owned());
+        let run = tokio::spawn(run);
+        let subject = note(Reason::Provisioning, "").subject;
+        let recording = async {
+            for number in 0..MANY {
+                recorder.record(subject.clone(), Reason::ProvisioningFailed, format!("event {number}")).await;
+                // Those who write get their turn, too.
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(10), recording).await.unwrap();
+        takes.store(true, Ordering::Relaxed);
+        drop(recorder);
+        timeout(Duration::from_mins(1), run).await.unwrap().unwrap();
+        let taken = taken.lock();
+        assert!(taken.contains(&format!("event {}", MANY - 1)), "the newest is written");
+        let (all, most) = (WAITING_MAX - WRITERS..=WAITING_MAX + WRITERS, MANY - WAITING_MAX - WRITERS);
+        assert!(all.contains(&taken.len()), "{} were written", taken.len());
+        // The first few were being tried when the others came.
+        let old = taken.iter().filter(|message| {
+            message
+                .strip_prefix("event ")
+                .and_then(|number| number.parse::<usize>().ok())
+                .is_some_and(|n| n < most)
+        });
+        assert!(old.count() <= WRITERS, "the oldest are dropped");
     }
 }

@@ -132,6 +132,20 @@ impl Lock {
         Self { objects, kind, namespace: namespace.to_owned(), name: provisioner.replace('/', "-") }
     }
 
+    /// Returns the kind of the lock.
+    pub(super) fn kind(&self) -> LockKind {
+        self.kind
+    }
+
+    /// Tells whether the lock may be read, whether it exists or not.
+    pub(super) async fn is_readable(&self) -> Result<bool, ApiError> {
+        match self.read().await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_forbidden() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Reads the lock; `None` if it does not exist.
     pub(super) async fn read(&self) -> Result<Option<Read>, ApiError> {
         let Some(object) = answered(self.objects.get_opt(&self.name)).await? else { return Ok(None) };

@@ -129,7 +129,8 @@ async fn allowed(client: &Client, permission: Permission, namespace: Option<&str
 /// How long a missing permission is taken to be missing still.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
-/// Permissions of which the missing ones may be granted while this process runs.
+/// Permissions of which the missing ones may be granted while this process runs. None counts as granted before the
+/// API server has said so.
 pub struct Awaited {
     client: Client,
     permissions: &'static [Permission],
@@ -144,28 +145,36 @@ impl std::fmt::Debug for Awaited {
 
 #[derive(Debug)]
 struct Known {
-    missing: Vec<Permission>,
+    /// The permissions that are missing; `None` while the API server has not said.
+    missing: Option<Vec<Permission>>,
     since: Instant,
 }
 
 impl Awaited {
-    /// Takes note of `permissions`, of which `missing` were found missing just now.
+    /// Takes note of `permissions`, of which `missing` were found missing just now; `None` if the API server did not
+    /// say.
     #[must_use]
-    pub fn new(client: Client, permissions: &'static [Permission], missing: Vec<Permission>) -> Self {
+    pub fn new(client: Client, permissions: &'static [Permission], missing: Option<Vec<Permission>>) -> Self {
         Self { client, permissions, known: Mutex::new(Known { missing, since: Instant::now() }) }
     }
 
     /// Returns which of the permissions are missing. As long as there are any the API server is asked, but not
     /// each time.
-    pub async fn missing(&self) -> Vec<Permission> {
+    ///
+    /// # Errors
+    /// Returns the API error if the API server has never said.
+    pub async fn missing(&self) -> Result<Vec<Permission>, ApiError> {
         let mut known = self.known.lock().await;
-        if !known.missing.is_empty() && known.since.elapsed() >= ASK_AGAIN {
-            // Without an answer everything is as before.
-            if let Ok(missing) = missing(&self.client, self.permissions, None).await {
-                known.missing = missing;
+        let is_due = known.since.elapsed() >= ASK_AGAIN;
+        if known.missing.as_ref().is_none_or(|missing| !missing.is_empty() && is_due) {
+            match missing(&self.client, self.permissions, None).await {
+                Ok(missing) => known.missing = Some(missing),
+                Err(error) if known.missing.is_none() => return Err(error),
+                // Without an answer everything is as before.
+                Err(_) => {}
             }
             known.since = Instant::now();
         }
-        known.missing.clone()
+        Ok(known.missing.clone().unwrap_or_default())
     }
 }

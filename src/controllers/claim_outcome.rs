@@ -11,6 +11,7 @@ use crate::controllers::report::{Count, Fields, Report};
 use crate::decide::claim::ClaimIgnored;
 use crate::decide::refusal::{ClaimRefusal, Passing};
 use crate::model::claim::{Claim, DataSource};
+use crate::model::parameters::{BadParameter, Fate};
 use crate::model::volume::annotation;
 use crate::queue::{Next, RetryReason, is_worth_saying};
 use crate::values::names::VolumeName;
@@ -101,6 +102,9 @@ pub(super) struct ClaimRound<'a> {
     pub(super) class_exists: bool,
     /// The name of the chosen export, and the path on it.
     pub(super) at: Option<(&'a str, &'a str)>,
+    /// The class's parameter that leaves the fate of the directory in doubt, and what that fate is until it is put
+    /// right.
+    pub(super) doubt: Option<&'a (BadParameter, Fate)>,
     /// The duration of the round.
     pub(super) took: Duration,
 }
@@ -126,7 +130,7 @@ impl ClaimRound<'_> {
     /// Returns the kind of the claim's data source, as upstream's library counts it.
     fn source(&self) -> &'static str {
         match self.claim.source {
-            Some(DataSource::Claim(_)) => "PersistentVolumeClaim",
+            Some(DataSource::Claim(_) | DataSource::Abroad { .. }) => "PersistentVolumeClaim",
             Some(DataSource::Snapshot(_)) => "VolumeSnapshot",
             Some(DataSource::Other) | None => "",
         }
@@ -178,6 +182,23 @@ impl ClaimOutcome {
     }
 }
 
+impl ClaimOutcome {
+    /// Returns the event that warns the claim's author, beside that of the report, of what its class leaves in doubt.
+    pub(super) fn warning(&self, round: &ClaimRound<'_>) -> Option<(Reason, String)> {
+        let (bad, fate) = round.doubt.filter(|_| matches!(self, Self::Provisioned(_)))?;
+        let class = round.claim.class.as_str();
+        let message = format!(
+            "the StorageClass {class:?} does not say clearly what happens to the data when this claim is deleted: {bad}. \
+             Until that is put right, it is {fate}: delete the StorageClass and create it again with a valid value",
+            fate = match fate {
+                Fate::Retain => "kept where it is",
+                Fate::Archive | Fate::Delete => "archived",
+            },
+        );
+        Some((Reason::ReclaimUnclear, message))
+    }
+}
+
 impl Unread {
     fn message(self) -> &'static str {
         match self {
@@ -196,6 +217,7 @@ fn after_refusal(refusal: &ClaimRefusal, by_neighbour: bool) -> Next {
     match refusal.passes_with() {
         Some(Passing::Headroom) => Next::Retry(RetryReason::Headroom),
         Some(Passing::Source) => Next::Retry(RetryReason::Source),
+        Some(Passing::Export) => Next::Retry(RetryReason::Export),
         None if by_neighbour => Next::Retry(RetryReason::Neighbour),
         None => Next::Done,
     }

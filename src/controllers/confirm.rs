@@ -21,6 +21,7 @@ use crate::controllers::context::Context;
 use crate::controllers::volume_outcome::{Unread, VolumeOutcome};
 use crate::decide::volume::{VolumeFacts, VolumePlan, for_volume};
 use crate::model::volume::Volume;
+use crate::values::time::BootTime;
 
 /// How old what is known of other volumes may be.
 const KNOWN_FOR: Duration = Duration::from_secs(10);
@@ -32,7 +33,7 @@ const PROOF_FOR: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Proof {
     /// Until when a change of files may begin.
-    pub(super) until: std::time::Instant,
+    pub(super) until: BootTime,
 }
 
 /// Makes sure that other volumes are known well enough to say who has a part in a volume's directory.
@@ -65,7 +66,7 @@ pub(super) async fn confirm(
     plan: &VolumePlan,
     is_retry: bool,
 ) -> Result<Proof, VolumeOutcome> {
-    let (cluster, begun) = (&context.cluster, std::time::Instant::now());
+    let (cluster, begun) = (&context.cluster, BootTime::now());
     let class = if is_retry {
         let class = cluster.class(&volume.class).await;
         class.map_err(|error| VolumeOutcome::FailedToRead(Unread::Class, error))?.map(Arc::new)

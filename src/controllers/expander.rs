@@ -60,7 +60,7 @@ impl Expander {
         let facts = ExpansionFacts {
             expansion,
             volume: &volume,
-            lacking: &listed(&self.rights.missing().await),
+            lacking: &listed(&self.rights.missing().await.map_err(ExpansionOutcome::FailedToRead)?),
             requirements: &class.map(|class| class.parameters.requirements.clone()).unwrap_or_default(),
             headrooms: &self
                 .context

@@ -14,7 +14,7 @@ mod expansion_outcome;
 mod claim_copies;
 mod take_back;
 mod confirm;
-mod predecessor;
+mod there;
 pub mod provisioner;
 pub mod reclaimer;
 pub mod expander;

@@ -6,8 +6,6 @@
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
 use crate::cluster::api::ApiError;
 use crate::cluster::election::Leadership;
 use crate::cluster::events::Reason;
@@ -16,8 +14,9 @@ use crate::controllers::claim_copies::{ClaimCopies, copy_job};
 use crate::controllers::claim_outcome::{ClaimOutcome, ClaimRound, Directory, Unread};
 use crate::controllers::context::{Context, Slot};
 use crate::controllers::copies::Copies;
-use crate::controllers::predecessor::predecessor;
 use crate::controllers::take_back::TakeBack;
+use crate::controllers::there::{predecessor, there};
+use crate::decide::choice::There;
 use crate::decide::claim::{ClaimFacts, ClaimPlan, Denial, Provision, denied, for_claim};
 use crate::decide::copy::Origin;
 use crate::failpoint::Failpoint;
@@ -25,10 +24,12 @@ use crate::ledger::{GidRequest, Reservation};
 use crate::model::claim::{Claim, DataSource};
 use crate::model::class::Class;
 use crate::model::exports::{Location, PerExport};
+use crate::model::parameters::{BadParameter, Fate};
 use crate::queue::{Next, is_worth_saying};
 use crate::storage::{Problem, StorageError, explain};
 use crate::values::headroom::Headroom;
 use crate::values::names::ClaimUid;
+use tokio::time::Instant;
 
 /// The controller of pending claims.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ impl Provisioner {
     /// Runs one round for the claim with this uid, which has failed `failures` times in a row.
     pub async fn reconcile(&self, uid: ClaimUid, failures: u32, slot: &mut Slot) -> Next {
         let Some(claim) = self.context.state.claim(&uid) else { return self.take_back.forget(&uid).await };
-        let mut round = Round { claim: &claim, at: None, failures, started: Instant::now() };
+        let mut round = Round { claim: &claim, at: None, doubt: None, failures, started: Instant::now() };
         match self.round(&mut round, slot).await {
             Ok(outcome) | Err(Ended::Outcome(outcome)) => self.report(&round, &outcome).await,
             Err(Ended::Gone) => self.take_back.forget(&uid).await,
@@ -88,7 +89,14 @@ impl Provisioner {
         let origin = self.origin(claim, class.as_deref()).await;
         let origin = origin.map_err(|error| ClaimOutcome::FailedToRead(Unread::Source, error))?;
         let headroom = self.headroom(claim);
-        let facts = ClaimFacts { claim, class: class.as_deref(), headrooms: &headroom, origin: &origin };
+        let there = if self.attempts.export(&claim.claim.uid).is_some() {
+            // It goes on where it was begun.
+            self.context.exports.map(|_| There::default())
+        } else {
+            there(&self.context, claim, class.as_deref(), slot).await
+        };
+        let facts =
+            ClaimFacts { claim, class: class.as_deref(), headrooms: &headroom, there: &there, origin: &origin };
         match for_claim(&facts, &self.context.scope) {
             ClaimPlan::Ignore(why) => Ok(ClaimOutcome::Ignored(why)),
             ClaimPlan::Refuse(refusal) => {
@@ -97,6 +105,7 @@ impl Provisioner {
             }
             ClaimPlan::Provision(provision) => {
                 round.at = Some(provision.at.clone());
+                round.doubt = provision.doubt.clone().map(|bad| (bad, provision.volume.fate));
                 self.take_back.leave_elsewhere(claim, &provision.at).await?;
                 self.wait_for_predecessor(round, &provision.at).await?;
                 let provision = self.reserve(round, *provision, slot).await?;
@@ -113,9 +122,14 @@ impl Provisioner {
             provisioner: &self.context.scope.provisioner,
             class_exists: self.context.state.class(&round.claim.class).is_some(),
             at,
+            doubt: round.doubt.as_ref(),
             took: round.started.elapsed(),
         };
-        self.context.report(&round.claim.claim, outcome.report(&round)).await
+        let claim = &round.claim.claim;
+        if let Some((reason, message)) = outcome.warning(&round) {
+            self.context.recorder.record(claim, reason, message).await;
+        }
+        self.context.report(claim, outcome.report(&round)).await
     }
 
     /// Finds the claim's class. If the watch has not shown the class, asks the API server, because a refusal must
@@ -285,6 +299,8 @@ impl Provisioner {
 struct Round<'a> {
     claim: &'a Claim,
     at: Option<Location>,
+    /// The class's parameter that leaves the fate of the directory in doubt, and that fate.
+    doubt: Option<(BadParameter, Fate)>,
     failures: u32,
     started: Instant,
 }

@@ -209,7 +209,7 @@ impl Reclaimer {
         let gone = match cluster.delete_volume(volume).await {
             Ok(gone) => gone,
             Err(error) => {
-                if self.context.scope.may_patch && !volume.finalizer {
+                if self.context.scope.may_patch.is_granted() && !volume.finalizer {
                     // It costs a request that is not worth it where the volume goes. This process remembers it.
                     let _ = cluster.dispose(volume, done).await;
                 }

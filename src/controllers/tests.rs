@@ -23,7 +23,7 @@ use crate::decide::volume::{Doubt, VolumeIgnored, VolumeRefusal};
 use crate::ledger::placements::{Neighbour, Relation};
 use crate::model::claim::Claim;
 use crate::model::expansion::Expansion;
-use crate::model::parameters::Fate;
+use crate::model::parameters::{BadParameter, Fate};
 use crate::model::volume::Volume;
 use crate::queue::{Next, RetryReason};
 use crate::values::path::Name;
@@ -71,7 +71,14 @@ fn claim(source: bool) -> Claim {
 }
 
 fn claim_round(claim: &Claim, class_exists: bool) -> ClaimRound<'_> {
-    ClaimRound { claim, provisioner: OURS, class_exists, at: Some(("default", "shop/data")), took: TOOK }
+    ClaimRound {
+        claim,
+        provisioner: OURS,
+        class_exists,
+        at: Some(("default", "shop/data")),
+        doubt: None,
+        took: TOOK,
+    }
 }
 
 #[test]
@@ -159,6 +166,22 @@ fn where_a_directory_comes_from_is_said_and_a_copy_is_counted_by_its_source() {
         let source = if directory == Directory::Copied { "PersistentVolumeClaim" } else { "provisioned" };
         assert_eq!(told(&report).2, [source]);
     }
+}
+
+#[test]
+fn who_is_served_by_a_class_in_doubt_is_warned_of_the_parameter() {
+    let claim = claim(false);
+    for (fate, words) in [(Fate::Archive, "it is archived"), (Fate::Retain, "it is kept where it is")] {
+        let doubt = (BadParameter::OnDelete("keep".into()), fate);
+        let round = ClaimRound { doubt: Some(&doubt), ..claim_round(&claim, true) };
+        let (reason, message) = ClaimOutcome::Provisioned(Directory::New).warning(&round).unwrap();
+        assert_eq!(reason, Reason::ReclaimUnclear);
+        for words in [r#"parameter onDelete is "keep", but must be "delete""#, r#"StorageClass "nfs""#, words] {
+            assert!(message.contains(words), "{words} is not in: {message}");
+        }
+        assert_eq!(ClaimOutcome::Copying.warning(&round), None);
+    }
+    assert_eq!(ClaimOutcome::Provisioned(Directory::New).warning(&claim_round(&claim, true)), None);
 }
 
 fn volume() -> Volume {

@@ -23,11 +23,52 @@ pub enum NotChosen {
     NotServed(Box<str>),
     /// The exports that the class allows lack what it requires. The text says what.
     NoHeadroom(Box<str>),
+    /// The volume's directory may exist on an export that does not say. The text says which, and why.
+    NotSaid(Box<str>),
 }
 
-/// Chooses the export for a volume, among those that the class allows and that have what it requires: first the
-/// one where the volume was begun; then the preferred one, if it is usable; then the usable one with most free
-/// space. An unusable export is chosen only if none is usable.
+/// What is known to be at a new volume's path on an export, where its class allows several.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum There {
+    /// Nothing; or it does not matter, because no other volume can have the path.
+    #[default]
+    Nothing,
+    /// A directory that no volume has: what an earlier volume has left behind, or somebody has put there.
+    Directory,
+    /// The directory of another volume.
+    Volume,
+    /// It cannot be known now, for this reason.
+    Unknown(Box<str>),
+}
+
+/// Finds the export that is certain before any is chosen: where the volume was begun; else where another volume has
+/// the path; else where a directory is at it, the first that the class names. Data must not be left on one export while
+/// its claim gets an empty directory on another.
+///
+/// # Errors
+/// Returns why, if there may be a directory on an export that does not say.
+fn certain(
+    exports: &Exports,
+    meant: &[ExportId],
+    headroom: &PerExport<Headroom>,
+    there: &PerExport<There>,
+) -> Result<Option<ExportId>, NotChosen> {
+    let first = |is_it: &dyn Fn(ExportId) -> bool| meant.iter().copied().find(|id| is_it(*id));
+    let known = first(&|id| headroom.get(id).begun).or_else(|| first(&|id| *there.get(id) == There::Volume));
+    if known.is_some() {
+        return Ok(known);
+    }
+    for id in meant {
+        if let There::Unknown(why) = there.get(*id) {
+            return Err(NotChosen::NotSaid(format!("{}: {why}", exports.get(*id).address).into()));
+        }
+    }
+    Ok(first(&|id| *there.get(id) == There::Directory))
+}
+
+/// Chooses the export for a volume, among those that the class allows and that have what it requires. If the volume
+/// was begun on one, or its path is there already, only that one comes into question. Else it is the preferred one, if
+/// that is usable; then the usable one with most free space. An unusable export is chosen only if none is usable.
 ///
 /// # Errors
 /// Returns the reason if there is no such export.
@@ -35,8 +76,10 @@ pub fn choose(
     exports: &Exports,
     demand: &Demand<'_>,
     headroom: &PerExport<Headroom>,
+    there: &PerExport<There>,
 ) -> Result<ExportId, NotChosen> {
     let meant = exports.meant_by(demand.choice).map_err(|words| NotChosen::NotServed(words.into()))?;
+    let meant = certain(exports, &meant, headroom, there)?.map_or(meant, |id| vec![id]);
     let any_is_usable = meant.iter().any(|id| headroom.get(*id).usable);
     let is_worth_a_try = |id: &ExportId| {
         let Headroom { usable, begun, .. } = *headroom.get(*id);

@@ -1,6 +1,6 @@
 //! The decision on a pending claim.
 
-use crate::decide::choice::{Demand, choose};
+use crate::decide::choice::{Demand, There, choose};
 use crate::decide::copy::{CopySource, Origin, copy_source};
 use crate::decide::refusal::{BadAnnotation, ClaimRefusal};
 use crate::decide::scope::Scope;
@@ -10,7 +10,7 @@ use crate::ledger::{Grant, ReserveError};
 use crate::model::claim::{Claim, DataSource};
 use crate::model::class::{Binding, Class};
 use crate::model::exports::{Location, PerExport};
-use crate::model::parameters::{FATE, Fate, parameter};
+use crate::model::parameters::{BadParameter, FATE, Fate, parameter};
 use crate::model::volume::{NewVolume, NfsSource, ReclaimPolicy, annotation, read_only};
 use crate::values::headroom::Headroom;
 use crate::values::ownership::{Aspect, GROUP_MODE, GidRange, Ownership};
@@ -27,6 +27,8 @@ pub struct ClaimFacts<'a> {
     pub class: Option<&'a Class>,
     /// The headroom that each export has for the claim.
     pub headrooms: &'a PerExport<Headroom>,
+    /// What is known to be at the claim's path on each export; looked for where [`sought`] says so.
+    pub there: &'a PerExport<There>,
     /// The facts about the source, if the claim is to be a copy.
     pub origin: &'a Origin,
 }
@@ -61,6 +63,8 @@ pub struct Provision {
     pub limit: Option<u128>,
     /// The source, if the volume is to be a copy.
     pub copy_of: Option<CopySource>,
+    /// The class's parameter that leaves the fate of the volume's directory in doubt, for the claim's author to know.
+    pub doubt: Option<BadParameter>,
 }
 
 impl Provision {
@@ -128,23 +132,38 @@ impl From<ClaimRefusal> for Stop {
 /// Decides what to do for a pending claim.
 #[must_use]
 pub fn for_claim(facts: &ClaimFacts<'_>, scope: &Scope) -> ClaimPlan {
-    match ours(facts, scope).and_then(|class| Ok(plan(facts, class, scope)?)) {
+    match ours(facts.claim, facts.class, scope).and_then(|class| Ok(plan(facts, class, scope)?)) {
         Ok(provision) => ClaimPlan::Provision(Box::new(provision)),
         Err(Stop::Ignore(why)) => ClaimPlan::Ignore(why),
         Err(Stop::Refuse(why)) => ClaimPlan::Refuse(why),
     }
 }
 
+/// Returns the places where a claim's path has to be looked for before its export is chosen: if its class allows
+/// several exports and gives it a path that others can have, too.
+#[must_use]
+pub fn sought(claim: &Claim, class: Option<&Class>, scope: &Scope) -> Vec<Location> {
+    let Ok(class) = ours(claim, class, scope) else { return Vec::new() };
+    if class.parameters.pattern.is_none() || class.parameters.obstacle().is_some() || is_possible(claim).is_err() {
+        return Vec::new();
+    }
+    match (scope.exports.meant_by(&class.parameters.export), directory(claim, class)) {
+        (Ok(meant), Ok(path)) if meant.len() > 1 => {
+            meant.into_iter().map(|export| Location { export, path: path.clone() }).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// Finds the class by which the claim is served, if the claim is for us to serve now.
-fn ours<'a>(facts: &ClaimFacts<'a>, scope: &Scope) -> Result<&'a Class, Stop> {
-    let claim = facts.claim;
+fn ours<'a>(claim: &Claim, class: Option<&'a Class>, scope: &Scope) -> Result<&'a Class, Stop> {
     if claim.deleting {
         return Err(Stop::Ignore(ClaimIgnored::Deleting));
     }
     if claim.source == Some(DataSource::Other) {
         return Err(Stop::Ignore(ClaimIgnored::Populated));
     }
-    let class = facts.class.ok_or(ClaimRefusal::NoClass)?;
+    let class = class.ok_or(ClaimRefusal::NoClass)?;
     if !class.is_of(&scope.provisioner) {
         return Err(ClaimRefusal::ForeignClass(class.provisioner.clone()).into());
     }
@@ -155,9 +174,9 @@ fn ours<'a>(facts: &ClaimFacts<'a>, scope: &Scope) -> Result<&'a Class, Stop> {
 }
 
 fn plan(facts: &ClaimFacts<'_>, class: &Class, scope: &Scope) -> Result<Provision, ClaimRefusal> {
-    let ClaimFacts { claim, headrooms, origin, .. } = *facts;
+    let ClaimFacts { claim, headrooms, there, origin, .. } = *facts;
     is_possible(claim)?;
-    if let Some(bad) = class.parameters.wrong.first() {
+    if let Some(bad) = class.parameters.obstacle() {
         return Err(ClaimRefusal::Parameter(bad.clone()));
     }
     let requested = claim.request.as_ref().ok_or(ClaimRefusal::NoRequest)?;
@@ -167,12 +186,12 @@ fn plan(facts: &ClaimFacts<'_>, class: &Class, scope: &Scope) -> Result<Provisio
             let bad = |problem| ClaimRefusal::Source { name: name.clone(), problem };
             Some(copy_source(origin, requested, scope).map_err(bad)?)
         }
-        Some(DataSource::Snapshot(_) | DataSource::Other) | None => None,
+        Some(DataSource::Abroad { .. } | DataSource::Snapshot(_) | DataSource::Other) | None => None,
     };
     let (requirements, request) = (&class.parameters.requirements, bytes(requested));
     let near = copy_of.as_ref().map(|source| source.at.export);
     let demand = Demand { choice: &class.parameters.export, requirements, request, near };
-    let export = choose(&scope.exports, &demand, headrooms)?;
+    let export = choose(&scope.exports, &demand, headrooms, there)?;
     let fate_of_claim = fate_of_claim(claim, class)?;
     let ownership = ownership(claim, class)?;
     let address = &scope.exports.get(export).address;
@@ -190,7 +209,7 @@ fn plan(facts: &ClaimFacts<'_>, class: &Class, scope: &Scope) -> Result<Provisio
         fate: class.parameters.fate,
         fate_of_claim,
         gid: None,
-        finalizer: scope.may_patch && class.reclaim == ReclaimPolicy::Delete,
+        finalizer: scope.may_patch.is_granted() && class.reclaim == ReclaimPolicy::Delete,
     };
     Ok(Provision {
         at: Location { export, path },
@@ -201,11 +220,15 @@ fn plan(facts: &ClaimFacts<'_>, class: &Class, scope: &Scope) -> Result<Provisio
         request,
         limit: requirements.limit(headrooms.get(export)),
         copy_of,
+        doubt: class.parameters.doubt().cloned(),
     })
 }
 
 /// Refuses claims that no NFS volume can satisfy.
 fn is_possible(claim: &Claim) -> Result<(), ClaimRefusal> {
+    if claim.lost {
+        return Err(ClaimRefusal::Lost);
+    }
     if claim.block {
         return Err(ClaimRefusal::Block);
     }
@@ -216,6 +239,9 @@ fn is_possible(claim: &Claim) -> Result<(), ClaimRefusal> {
         return Err(ClaimRefusal::AttributesClass(name.clone()));
     }
     match &claim.source {
+        Some(DataSource::Abroad { namespace, name }) => {
+            Err(ClaimRefusal::Abroad { namespace: namespace.clone(), name: name.clone() })
+        }
         Some(DataSource::Snapshot(name)) => Err(ClaimRefusal::Snapshot(name.clone())),
         Some(DataSource::Claim(_) | DataSource::Other) | None => Ok(()),
     }

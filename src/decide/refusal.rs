@@ -17,6 +17,8 @@ pub enum ClaimRefusal {
     NoClass,
     /// The class names another provisioner.
     ForeignClass(Box<str>),
+    /// The claim says that it has been bound, and names no volume.
+    Lost,
     /// The claim wants a block device.
     Block,
     /// The claim has a selector.
@@ -30,6 +32,13 @@ pub enum ClaimRefusal {
         /// The problem with the source.
         problem: BadSource,
     },
+    /// The claim names a claim of another namespace as its source.
+    Abroad {
+        /// The other namespace.
+        namespace: Box<str>,
+        /// The source's name.
+        name: Box<str>,
+    },
     /// The claim wants a snapshot to be restored.
     Snapshot(Box<str>),
     /// The claim asks for no storage.
@@ -40,6 +49,8 @@ pub enum ClaimRefusal {
     Export(Box<str>),
     /// No export that the class allows has the headroom that it requires. The text says what they lack.
     NoRoom(Box<str>),
+    /// The claim's directory may exist on an export that does not say. The text says which, and why.
+    NotSaid(Box<str>),
     /// The directory is at, in or above one of another namespace's volume. The message does not say whose.
     OtherNamespace {
         /// The directory.
@@ -71,6 +82,8 @@ pub enum Passing {
     Headroom,
     /// A change of the claim to copy.
     Source,
+    /// An answer of an export.
+    Export,
 }
 
 /// A claim's annotation that is not followed. The text names it and what would be right.
@@ -112,6 +125,7 @@ impl From<NotChosen> for ClaimRefusal {
         match why {
             NotChosen::NotServed(words) => Self::Export(words),
             NotChosen::NoHeadroom(words) => Self::NoRoom(words),
+            NotChosen::NotSaid(words) => Self::NotSaid(words),
         }
     }
 }
@@ -132,10 +146,12 @@ impl ClaimRefusal {
     /// one.
     #[must_use]
     pub fn passes_with(&self) -> Option<Passing> {
-        if matches!(self, Self::NoRoom(_)) {
-            return Some(Passing::Headroom);
+        match self {
+            Self::NoRoom(_) => Some(Passing::Headroom),
+            Self::NotSaid(_) => Some(Passing::Export),
+            Self::Source { problem, .. } => problem.may_pass().then_some(Passing::Source),
+            _ => None,
         }
-        matches!(self, Self::Source { problem, .. } if problem.may_pass()).then_some(Passing::Source)
     }
 
     /// Returns the refusal's name in metrics.
@@ -144,15 +160,18 @@ impl ClaimRefusal {
         match self {
             Self::NoClass => "no_class",
             Self::ForeignClass(_) => "foreign_class",
+            Self::Lost => "lost",
             Self::Block => "block",
             Self::Selector => "selector",
             Self::AttributesClass(_) => "attributes_class",
             Self::Source { .. } => "source",
+            Self::Abroad { .. } => "source_namespace",
             Self::Snapshot(_) => "snapshot",
             Self::NoRequest => "no_request",
             Self::Parameter(_) => "parameter",
             Self::Export(_) => "export",
             Self::NoRoom(_) => "no_room",
+            Self::NotSaid(_) => "not_said",
             Self::OtherNamespace { .. } => "other_namespace",
             Self::Annotation(_) => "annotation",
             Self::NoValue(_) => "no_value",
@@ -177,6 +196,11 @@ impl fmt::Display for ClaimRefusal {
                 "the class names the provisioner {other:?}, though the claim's annotation storage-provisioner \
                  names this one: remove that annotation, or make the claim again with a class of this provisioner"
             ),
+            Self::Lost => f.write_str(
+                "the claim's annotation pv.kubernetes.io/bind-completed says that it has been bound, but it names no \
+                 volume, so Kubernetes counts it as Lost and binds it to none: remove that annotation, or make the \
+                 claim again without it",
+            ),
             Self::Block => write!(
                 f,
                 "does not support block volume provisioning: make the claim again with spec.volumeMode \
@@ -195,6 +219,12 @@ impl fmt::Display for ClaimRefusal {
             Self::Source { name, problem } => {
                 write!(f, "spec.dataSource cannot be copied: the PersistentVolumeClaim {name:?} {problem}")
             }
+            Self::Abroad { namespace, name } => write!(
+                f,
+                "spec.dataSourceRef.namespace is {namespace:?}, but only claims of the same namespace are copied: make \
+                 the claim again without that field and with a source of its own namespace, or without \
+                 spec.dataSourceRef (PersistentVolumeClaim {name:?})"
+            ),
             Self::Snapshot(name) => write!(
                 f,
                 "snapshots are not supported: make the claim again without spec.dataSource \
@@ -215,6 +245,11 @@ impl fmt::Display for ClaimRefusal {
                 f,
                 "there is no room: {what}. The claim will be served once there is room: make the export larger, \
                  or delete what is not needed"
+            ),
+            Self::NotSaid(what) => write!(
+                f,
+                "the directory for this claim may exist on an export that cannot be looked at now ({what}), and it must \
+                 not get an empty one on another export meanwhile: the claim will be served once that export answers"
             ),
             Self::OtherNamespace { path, relation } => write!(
                 f,

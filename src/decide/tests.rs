@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::PersistentVolume;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
 
+use crate::decide::choice::There;
 use crate::decide::claim::*;
 use crate::decide::copy::*;
 use crate::decide::expansion::*;
@@ -66,6 +67,7 @@ fn mk_claim() -> Claim {
         class: "nfs".into(),
         deleting: false,
         node_selected: false,
+        lost: false,
         block: false,
         selector: false,
         attributes_class: None,
@@ -131,7 +133,7 @@ fn scope(export: &str) -> Scope {
         provisioner: OURS.to_owned(),
         exports: Exports::single(ExportAddress::new("nas".into(), ExportAddress::path(export).unwrap())),
         share: false,
-        may_patch: false,
+        may_patch: Permitted::default(),
     }
 }
 
@@ -146,7 +148,8 @@ fn decided(claim: &Claim, class: Option<&Class>, scope: &Scope) -> ClaimPlan {
 /// Decides on a claim that is to be a copy.
 fn copied(claim: &Claim, class: Option<&Class>, scope: &Scope, origin: &Origin) -> ClaimPlan {
     let headrooms = scope.exports.map(|_| Headroom::default());
-    for_claim(&ClaimFacts { claim, class, headrooms: &headrooms, origin }, scope)
+    let there = scope.exports.map(|_| There::Nothing);
+    for_claim(&ClaimFacts { claim, class, headrooms: &headrooms, there: &there, origin }, scope)
 }
 
 /// Returns how a claim is served.
@@ -163,6 +166,11 @@ fn reclaim(volume: &Volume, class: Option<&Class>, scope: &Scope) -> VolumePlan 
 fn provisioned(claim: &Claim, class: &Class, export: &str) -> (String, Value) {
     let provision = served(decided(claim, Some(class), &scope(export)));
     (provision.at.to_string(), serde_json::to_value(provision.volume.object()).unwrap())
+}
+
+fn adopt_as_is(value: &str) -> BadParameter {
+    let (parameter, expected) = (parameter::ADOPT_AS_IS, "\"true\" or \"false\"");
+    BadParameter::Value { parameter, value: value.into(), expected }
 }
 
 fn on_delete(value: &str) -> BadParameter {

@@ -165,7 +165,7 @@ pub fn for_volume(facts: &VolumeFacts<'_>, scope: &Scope) -> VolumePlan {
         return VolumePlan::Ignore(VolumeIgnored::Foreign);
     }
     if volume.reclaim != ReclaimPolicy::Delete {
-        let off = volume.finalizer && scope.may_patch;
+        let off = volume.finalizer && scope.may_patch.is_granted();
         return if off { VolumePlan::Unprotect } else { VolumePlan::Ignore(VolumeIgnored::Kept) };
     }
     match volume.phase {
@@ -194,7 +194,10 @@ pub fn for_volume(facts: &VolumeFacts<'_>, scope: &Scope) -> VolumePlan {
 /// Tells whether a bound volume is to get our finalizer: only if we could reclaim the volume, and remove the
 /// finalizer again.
 fn needs_protection(volume: &Volume, scope: &Scope) -> bool {
-    scope.may_patch && !volume.deleting && !volume.finalizer && located(volume, &scope.exports).is_ok()
+    scope.may_patch.is_granted()
+        && !volume.deleting
+        && !volume.finalizer
+        && located(volume, &scope.exports).is_ok()
 }
 
 /// Tells whether there is anything to do for a volume as it is. Other volumes need not be remembered.
@@ -234,8 +237,7 @@ fn fate(volume: &Volume, class: Option<&Class>) -> (Fate, Option<Doubt>) {
     }
     // A class of this name that is another provisioner's is a different class.
     if let Some(class) = class.filter(|class| volume.is_of(&class.provisioner)) {
-        let wrong = class.parameters.wrong.iter().find(|bad| bad.concerns_fate());
-        return kinder(volume, class.parameters.fate, wrong.cloned().map(Doubt::Parameter));
+        return kinder(volume, class.parameters.fate, class.parameters.doubt().cloned().map(Doubt::Parameter));
     }
     match volume.on_delete_of_class {
         Some(recorded) => kinder(volume, recorded, None),

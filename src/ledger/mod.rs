@@ -206,6 +206,12 @@ impl Ledger {
         is_free.then(|| Reading { ledger: self.clone(), at: at.clone() })
     }
 
+    /// Tells whether another volume has this very directory, or is being given it.
+    #[must_use]
+    pub fn is_shared(&self, volume: &VolumeName, at: &Location) -> bool {
+        !self.books().placements.sharers(volume, at).is_empty()
+    }
+
     /// Tells whether no other volume has the same directory, one above or one in it.
     #[must_use]
     pub fn is_alone(&self, volume: &VolumeName, at: &Location) -> bool {

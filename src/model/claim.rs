@@ -16,6 +16,9 @@ mod annotation {
     pub(super) const PROVISIONER_BETA: &str = "volume.beta.kubernetes.io/storage-provisioner";
     /// Names the node where the first consumer will run; written by the scheduler.
     pub(super) const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+    /// Says that the claim's volume was found, and that the claim is Lost without it; written by the controller
+    /// manager, and copied along by who copies a claim.
+    pub(super) const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
     /// Names the class; written by users before `storageClassName` existed.
     pub(super) const CLASS_BETA: &str = "volume.beta.kubernetes.io/storage-class";
 }
@@ -34,6 +37,9 @@ pub struct Claim {
     pub deleting: bool,
     /// Whether the scheduler has picked a node for the claim.
     pub node_selected: bool,
+    /// Whether an annotation says that the claim has been bound before. As it names no volume, it is Lost to the
+    /// controller manager, and is never bound to one.
+    pub lost: bool,
     /// Whether the claim has `volumeMode: Block`.
     pub block: bool,
     /// Whether the claim has a selector, even an empty one.
@@ -57,6 +63,13 @@ pub struct Claim {
 pub enum DataSource {
     /// Another claim, by name. The volume becomes a copy of that claim's.
     Claim(Box<str>),
+    /// A claim of another namespace, by that and its name.
+    Abroad {
+        /// The other namespace.
+        namespace: Box<str>,
+        /// The claim's name.
+        name: Box<str>,
+    },
     /// A `VolumeSnapshot`, by name.
     Snapshot(Box<str>),
     /// Any other source. A populator takes care of it.
@@ -82,6 +95,7 @@ impl Claim {
             class: class_of(claim).into(),
             deleting: metadata.deletion_timestamp.is_some(),
             node_selected: annotation(annotation::SELECTED_NODE).is_some_and(|node| !node.is_empty()),
+            lost: annotation(annotation::BIND_COMPLETED).is_some(),
             block: spec.volume_mode.as_deref() == Some("Block"),
             selector: spec.selector.is_some(),
             attributes_class: spec
@@ -89,7 +103,7 @@ impl Claim {
                 .as_deref()
                 .filter(|name| !name.is_empty())
                 .map(Into::into),
-            source: DataSource::read(spec),
+            source: DataSource::read(spec, metadata.namespace.as_deref().unwrap_or_default()),
             access_modes: spec.access_modes.clone().unwrap_or_default(),
             request: spec.resources.as_ref().and_then(|r| r.requests.as_ref()?.get(STORAGE).cloned()),
             labels: metadata.labels.clone().unwrap_or_default(),
@@ -156,16 +170,22 @@ impl SourceClaim {
 }
 
 impl DataSource {
-    /// Reads a claim's data source. One of the two fields is enough: the API server mirrors `dataSource` and
-    /// `dataSourceRef` into each other.
-    fn read(spec: &PersistentVolumeClaimSpec) -> Option<Self> {
-        let (group, kind, name) = match (&spec.data_source_ref, &spec.data_source) {
-            (Some(source), _) => (source.api_group.as_deref(), &source.kind, &source.name),
-            (None, Some(source)) => (source.api_group.as_deref(), &source.kind, &source.name),
+    /// Reads the data source of a claim in the namespace `own`. One of the two fields is enough: the API server mirrors
+    /// `dataSource` and `dataSourceRef` into each other, and only the latter may name a namespace.
+    fn read(spec: &PersistentVolumeClaimSpec, own: &str) -> Option<Self> {
+        let (group, kind, name, namespace) = match (&spec.data_source_ref, &spec.data_source) {
+            (Some(source), _) => {
+                (source.api_group.as_deref(), &source.kind, &source.name, source.namespace.as_deref())
+            }
+            (None, Some(source)) => (source.api_group.as_deref(), &source.kind, &source.name, None),
             (None, None) => return None,
         };
+        let abroad = namespace.filter(|namespace| !namespace.is_empty() && *namespace != own);
         Some(match (group.unwrap_or_default(), kind.as_str()) {
-            ("", "PersistentVolumeClaim") => Self::Claim(name.as_str().into()),
+            ("", "PersistentVolumeClaim") => match abroad {
+                Some(namespace) => Self::Abroad { namespace: namespace.into(), name: name.as_str().into() },
+                None => Self::Claim(name.as_str().into()),
+            },
             ("snapshot.storage.k8s.io", "VolumeSnapshot") => Self::Snapshot(name.as_str().into()),
             _ => Self::Other,
         })
@@ -242,6 +262,14 @@ mod tests {
     }
 
     #[test]
+    fn a_copied_manifest_that_says_it_was_bound_is_lost() {
+        for (value, expected) in [(json!(null), false), (json!("yes"), true), (json!(""), true)] {
+            let claim = claim(json!({"metadata": {"annotations": {annotation::BIND_COMPLETED: value}}}));
+            assert_eq!(Claim::read(&claim, OURS).unwrap().lost, expected);
+        }
+    }
+
+    #[test]
     fn the_class_annotation_beats_the_field_even_when_empty() {
         let key = annotation::CLASS_BETA;
         let rows = [
@@ -273,6 +301,22 @@ mod tests {
             ),
             (json!({"spec": {"dataSourceRef": source("example.com", "VolumeSnapshot")}}), Some(DataSource::Other)),
             (json!({"spec": {"dataSourceRef": source("example.com", "Backup")}}), Some(DataSource::Other)),
+            (
+                json!({"spec": {"dataSourceRef": {
+                    "kind": "PersistentVolumeClaim", "name": "x", "namespace": "bank",
+                }}}),
+                Some(DataSource::Abroad { namespace: "bank".into(), name: "x".into() }),
+            ),
+            (
+                json!({"spec": {"dataSourceRef": {
+                    "kind": "PersistentVolumeClaim", "name": "x", "namespace": "shop",
+                }}}),
+                Some(DataSource::Claim("x".into())),
+            ),
+            (
+                json!({"spec": {"dataSourceRef": {"kind": "PersistentVolumeClaim", "name": "x", "namespace": ""}}}),
+                Some(DataSource::Claim("x".into())),
+            ),
         ];
         for (patch, expected) in rows {
             assert_eq!(Claim::read(&claim(patch), OURS).unwrap().source, expected);

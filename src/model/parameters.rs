@@ -46,8 +46,10 @@ impl fmt::Display for Fate {
 impl FromStr for Fate {
     type Err = ();
 
+    /// Reads a fate in small or capital letters, with blanks around it or not, as csi-driver-nfs does: `Retain` must
+    /// not be taken for nothing.
     fn from_str(text: &str) -> Result<Self, ()> {
-        Self::ALL.into_iter().find(|fate| fate.to_string() == text).ok_or(())
+        Self::ALL.into_iter().find(|fate| fate.as_str().eq_ignore_ascii_case(text.trim())).ok_or(())
     }
 }
 
@@ -117,6 +119,14 @@ pub enum BadParameter {
     /// The value is not a bool as Go reads it.
     #[error("parameter archiveOnDelete is {0:?}, but must be \"true\" or \"false\"")]
     ArchiveOnDelete(Box<str>),
+    /// A parameter that sets the fate is spelled in another way, and so has no effect.
+    #[error("parameter {found:?} has no effect, but must be spelled {meant:?}")]
+    Spelling {
+        /// The name as it is spelled.
+        found: Box<str>,
+        /// The name of the parameter that is certainly meant.
+        meant: &'static str,
+    },
     /// The values are not a server and a path, only one of them is set, or an export is named as well.
     #[error("parameters server and share {0}")]
     ServerShare(Box<str>),
@@ -140,7 +150,7 @@ impl BadParameter {
     #[must_use]
     pub fn concerns_fate(&self) -> bool {
         match self {
-            Self::OnDelete(_) | Self::ArchiveOnDelete(_) => true,
+            Self::OnDelete(_) | Self::ArchiveOnDelete(_) | Self::Spelling { .. } => true,
             Self::ServerShare(_) | Self::Value { .. } | Self::Token(_) => false,
         }
     }
@@ -199,11 +209,38 @@ pub struct Parameters {
     pub gid_range: Option<GidRange>,
     /// The demands on an export before a volume is made there, or grows.
     pub requirements: Requirements,
-    /// The invalid parameters. A claim is refused for any of them. For a volume that exists, an invalid parameter
-    /// counts as unset, so that by itself it never has data deleted.
+    /// The invalid parameters. A claim is refused for any of them, except for those of [`Parameters::doubt`]. For a
+    /// volume that exists, an invalid parameter counts as unset, and one that leaves its fate in doubt never has data
+    /// deleted, whatever else is set.
     pub wrong: Vec<BadParameter>,
     /// The parameters that are not known. One may be a typo on which a volume's fate depends.
     pub unknown: Vec<Box<str>>,
+}
+
+/// Finds the parameter that is meant by one that is spelled almost like it: with other capitals, hyphens or blanks.
+/// Only for those that set the fate: any other one has no effect where it is misspelled, and destroys nothing.
+fn meant_by(key: &str) -> Option<&'static str> {
+    let plain = |text: &str| -> String {
+        text.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
+    };
+    [parameter::ON_DELETE, parameter::ARCHIVE_ON_DELETE]
+        .into_iter()
+        .find(|meant| *meant != key && plain(meant) == plain(key))
+}
+
+impl Parameters {
+    /// Returns the first invalid parameter that leaves the fate of volumes' directories in doubt. Claims are served
+    /// nevertheless, as upstream does, because nothing is lost by that: their directories are archived at the most.
+    #[must_use]
+    pub fn doubt(&self) -> Option<&BadParameter> {
+        self.wrong.iter().find(|bad| bad.concerns_fate())
+    }
+
+    /// Returns the first invalid parameter for which claims are refused.
+    #[must_use]
+    pub fn obstacle(&self) -> Option<&BadParameter> {
+        self.wrong.iter().find(|bad| !bad.concerns_fate())
+    }
 }
 
 impl Parameters {
@@ -218,6 +255,17 @@ impl Parameters {
         let archive = value(parameter::ARCHIVE_ON_DELETE).and_then(|text| {
             go_bool(text).ok_or_else(|| wrong.push(BadParameter::ArchiveOnDelete(text.into()))).ok()
         });
+        let misspelled = parameters
+            .keys()
+            .filter_map(|key| Some(BadParameter::Spelling { found: key.as_str().into(), meant: meant_by(key)? }));
+        wrong.extend(misspelled);
+        // An onDelete that is unset leaves it to archiveOnDelete, as with upstream. No value means archive, and so does
+        // one that cannot be read.
+        let otherwise = if archive == Some(false) { Fate::Delete } else { Fate::Archive };
+        let fate = match on_delete.unwrap_or(otherwise) {
+            Fate::Delete if !wrong.is_empty() => Fate::Archive,
+            fate => fate,
+        };
         let pattern = value(parameter::PATH_PATTERN).map(Pattern::parse);
         let mut reader = Reader { value, wrong };
         let share = reader.read(parameter::SHARE_ACROSS_NAMESPACES, BOOL, go_bool).unwrap_or_default();
@@ -234,9 +282,6 @@ impl Parameters {
         if let Some(token) = pattern.as_ref().filter(|_| strict).and_then(Pattern::unknown) {
             wrong.push(BadParameter::Token(token.into()));
         }
-        // An onDelete that is none of the three counts as unset, as with upstream. No valid value means archive.
-        let otherwise = if archive == Some(false) { Fate::Delete } else { Fate::Archive };
-        let fate = on_delete.unwrap_or(otherwise);
         let unknown = parameters.keys().filter(|key| !parameter::ALL.contains(&key.as_str()));
         Self {
             pattern,
@@ -338,7 +383,14 @@ mod tests {
         for fate in Fate::ALL {
             assert_eq!(fate.to_string().parse(), Ok(fate));
         }
-        assert!("Delete".parse::<Fate>().is_err());
+        for (text, expected) in
+            [("Retain", Fate::Retain), (" DELETE\n", Fate::Delete), ("aRchive ", Fate::Archive)]
+        {
+            assert_eq!(text.parse(), Ok(expected), "{text:?}");
+        }
+        for text in ["", " ", "true", "keep", "de lete", "deleted", "rétain"] {
+            assert_eq!(text.parse::<Fate>(), Err(()), "{text:?}");
+        }
     }
 
     #[test]
@@ -355,6 +407,10 @@ mod tests {
             (Some("delete"), None, Fate::Delete),
             (Some("retain"), Some("false"), Fate::Retain),
             (Some("archive"), Some("false"), Fate::Archive),
+            // In any case, as csi-driver-nfs reads it.
+            (Some("Retain"), Some("false"), Fate::Retain),
+            (Some("Archive "), Some("false"), Fate::Archive),
+            (Some("Delete"), None, Fate::Delete),
         ];
         for (on_delete, archive, expected) in rows {
             let found = read(on_delete, archive);
@@ -363,20 +419,47 @@ mod tests {
     }
 
     #[test]
-    fn bad_values_are_named_and_never_destroy_of_themselves() {
+    fn bad_values_are_named_and_never_destroy_whatever_else_is_set() {
         let rows = [
-            (Some("Delete"), None, Fate::Archive, "onDelete"),
-            (Some("remove"), Some("false"), Fate::Delete, "onDelete"),
-            (Some("remove"), Some("true"), Fate::Archive, "onDelete"),
+            (Some("true"), None, Fate::Archive, "onDelete"),
+            (Some("keep"), Some("false"), Fate::Archive, "onDelete"),
+            (Some("keep"), Some("true"), Fate::Archive, "onDelete"),
+            (Some(" "), Some("false"), Fate::Archive, "onDelete"),
             (None, Some("no"), Fate::Archive, "archiveOnDelete"),
             (None, Some("FALSE "), Fate::Archive, "archiveOnDelete"),
-            (Some("delete"), Some("yes"), Fate::Delete, "archiveOnDelete"),
+            (Some("delete"), Some("yes"), Fate::Archive, "archiveOnDelete"),
+            (Some("retain"), Some("yes"), Fate::Retain, "archiveOnDelete"),
         ];
         for (on_delete, archive, expected, named) in rows {
             let found = read(on_delete, archive);
             assert_eq!(found.fate, expected, "{on_delete:?} {archive:?}");
-            let words = found.wrong.first().map(ToString::to_string).unwrap_or_default();
-            assert!(words.contains(named), "{words}");
+            let words = found.doubt().map(ToString::to_string).unwrap_or_default();
+            assert!(words.contains(&format!("parameter {named} is ")), "{words}");
+            assert_eq!(found.obstacle(), None);
+        }
+    }
+
+    #[test]
+    fn what_is_almost_spelled_like_a_fate_never_destroys() {
+        let rows: &[(Set<'_>, Fate, &str)] = &[
+            (&[("ondelete", "retain"), ("archiveOnDelete", "false")], Fate::Archive, "onDelete"),
+            (&[("on-delete", "Retain"), ("archiveOnDelete", "false")], Fate::Archive, "onDelete"),
+            (&[("OnDelete", "delete")], Fate::Archive, "onDelete"),
+            (&[("archiveondelete", "false")], Fate::Archive, "archiveOnDelete"),
+            (&[("archiveOnDelete ", "true"), ("onDelete", "delete")], Fate::Archive, "archiveOnDelete"),
+            (&[("archive_on_delete", "false"), ("onDelete", "retain")], Fate::Retain, "archiveOnDelete"),
+        ];
+        for (rows, fate, meant) in rows {
+            let map = rows.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            let found = Parameters::read(&map);
+            let words = found.doubt().map(ToString::to_string).unwrap_or_default();
+            assert_eq!(found.fate, *fate, "{rows:?}");
+            assert!(words.ends_with(&format!("must be spelled {meant:?}")), "{words}");
+        }
+        // Others have no effect, and leave nothing in doubt.
+        for key in ["onDelet", "pathpattern", "on", ""] {
+            let found = Parameters::read(&BTreeMap::from([(key.to_owned(), "delete".to_owned())]));
+            assert_eq!((found.fate, found.wrong.len(), found.unknown.len()), (Fate::Archive, 0, 1), "{key:?}");
         }
     }
 
@@ -421,7 +504,8 @@ mod tests {
             ("archive,retain", &[Archive, Retain], 0),
             (" delete , retain", &[Delete, Retain], 0),
             ("retain,", &[], 1),
-            ("retain,Archive", &[], 1),
+            ("retain,Archive", &[Retain, Archive], 0),
+            ("retain,keep", &[], 1),
             ("retain archive", &[], 1),
             (",", &[], 1),
         ];

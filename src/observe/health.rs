@@ -36,12 +36,15 @@ impl Health {
     /// Makes all checks. None of them waits for anything. The program is ready if nothing is wrong with any.
     #[must_use]
     pub fn checks(&self) -> Vec<Check> {
-        // A process that stands by is ready to take over.
-        let leadership = if self.leadership.is_held() { "leading" } else { "standing by" };
+        // A process that stands by is ready to take over; one that cannot is not.
+        let leadership = match self.leadership.trouble() {
+            Some(words) => Err(words),
+            None => Ok(if self.leadership.is_held() { "leading" } else { "standing by" }),
+        };
         let cluster = [
             Check { name: "api-server".into(), state: self.watches.api_server() },
             Check { name: "watches".into(), state: self.watches.watches() },
-            Check { name: "leadership".into(), state: Ok(leadership) },
+            Check { name: "leadership".into(), state: leadership },
         ];
         let check =
             |export: &Export| Check { name: format!("export/{}", export.name).into(), state: state_of(export) };

@@ -10,7 +10,7 @@
 //! `reach.rs`.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -19,6 +19,7 @@ use crate::layout::{Note, TrashName};
 use crate::values::headroom::FsUsage;
 use crate::values::ownership::Ownership;
 use crate::values::path::{Name, RelPath};
+use crate::values::time::BootTime;
 
 mod error;
 mod explain;
@@ -136,7 +137,7 @@ impl Storage {
     /// Returns the same export, of which nothing is changed any more from that time on, with
     /// [`Problem::TooLate`]. A call that has begun by then goes on.
     #[must_use]
-    pub fn until(self, until: Instant) -> Self {
+    pub fn until(self, until: BootTime) -> Self {
         Self { fence: self.fence.until(until), ..self }
     }
 

@@ -12,6 +12,7 @@ use crate::storage::error::{Doing, Problem, StorageError};
 use crate::storage::ops::copy_file::Progress;
 use crate::storage::root::Root;
 use crate::values::path::RelPath;
+use crate::values::time::BootTime;
 
 /// How many calls on an export run at a time: so many threads can be lost to a server that does not answer.
 pub(crate) const CALLS_MAX: usize = 16;
@@ -58,7 +59,7 @@ impl From<Root> for Opened {
 pub(crate) struct Fence {
     leads: Arc<dyn Fn() -> bool + Send + Sync>,
     /// When it closes for good.
-    until: Option<Instant>,
+    until: Option<BootTime>,
 }
 
 impl Fence {
@@ -67,7 +68,7 @@ impl Fence {
     }
 
     /// Returns the same fence, which closes at that time at the latest.
-    pub(crate) fn until(self, until: Instant) -> Self {
+    pub(crate) fn until(self, until: BootTime) -> Self {
         Self { until: Some(until), ..self }
     }
 
@@ -75,7 +76,7 @@ impl Fence {
     fn check(&self) -> Result<(), Problem> {
         if !(self.leads)() {
             Err(Problem::NotLeading)
-        } else if self.until.is_some_and(|until| Instant::now() >= until) {
+        } else if self.until.is_some_and(|until| BootTime::now() >= until) {
             Err(Problem::TooLate)
         } else {
             Ok(())

@@ -146,15 +146,17 @@ async fn wrong_parameters_of_a_class_are_named() {
     let space = Space::new().await;
     let (status, findings) = examined(&space, &[]);
     assert_eq!((status, unwell(&findings)), (0, vec![("classes", "warning")]), "there is no class");
-    let wrong = space.class("wrong", json!({"parameters": {"onDelete": "Delete"}})).await;
+    let wrong = space.class("wrong", json!({"parameters": {"directoryMode": "rwx"}})).await;
     let unknown = space.class("unknown", json!({"parameters": {"onDelet": "delete"}})).await;
+    let doubtful = space.class("doubtful", json!({"parameters": {"onDelete": "keep"}})).await;
     let good = space.class("good", json!({})).await;
     let (status, findings) = examined(&space, &[]);
     assert_eq!(status, 1);
     let rows = [
         (good, "ok", "good parameters"),
         (unknown, "warning", "\"onDelet\""),
-        (wrong, "failure", "onDelete is \"Delete\""),
+        (wrong, "failure", "directoryMode is \"rwx\""),
+        (doubtful, "warning", "onDelete is \"keep\""),
     ];
     for (class, level, words) in rows {
         let said = findings.iter().any(|finding| {

@@ -121,6 +121,29 @@ async fn nobody_works_while_the_peer_still_leads_by_its_own_lock() {
     space.bound("data").await;
 }
 
+/// As when the old program is rolled out again beside ours: it never looks at a Lease.
+#[tokio::test]
+async fn a_leader_stands_by_as_soon_as_the_peer_leads_by_its_own_lock() {
+    let space = Space::new().await;
+    let class = space.class("nfs", json!({})).await;
+    let provisioner = space.start();
+    logged(&provisioner, "leading").await;
+    let locks: Api<Endpoints> = space.api();
+    create(&locks, lock_of_the_peer(&space, SignedDuration::ZERO)).await;
+    logged(&provisioner, "lost the leader lock, standing by holder=\"peer-7d9f_5b1c (Endpoints ").await;
+    space.claim("data", &class, json!({})).await;
+    let name = space.provisioner.replace('/', "-");
+    for _ in 0..4 {
+        let renewed = lock_of_the_peer(&space, SignedDuration::ZERO).metadata.annotations;
+        space.patch(&locks, &name, json!({"metadata": {"annotations": renewed}})).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(space.entries().is_empty(), "{}", provisioner.log());
+    }
+    // It ends without a word; and its lock expires.
+    space.bound("data").await;
+    assert_eq!(provisioner.log().matches(" leading").count(), 2, "{}", provisioner.log());
+}
+
 #[tokio::test]
 async fn a_lock_that_the_peer_has_left_behind_long_ago_holds_nobody_up() {
     let space = Space::new().await;

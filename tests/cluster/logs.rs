@@ -46,7 +46,7 @@ async fn each_outcome_is_one_line_with_whose_what_where_and_how_long() {
         assert!(line["milliseconds"].is_u64() && line["timestamp"].is_string(), "{line}");
     }
 
-    let wrong = space.class("wrong", json!({"parameters": {"onDelete": "Delete"}})).await;
+    let wrong = space.class("wrong", json!({"parameters": {"directoryMode": "rwx"}})).await;
     space.claim("refused", &wrong, json!({})).await;
     space.event("refused", "ProvisioningFailed").await;
     let text = provisioner.log();

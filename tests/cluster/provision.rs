@@ -279,6 +279,43 @@ async fn a_claim_that_is_being_deleted_is_not_served() {
     space.patch(&space.api::<PersistentVolumeClaim>(), "going", json!({"metadata": {"finalizers": null}})).await;
 }
 
+/// Classes that the old program serves, and that do not say clearly what happens to the data.
+#[tokio::test]
+async fn a_class_in_doubt_about_the_fate_serves_its_claims_with_a_warning_and_destroys_nothing() {
+    let space = Space::new().await;
+    let _provisioner = space.start();
+    let rows = [
+        ("on-delete", json!({"onDelete": "true"}), ["onDelete", "\"true\"", "\"retain\""]),
+        ("archive", json!({"archiveOnDelete": "no"}), ["archiveOnDelete", "\"no\"", "\"false\""]),
+        ("keep", json!({"onDelete": "keep", "archiveOnDelete": "false"}), ["onDelete", "\"keep\"", "\"retain\""]),
+        ("spelling", json!({"archiveondelete": "false"}), ["archiveondelete", "archiveOnDelete", "spelled"]),
+    ];
+    for (name, parameters, named) in rows {
+        let class = space.class(name, json!({"parameters": parameters})).await;
+        space.claim(name, &class, json!({})).await;
+        let volume = space.bound(name).await;
+        let directory = Space::directory(&volume);
+        fs::write(space.at(&directory).join("file"), "data").unwrap();
+        let message = space.event(name, "ReclaimUnclear").await;
+        for words in named {
+            assert!(message.contains(words), "{name}: {words:?} is not in {message:?}");
+        }
+        space.delete_claim(name).await;
+        space.gone(&volume.metadata.name.unwrap()).await;
+        assert!(space.at(&format!("archived-{directory}")).join("file").exists(), "{name}");
+    }
+    // Nobody else is warned.
+    let class =
+        space.class("clear", json!({"parameters": {"onDelete": "Retain", "archiveOnDelete": "false"}})).await;
+    space.claim("clear", &class, json!({})).await;
+    let volume = space.bound("clear").await;
+    space.event("clear", "ProvisioningSucceeded").await;
+    assert!(space.events("clear", "ReclaimUnclear").await.is_empty());
+    space.delete_claim("clear").await;
+    space.gone(volume.metadata.name.as_deref().unwrap()).await;
+    assert!(space.at(&Space::directory(&volume)).is_dir(), "it is retained");
+}
+
 #[tokio::test]
 async fn what_happened_while_it_was_away_is_picked_up_after_a_restart() {
     let space = Space::new().await;

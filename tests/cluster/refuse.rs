@@ -5,8 +5,9 @@ use kube::api::Api;
 use serde_json::{Value, json};
 
 use crate::support::http::{free_port, get};
+use crate::support::plane::Plane;
 use crate::support::process::{Process, Settings};
-use crate::support::space::{PATH, SERVER, Space};
+use crate::support::space::{PATH, Rules, SERVER, Space};
 
 /// One refusal: the claim's name, the class's parameters, what the claim has, and what the event says.
 struct Row(&'static str, Value, Value, &'static [&'static str]);
@@ -47,13 +48,11 @@ fn rows() -> Vec<Row> {
             source("snapshot.storage.k8s.io", "VolumeSnapshot"),
             &["snapshots", "spec.dataSource"],
         ),
-        Row("on-delete", json!({"onDelete": "Delete"}), none(), &["onDelete", "\"Delete\"", "\"retain\""]),
-        Row("archive", json!({"archiveOnDelete": "no"}), none(), &["archiveOnDelete", "\"no\"", "\"true\""]),
         Row(
             "fate",
             json!({"claimOnDelete": "retain,archive"}),
-            json!({"metadata": {"annotations": {"nfs-provisioner/on-delete": "Retain"}}}),
-            &["annotation nfs-provisioner/on-delete", "\"Retain\"", "\"retain\""],
+            json!({"metadata": {"annotations": {"nfs-provisioner/on-delete": "keep"}}}),
+            &["annotation nfs-provisioner/on-delete", "\"keep\"", "\"retain\""],
         ),
         Row(
             "fate-not-allowed",
@@ -157,6 +156,61 @@ async fn every_refusal_says_once_what_to_change_and_makes_nothing() {
     }
 }
 
+/// As it is copied from one cluster or namespace to another, without its `volumeName`.
+#[tokio::test]
+async fn a_copied_claim_that_counts_as_lost_gets_nothing_and_is_told_of_its_annotation() {
+    const COMPLETED: &str = "pv.kubernetes.io/bind-completed";
+    let space = Space::new().await;
+    let _provisioner = space.start();
+    let class = space.class("nfs", json!({})).await;
+    let annotations = json!({
+        COMPLETED: "yes", "pv.kubernetes.io/bound-by-controller": "yes",
+        "volume.kubernetes.io/storage-provisioner": space.provisioner,
+        "volume.beta.kubernetes.io/storage-provisioner": space.provisioner,
+    });
+    space.claim("copied", &class, json!({"metadata": {"annotations": annotations}})).await;
+    let message = space.event("copied", "ProvisioningFailed").await;
+    for words in [COMPLETED, "Lost", "remove that annotation"] {
+        assert!(message.contains(words), "{words:?} is not in {message:?}");
+    }
+    // What comes after it has been served, and nothing was made for it.
+    space.claim("plain", &class, json!({})).await;
+    space.bound("plain").await;
+    assert_eq!((space.entries().len(), space.volumes_of(&class).await.len()), (1, 1));
+    // The advice is right.
+    let claims: Api<PersistentVolumeClaim> = space.api();
+    space.patch(&claims, "copied", json!({"metadata": {"annotations": {COMPLETED: null}}})).await;
+    space.bound("copied").await;
+}
+
+/// Where the gate is on, a claim may name another namespace; that the author of its source allows it is not looked at.
+#[tokio::test]
+async fn a_source_in_another_namespace_is_refused_and_not_taken_for_one_of_the_same_name_here() {
+    let flags = ["--apiserver-flag=--feature-gates=CrossNamespaceVolumeDataSource=true"];
+    let plane: &'static Plane = Box::leak(Box::new(Plane::start_with(&flags)));
+    let space = Space::on(plane, Rules::Ours).await;
+    let _provisioner = space.start();
+    let class = space.class("nfs", json!({})).await;
+    space.claim("source", &class, json!({})).await;
+    let source = Space::directory(&space.bound("source").await);
+    std::fs::write(space.at(&source).join("file"), "of this namespace").unwrap();
+    let from = |namespace: &str| {
+        json!({"spec": {"dataSourceRef": {
+            "apiGroup": "", "kind": "PersistentVolumeClaim", "name": "source", "namespace": namespace,
+        }}})
+    };
+    space.claim("abroad", &class, from("elsewhere")).await;
+    let message = space.event("abroad", "ProvisioningFailed").await;
+    for words in ["spec.dataSourceRef.namespace", "\"elsewhere\"", "make the claim again"] {
+        assert!(message.contains(words), "{words:?} is not in {message:?}");
+    }
+    assert_eq!(space.entries(), [source]);
+    // Its own namespace may be named.
+    space.claim("here", &class, from(&space.namespace)).await;
+    let copy = Space::directory(&space.bound("here").await);
+    assert_eq!(std::fs::read_to_string(space.at(&copy).join("file")).unwrap(), "of this namespace");
+}
+
 #[tokio::test]
 async fn a_source_for_a_populator_is_left_to_it_in_silence() {
     let space = Space::new().await;
@@ -203,7 +257,7 @@ async fn a_class_of_another_provisioner_is_said() {
 async fn a_class_that_is_put_right_serves_the_claims_that_waited() {
     let space = Space::new().await;
     let provisioner = space.start();
-    let class = space.class("nfs", json!({"parameters": {"onDelete": "Delete", "onDelet": "retain"}})).await;
+    let class = space.class("nfs", json!({"parameters": {"directoryMode": "rwx", "onDelet": "retain"}})).await;
     space.claim("data", &class, json!({})).await;
     space.event("data", "ProvisioningFailed").await;
     space.classes().delete(&class, &Default::default()).await.unwrap();

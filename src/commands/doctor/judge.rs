@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::layout::new_directory;
 use crate::model::class::Class;
 use crate::model::exports::Exports;
-use crate::model::parameters::parameter;
+use crate::model::parameters::{BadParameter, parameter};
 use crate::storage::{Errno, ExportSpec, Problem, StorageError, advice};
 use crate::values::headroom::FsUsage;
 use crate::values::pattern::Facts;
@@ -189,6 +189,19 @@ fn judge_classes(config: &Config, classes: &[Class], findings: &mut Vec<Finding>
 
 fn judge_class(class: &Class, exports: &Exports, findings: &mut Vec<Finding>) {
     for bad in &class.parameters.wrong {
+        if matches!(bad, BadParameter::Spelling { .. }) {
+            // It is among the unknown ones.
+            continue;
+        }
+        if bad.concerns_fate() {
+            findings.push(Finding::warning(
+                "class",
+                format!("{:?}: {bad}", class.name),
+                "Delete the class and create it again with a valid value: until then its volumes are archived at the \
+                 most, and its claims get a warning.",
+            ));
+            continue;
+        }
         findings.push(Finding::failure(
             "class",
             format!("{:?}: {bad}", class.name),
@@ -544,10 +557,17 @@ mod tests {
                 "PROVISIONER_NAME",
             ),
             (
-                |c, _| c.classes = Ok(vec![class("nfs", "e.com/nfs", &json!({"onDelete": "Delete"}))]),
+                |c, _| c.classes = Ok(vec![class("nfs", "e.com/nfs", &json!({"onDelete": "keep"}))]),
+                "class",
+                Warning,
+                "\"nfs\": parameter onDelete is \"keep\"",
+                "create it again",
+            ),
+            (
+                |c, _| c.classes = Ok(vec![class("nfs", "e.com/nfs", &json!({"directoryMode": "rwx"}))]),
                 "class",
                 Failure,
-                "\"nfs\": parameter onDelete is \"Delete\"",
+                "\"nfs\": parameter directoryMode is \"rwx\"",
                 "create it again",
             ),
             (

@@ -1,7 +1,7 @@
 //! Tests of the choice of an export.
 
 use super::*;
-use crate::decide::choice::{Demand, NotChosen, choose};
+use crate::decide::choice::{Demand, NotChosen, There, choose};
 use crate::model::exports::{Choice, ExportId, NamedExport, PerExport};
 
 const NAMES: [&str; 3] = ["default", "fast", "far"];
@@ -41,7 +41,7 @@ fn chosen(
     headrooms: [Headroom; 3],
 ) -> Result<ExportId, NotChosen> {
     let demand = Demand { choice, requirements, request: 11, near: near.map(id) };
-    choose(&three(), &demand, &standing(headrooms))
+    choose(&three(), &demand, &standing(headrooms), &three().map(|_| There::Nothing))
 }
 
 #[test]
@@ -113,4 +113,75 @@ fn a_class_that_means_what_is_not_served_gets_no_export() {
     let slow = Choice::Named(vec!["slow".into()]);
     let found = chosen(&slow, &Requirements::default(), None, [headroom(true, 1); 3]);
     assert!(matches!(&found, Err(NotChosen::NotServed(words)) if words.contains("\"slow\"")), "{found:?}");
+}
+
+#[test]
+fn a_path_that_is_there_already_decides_and_doubt_waits() {
+    use There::{Directory, Nothing, Volume};
+    let silent = || There::Unknown("no answer".into());
+    // By room it would be the second.
+    let roomy = [headroom(true, 30), headroom(true, 90), headroom(true, 20)];
+    let full = [headroom(true, 30), headroom(true, 90), headroom(true, 1)];
+    let down = [headroom(true, 30), headroom(true, 90), headroom(false, 0)];
+    let begun = [Headroom { begun: true, ..roomy[0] }, roomy[1], roomy[2]];
+    let not_said = Err(NotChosen::NotSaid("nas2:/export: no answer".into()));
+    let rows = [
+        (roomy, [Nothing, Nothing, Nothing], Ok("fast")),
+        (roomy, [Nothing, Nothing, Directory], Ok("far")),
+        (roomy, [Nothing, Nothing, Volume], Ok("far")),
+        // A volume beats a directory, and of several directories the first is taken.
+        (roomy, [Directory, Nothing, Volume], Ok("far")),
+        (roomy, [Directory, Nothing, Directory], Ok("default")),
+        // An export that does not say may have it, unless a volume decides.
+        (roomy, [Nothing, Nothing, silent()], not_said.clone()),
+        (roomy, [Directory, Nothing, silent()], not_said),
+        (roomy, [Nothing, Volume, silent()], Ok("fast")),
+        // It is taken even if it has no room now, or cannot be used: the claim waits for that.
+        (full, [Nothing, Nothing, Directory], Err(NotChosen::NoHeadroom("nas2:/export".into()))),
+        (down, [Nothing, Nothing, Volume], Ok("far")),
+        // What was begun goes on where it is.
+        (begun, [Nothing, Nothing, Volume], Ok("default")),
+        (begun, [Nothing, Nothing, silent()], Ok("default")),
+    ];
+    let requirements = Requirements { space: "10%".parse().ok(), inodes: None, ratio: None };
+    for (headrooms, there, expected) in rows {
+        // A volume that is down has no room either, and is waited for all the same.
+        let requirements = if headrooms == down { Requirements::default() } else { requirements.clone() };
+        let (choice, mut at) = (all(), there.iter());
+        let demand = Demand { choice: &choice, requirements: &requirements, request: 11, near: Some(id("fast")) };
+        let there_is = three().map(|_| at.next().unwrap().clone());
+        match (choose(&three(), &demand, &standing(headrooms), &there_is), expected) {
+            (Ok(found), Ok(expected)) => assert_eq!(found, id(expected), "{there:?}"),
+            (Err(NotChosen::NoHeadroom(words)), Err(NotChosen::NoHeadroom(expected))) => {
+                assert!(words.starts_with(&*expected) && !words.contains(", and"), "{words}");
+            }
+            (found, expected) => assert_eq!(found, expected.map(id), "{there:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_path_is_looked_for_only_where_others_can_have_it_on_several_exports() {
+    let scope = Scope { exports: three(), ..scope("/export") };
+    let rows: &[(Set<'_>, &[&str])] = &[
+        (&[("export", "far, default"), ("pathPattern", "${.PVC.name}")], &["far", "default"]),
+        (&[("export", "far"), ("pathPattern", "${.PVC.name}")], &[]),
+        (&[("pathPattern", "${.PVC.name}")], &[]),
+        (&[("export", "far, default")], &[]),
+        (&[("export", "far, slow"), ("pathPattern", "${.PVC.name}")], &[]),
+        (&[("export", "far, default"), ("pathPattern", "../x")], &[]),
+        (&[("export", "far, default"), ("pathPattern", "x"), ("adoptAsIs", "no")], &[]),
+    ];
+    for (parameters, expected) in rows {
+        let class = mk_class(parameters);
+        let found = sought(&mk_claim(), Some(&class), &scope);
+        let expected: Vec<ExportId> = expected.iter().map(|name| id(name)).collect();
+        assert_eq!(found.iter().map(|at| at.export).collect::<Vec<_>>(), expected, "{parameters:?}");
+        assert!(found.iter().all(|at| at.path.as_str() == "data"), "{found:?}");
+        for claim in [mk_claim().with(|claim| claim.deleting = true), mk_claim().with(|claim| claim.block = true)]
+        {
+            assert!(sought(&claim, Some(&class), &scope).is_empty(), "{claim:?}");
+        }
+    }
+    assert!(sought(&mk_claim(), None, &scope).is_empty());
 }

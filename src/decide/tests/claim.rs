@@ -21,7 +21,7 @@ fn of_all_that_is_wrong_with_a_claim_the_first_decides() {
             claim.source = Some(DataSource::Snapshot("monday".into()));
         }),
         (refuse(ClaimRefusal::NoClass), |_, class| {
-            *class = Some(mk_class(&[("onDelete", "remove"), ("pathPattern", "../up")]).with(|class| {
+            *class = Some(mk_class(&[("adoptAsIs", "no"), ("pathPattern", "../up")]).with(|class| {
                 class.provisioner = "other".into();
                 class.binding = Binding::WaitForFirstConsumer;
             }));
@@ -32,6 +32,7 @@ fn of_all_that_is_wrong_with_a_claim_the_first_decides() {
         (ClaimPlan::Ignore(ClaimIgnored::WaitsForConsumer), |claim, _| {
             claim.node_selected = true;
         }),
+        (refuse(ClaimRefusal::Lost), |claim, _| claim.lost = false),
         (refuse(ClaimRefusal::Block), |claim, _| claim.block = false),
         (refuse(ClaimRefusal::Selector), |claim, _| claim.selector = false),
         (refuse(ClaimRefusal::AttributesClass("gold".into())), |claim, _| {
@@ -40,7 +41,7 @@ fn of_all_that_is_wrong_with_a_claim_the_first_decides() {
         (refuse(ClaimRefusal::Snapshot("monday".into())), |claim, _| {
             claim.source = None;
         }),
-        (refuse(ClaimRefusal::Parameter(on_delete("remove"))), |_, class| {
+        (refuse(ClaimRefusal::Parameter(adopt_as_is("no"))), |_, class| {
             class.as_mut().unwrap().parameters = mk_class(&[("pathPattern", "../up")]).parameters;
         }),
         (refuse(ClaimRefusal::NoRequest), |claim, _| {
@@ -53,6 +54,7 @@ fn of_all_that_is_wrong_with_a_claim_the_first_decides() {
     let mut claim = mk_claim().with(|claim| {
         claim.deleting = true;
         claim.source = Some(DataSource::Other);
+        claim.lost = true;
         claim.block = true;
         claim.selector = true;
         claim.attributes_class = Some("gold".into());
@@ -121,7 +123,8 @@ fn a_claim_chooses_its_fate_among_those_that_its_class_allows() {
         ("archive, retain", "retain", Ok("retain")),
         ("archive,retain", "delete", not_allowed("delete")),
         ("delete", "delete", Ok("delete")),
-        ("archive,retain,delete", "Retain", wrong("Retain")),
+        ("archive,retain,delete", "Retain", Ok("retain")),
+        ("archive,retain,delete", "keep", wrong("keep")),
         ("", "remove", wrong("remove")),
         ("retain", "", Ok("")),
     ];
@@ -202,14 +205,18 @@ fn to_be_changed(refusal: &ClaimRefusal) -> &'static [&'static str] {
     match refusal {
         ClaimRefusal::NoClass => &["spec.storageClassName"],
         ClaimRefusal::ForeignClass(_) => &["storage-provisioner", "\"other\""],
+        ClaimRefusal::Lost => &["annotation pv.kubernetes.io/bind-completed", "remove"],
+        ClaimRefusal::Abroad { .. } => &["spec.dataSourceRef.namespace is \"bank\"", "\"origin\""],
         ClaimRefusal::Block => &["spec.volumeMode \"Filesystem\""],
         ClaimRefusal::Selector => &["claim Selector is not supported", "spec.selector"],
         ClaimRefusal::AttributesClass(_) => &["spec.volumeAttributesClassName", "\"gold\""],
         ClaimRefusal::Source { .. } => &["spec.dataSource ", "PersistentVolumeClaim", "\"origin\""],
         ClaimRefusal::Snapshot(_) => &["spec.dataSource ", "VolumeSnapshot", "\"monday\""],
         ClaimRefusal::NoRequest => &["spec.resources.requests.storage"],
-        ClaimRefusal::Parameter(BadParameter::OnDelete(_)) => &["parameter onDelete", "\"remove\""],
-        ClaimRefusal::Parameter(BadParameter::ArchiveOnDelete(_)) => &["parameter archiveOnDelete", "\"no\""],
+        // No claim is refused for those: see the test of served claims below.
+        ClaimRefusal::Parameter(
+            BadParameter::OnDelete(_) | BadParameter::ArchiveOnDelete(_) | BadParameter::Spelling { .. },
+        ) => panic!("{refusal:?}"),
         ClaimRefusal::Parameter(BadParameter::Value { parameter: parameter::EXPORT, .. }) => {
             &["parameter export", "\"fast,\""]
         }
@@ -224,11 +231,13 @@ fn to_be_changed(refusal: &ClaimRefusal) -> &'static [&'static str] {
         }
         ClaimRefusal::Parameter(BadParameter::Token(_)) => &["pathPattern", "${.PVC.uid}", "strictPathPattern"],
         ClaimRefusal::Annotation(BadAnnotation::Wrong { .. }) => {
-            &["annotation nfs-provisioner/on-delete", "\"Delete\"", "\"retain\""]
+            &["annotation nfs-provisioner/on-delete", "\"remove\"", "\"retain\""]
         }
         ClaimRefusal::Annotation(BadAnnotation::NotAllowed { .. }) => {
             &["annotation nfs-provisioner/on-delete", "\"delete\"", "claimOnDelete"]
         }
+        // Depends on more than the claim; see the tests of the choice of an export.
+        ClaimRefusal::NotSaid(_) => &["an export that cannot be looked at"],
         // Depends on more than the claim.
         ClaimRefusal::NoGroupLeft(_) => &["gidRange"],
         ClaimRefusal::NoGroupThere(_) => &["gidRange", "pathPattern"],
@@ -249,19 +258,19 @@ fn every_refusal_of_a_claim_says_what_to_change() {
     let rows = [
         (mk_claim(), None),
         (mk_claim(), Some(foreign)),
+        (mk_claim().with(|claim| claim.lost = true), ours()),
+        (cloned(DataSource::Abroad { namespace: "bank".into(), name: "origin".into() }), ours()),
         (mk_claim().with(|claim| claim.block = true), ours()),
         (mk_claim().with(|claim| claim.selector = true), ours()),
         (mk_claim().with(|claim| claim.attributes_class = Some("gold".into())), ours()),
         (cloned(DataSource::Claim("origin".into())), ours()),
         (cloned(DataSource::Snapshot("monday".into())), ours()),
         (mk_claim().with(|claim| claim.request = None), ours()),
-        (mk_claim(), Some(mk_class(&[("onDelete", "remove")]))),
-        (mk_claim(), Some(mk_class(&[("archiveOnDelete", "no")]))),
         (mk_claim(), Some(mk_class(&[("export", "fast,")]))),
         (mk_claim(), Some(mk_class(&[("server", "nas")]))),
         (mk_claim(), Some(mk_class(&[("export", "slow")]))),
         (mk_claim(), Some(mk_class(&[("minFreeSpace", "10%")]))),
-        (wanting("Delete"), Some(mk_class(&[("claimOnDelete", "retain,archive")]))),
+        (wanting("remove"), Some(mk_class(&[("claimOnDelete", "retain,archive")]))),
         (wanting("delete"), Some(mk_class(&[("claimOnDelete", "retain,archive")]))),
         (mk_claim(), Some(mk_class(&[("strictPathPattern", "maybe")]))),
         (mk_claim(), Some(mk_class(&[("strictPathPattern", "true"), ("pathPattern", "${.PVC.uid}")]))),
@@ -283,7 +292,25 @@ fn every_refusal_of_a_claim_says_what_to_change() {
             assert!(message.contains(words), "{words} is not in: {message}");
         }
     }
-    assert_eq!(met.len(), 14, "a refusal has no row");
+    assert_eq!(met.len(), 16, "a refusal has no row");
+}
+
+#[test]
+fn a_class_in_doubt_about_the_fate_serves_its_claims_and_the_doubt_is_told() {
+    let rows: &[(Set<'_>, &str, bool)] = &[
+        (&[], "archive", false),
+        (&[("onDelete", "Retain"), ("archiveOnDelete", "false")], "retain", false),
+        (&[("onDelete", "true")], "archive", true),
+        (&[("onDelete", "keep"), ("archiveOnDelete", "false")], "archive", true),
+        (&[("archiveOnDelete", "no")], "archive", true),
+        (&[("archiveondelete", "false")], "archive", true),
+    ];
+    for (parameters, recorded, is_in_doubt) in rows {
+        let provision = served(step(&mk_claim(), Some(&mk_class(parameters))));
+        assert_eq!(provision.doubt.is_some(), *is_in_doubt, "{parameters:?}");
+        let annotations = provision.volume.object().metadata.annotations.unwrap();
+        assert_eq!(annotations["nfs-provisioner/on-delete-of-class"], *recorded, "{parameters:?}");
+    }
 }
 
 #[test]

@@ -161,15 +161,21 @@ fn the_class_as_it_is_now_decides_a_volumes_fate_and_doubts_never_destroy() {
         (Some(&[("archiveOnDelete", "false")]), Fate::Delete, None),
         (Some(&[("onDelet", "delete")]), Fate::Archive, None),
         // A value that cannot be read destroys nothing.
-        (Some(&[("onDelete", "Delete")]), Fate::Archive, wrong(on_delete("Delete"))),
-        (Some(&[("onDelete", "delete ")]), Fate::Archive, wrong(on_delete("delete "))),
+        (Some(&[("onDelete", "Delete")]), Fate::Delete, None),
+        (Some(&[("onDelete", "Retain"), ("archiveOnDelete", "false")]), Fate::Retain, None),
+        (Some(&[("onDelete", "true")]), Fate::Archive, wrong(on_delete("true"))),
         (Some(&[("archiveOnDelete", "no")]), Fate::Archive, wrong(archive_on_delete("no"))),
         (Some(&[("onDelete", "remove"), ("archiveOnDelete", "no")]), Fate::Archive, wrong(on_delete("remove"))),
         // Other parameters do not matter.
         (Some(&[("onDelete", "delete"), ("server", "nas")]), Fate::Delete, None),
         (Some(&[("onDelete", "delete"), ("shareAcrossNamespaces", "maybe")]), Fate::Delete, None),
-        // One of the two values can be read, and upstream goes by it.
-        (Some(&[("onDelete", "remove"), ("archiveOnDelete", "false")]), Fate::Delete, wrong(on_delete("remove"))),
+        // Nor does it if the other value can be read.
+        (Some(&[("onDelete", "keep"), ("archiveOnDelete", "false")]), Fate::Archive, wrong(on_delete("keep"))),
+        (
+            Some(&[("onDelete", "delete"), ("archiveOnDelete", "no")]),
+            Fate::Archive,
+            wrong(archive_on_delete("no")),
+        ),
         (Some(&[("onDelete", "retain"), ("archiveOnDelete", "no")]), Fate::Retain, wrong(archive_on_delete("no"))),
         // Errors in other parameters do not matter.
         (Some(&[("shareAcrossNamespaces", "maybe"), ("strictPathPattern", "maybe")]), Fate::Archive, None),
@@ -200,7 +206,8 @@ fn what_the_claim_wanted_beats_the_class_and_an_admin_beats_both() {
         (Some("archive"), Some("delete"), Some(&delete), Fate::Archive, None),
         (Some("delete"), Some("retain"), None, Fate::Delete, None),
         // A value that cannot be read destroys nothing.
-        (None, Some("Delete"), Some(&delete), Fate::Archive, Some("nfs-provisioner/on-delete-of-claim")),
+        (None, Some("keep"), Some(&delete), Fate::Archive, Some("nfs-provisioner/on-delete-of-claim")),
+        (None, Some("Retain"), Some(&delete), Fate::Retain, None),
         (Some(""), Some("delete"), Some(&delete), Fate::Archive, Some("nfs-provisioner/on-delete ")),
     ];
     for (admin, claim, class, expected, named) in rows {
@@ -225,7 +232,8 @@ fn an_annotation_beats_the_class_which_beats_what_was_recorded() {
     let rows = [
         (Some("retain"), Some(&delete), Some(Fate::Delete), Fate::Retain, false),
         (Some("delete"), None, Some(Fate::Retain), Fate::Delete, false),
-        (Some("Delete"), Some(&delete), Some(Fate::Delete), Fate::Archive, true),
+        (Some("Retain "), Some(&delete), Some(Fate::Delete), Fate::Retain, false),
+        (Some("keep"), Some(&delete), Some(Fate::Delete), Fate::Archive, true),
         (Some(""), Some(&delete), None, Fate::Archive, true),
         (None, Some(&delete), Some(Fate::Retain), Fate::Delete, false),
         (None, Some(&foreign), Some(Fate::Retain), Fate::Retain, false),
@@ -247,7 +255,7 @@ fn an_annotation_beats_the_class_which_beats_what_was_recorded() {
 
 #[test]
 fn finalizers_come_and_go_only_where_they_could_be_taken_off() {
-    let patching = |export: &str| Scope { may_patch: true, ..scope(export) };
+    let patching = |export: &str| Scope { may_patch: true.into(), ..scope(export) };
     let bound = || mk_volume().with(|volume| volume.phase = Phase::Bound);
     let not_released = VolumePlan::Ignore(VolumeIgnored::NotReleased);
     let kept = VolumePlan::Ignore(VolumeIgnored::Kept);
