@@ -28,6 +28,8 @@ pub(crate) struct State {
     pub(crate) path: String,
     /// Whether it is Released, with the policy Delete, and the provisioner's.
     pub(crate) may_go: bool,
+    /// Whether it says that its directory has been dealt with.
+    pub(crate) disposed: bool,
     /// The uid of its claim.
     pub(crate) claim: Option<String>,
     pub(crate) fate: Fate,
@@ -81,6 +83,10 @@ impl State {
     fn may_hold_at(&self, time: Time) -> bool {
         self.begin.0 <= time && time <= self.end.1
     }
+
+    fn holds_at(&self, time: Time) -> bool {
+        self.begin.1 <= time && time <= self.end.0
+    }
 }
 
 impl History {
@@ -96,9 +102,9 @@ impl History {
                 To::Archive(_) => state.fate != Fate::Retain,
                 To::Elsewhere(_) => false,
             };
-            why = match (state.may_go, claim_gone, fate_fits) {
+            why = match (state.may_go && !state.disposed, claim_gone, fate_fits) {
                 (true, true, true) => return self.is_alone(name, path, time),
-                (false, ..) => format!("{name} is not to be reclaimed"),
+                (false, ..) => format!("{name} is not to be reclaimed, or has been"),
                 (_, false, _) => format!("{name} has a claim, or none that was"),
                 _ => format!("{name} is to have the fate {:?}", state.fate),
             };
@@ -106,13 +112,11 @@ impl History {
         Err(why)
     }
 
-    /// Whether no other volume had a part in the directory.
+    /// Whether no other volume had a part in the directory. One that is to go, too, may have left it already: the last
+    /// of them decides.
     fn is_alone(&self, name: &str, path: &str, time: Time) -> Result<(), String> {
-        let other = self.volumes.iter().find(|(other, states)| {
-            let there = states.iter().any(|state| meet(&state.path, path));
-            let (Some(first), Some(last)) = (states.first(), states.last()) else { return false };
-            *other != name && there && first.begin.1 <= time && time <= last.end.0
-        });
+        let stays = |state: &State| state.holds_at(time) && !state.may_go && meet(&state.path, path);
+        let other = self.volumes.iter().find(|(other, states)| *other != name && states.iter().any(stays));
         other.map_or(Ok(()), |(other, _)| Err(format!("{other} has a part in it")))
     }
 
@@ -204,6 +208,7 @@ mod tests {
             end: ends,
             path: "a/x".to_owned(),
             may_go,
+            disposed: false,
             claim: Some("uid".to_owned()),
             fate,
         }
@@ -272,6 +277,23 @@ mod tests {
             history.volumes.get_mut("v").unwrap()[1].claim = claim;
             assert!(wrong(&history, To::Trash, 150));
         }
+    }
+
+    #[test]
+    fn a_volume_whose_directory_was_dealt_with_takes_no_other() {
+        let mut history = history(Fate::Delete);
+        history.volumes.get_mut("v").unwrap()[1].disposed = true;
+        assert!(wrong(&history, To::Trash, 150));
+    }
+
+    #[test]
+    fn of_two_volumes_that_are_both_to_go_either_may_be_the_last() {
+        let mut history = history(Fate::Delete);
+        let other = history.volumes["v"].clone();
+        history.volumes.insert("w".to_owned(), other);
+        assert!(!wrong(&history, To::Trash, 150));
+        history.volumes.get_mut("w").unwrap()[1].may_go = false;
+        assert!(wrong(&history, To::Trash, 150));
     }
 
     #[test]

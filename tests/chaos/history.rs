@@ -96,6 +96,7 @@ fn states(changes: &[Change<'_>], provisioner: &str, fates: &BTreeMap<String, Fa
             end: changes.get(number + 1).map_or(NEVER, |next| next.when),
             path: path.strip_prefix(&format!("{PATH}/")).expect("a path beneath the export").to_owned(),
             may_go: is_ours && is_released && spec["persistentVolumeReclaimPolicy"] == "Delete",
+            disposed: annotations["nfs-provisioner/disposed"].is_string(),
             claim: spec.get("claimRef").and_then(|claim| Some(claim["uid"].as_str()?.to_owned())),
             fate: said.unwrap_or(Fate::Retain),
         });

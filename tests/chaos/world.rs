@@ -254,12 +254,13 @@ impl<'a> World<'a> {
         let holders: Vec<(String, Option<String>)> = volumes.iter().map(holder).collect();
         for claim in self.claims.iter().filter(|claim| !claim.deleted && claim.marked.is_none()) {
             // The directory is another namespace's, or one above or in it is.
-            let wanted = format!("common/{}", claim.path);
-            let is_refused = CLASSES[claim.class].0 == "common"
-                && holders.iter().any(|(path, namespace)| {
-                    let meets = |one: &str, other: &str| one == other || one.starts_with(&format!("{other}/"));
-                    (meets(path, &wanted) || meets(&wanted, path)) && namespace.as_ref() != Some(&claim.namespace)
-                });
+            let pattern = CLASSES[claim.class].2.unwrap_or_default();
+            let wanted = pattern.replace("${.PVC.namespace}", &claim.namespace);
+            let wanted = wanted.replace("${.PVC.annotations.path}", claim.path);
+            let is_refused = holders.iter().any(|(path, namespace)| {
+                let is_in = |inner: &str, outer: &str| inner == outer || inner.starts_with(&format!("{outer}/"));
+                (is_in(path, &wanted) || is_in(&wanted, path)) && namespace.as_ref() != Some(&claim.namespace)
+            });
             if !is_refused {
                 unrest.push(format!("{claim:?} is not Bound"));
             }
@@ -269,6 +270,9 @@ impl<'a> World<'a> {
 
     /// Waits until all has come to rest, and returns what has not.
     pub(crate) async fn settle(&mut self) -> Vec<String> {
+        while !self.static_volumes.is_empty() {
+            self.delete_static().await;
+        }
         let begun = Instant::now();
         loop {
             self.mark().await;
