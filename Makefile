@@ -7,6 +7,8 @@
 #                     PAIRS=3, PEER=<another program>), memory (CHURN=<claims>), removal (REMOVAL_DIR=<where>), removal-nfs, reaping;
 #                     ONLY=rates runs one of them
 # make fuzz           tries the properties with new random input for 10 minutes, or FOR=<seconds>; needs Rust only
+# make chaos          has all go wrong at random for 10 minutes, or FOR=<seconds>, on a control plane of its own, and checks
+#                     that no directory was moved, removed or given wrongly; SEED=<number> repeats a run
 # make image          the container image as an OCI archive, without Docker or a registry
 CONTROLPLANE := target/controlplane/controlplane
 TOOLS := target/tools/helm
@@ -28,7 +30,7 @@ progress = awk '/^[^ :]*$$/ { if (++n % 100 == 0) print "  " n " packages compil
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: demo test test-e2e test-compat check bench fuzz static image shell controlplane tools node prerequisites
+.PHONY: demo test test-e2e test-compat check bench fuzz chaos static image shell controlplane tools node prerequisites
 .DEFAULT_GOAL := test
 
 demo: prerequisites $(CONTROLPLANE)
@@ -69,6 +71,9 @@ bench: prerequisites $(CONTROLPLANE)
 # All properties run side by side, each for the whole time.
 fuzz:
 	PROPERTY_SECONDS=$(or $(FOR),600) cargo test --profile fuzz --test properties -- --test-threads=64 --nocapture
+
+chaos: prerequisites $(CONTROLPLANE)
+	CHAOS_SECONDS=$(or $(FOR),600) $(if $(SEED),CHAOS_SEED=$(SEED)) cargo test --test chaos -- --nocapture
 
 # For the machine it runs on; glibc's static libraries come with any C compiler.
 static: HOST = $(shell rustc -vV | sed -n 's/^host: //p')

@@ -17,10 +17,12 @@
 
 mod support;
 
+use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
 use support::eventually;
@@ -151,4 +153,108 @@ async fn restart_after(wait: Duration) {
     tokio::time::sleep(wait).await;
     let restarted = tokio::task::spawn_blocking(|| Plane::shared().command("restart kube-apiserver"));
     restarted.await.expect("a restart");
+}
+
+/// Defect 6 of the second list. A volume is Released until the controller manager says otherwise.
+#[tokio::test]
+async fn a_volume_that_is_to_be_used_again_is_not_reclaimed_while_nobody_says_so_in_its_status() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let space = Space::new().await;
+    let first = space.start();
+    let parameters = json!({"onDelete": "delete", "pathPattern": "${.PVC.name}"});
+    let class = space.class("nfs", json!({"parameters": parameters})).await;
+    let names = ["unclaimed", "reserved", "reused", "released"];
+    let mut volumes = Vec::new();
+    for name in names {
+        space.claim(name, &class, json!({})).await;
+        let volume = space.bound(name).await;
+        fs::write(space.at(name).join("file"), name).unwrap();
+        volumes.push(volume.metadata.name.unwrap());
+    }
+    assert!(first.stop().success());
+    for (name, volume) in names.iter().zip(&volumes) {
+        space.delete_claim(name).await;
+        space.phase(volume, "Released").await;
+    }
+    let heir = space.claim("heir", &class, json!({"spec": {"volumeName": volumes[2]}})).await;
+    Plane::shared().command("stop kube-controller-manager");
+    let claim = |name: &str, uid: Option<String>| json!({"name": name, "uid": uid, "resourceVersion": null});
+    let changes = [json!(null), claim("not-there-yet", None), claim("heir", heir.metadata.uid)];
+    for (volume, change) in volumes.iter().zip(changes) {
+        space.patch(&space.volumes(), volume, json!({"spec": {"claimRef": change}})).await;
+        space.phase(volume, "Released").await;
+    }
+    let provisioner = space.start();
+    eventually("the one to go that is not used again", || async {
+        (!space.at("released").exists()).then_some(())
+    })
+    .await;
+    let stay = || {
+        for name in ["unclaimed", "reserved", "reused"] {
+            let there = fs::read_to_string(space.at(name).join("file")).is_ok_and(|content| content == name);
+            assert!(there, "{name} has gone:\n{}", provisioner.log());
+        }
+    };
+    stay();
+    Plane::shared().command("start kube-controller-manager");
+    for (volume, phase) in volumes.iter().zip(["Available", "Available", "Bound"]) {
+        space.phase(volume, phase).await;
+    }
+    space.gone(&volumes[3]).await;
+    stay();
+}
+
+/// Defect 20 of the second list: the versions of all objects go back while the provisioner runs.
+#[tokio::test]
+async fn a_cluster_that_is_restored_from_an_older_snapshot_is_served_soon_and_loses_nothing() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let plane = Plane::shared();
+    let space = Space::new().await;
+    let mut provisioner = space.start();
+    let parameters = json!({"onDelete": "delete", "pathPattern": "${.PVC.name}"});
+    let class = space.class("nfs", json!({"parameters": parameters})).await;
+    let with_data = async |name: &str| {
+        space.claim(name, &class, json!({})).await;
+        let volume = space.bound(name).await;
+        fs::write(space.at(name).join("file"), name).unwrap();
+        volume.metadata.name.unwrap()
+    };
+    let old = with_data("old").await;
+    let (etcd, snapshot) = (plane.dir.join("etcd"), plane.dir.join("snapshot"));
+    let off = || ["kube-apiserver", "etcd"].map(|component| plane.command(&format!("stop {component}")));
+    let on = || ["etcd", "kube-apiserver"].map(|component| plane.command(&format!("start {component}")));
+    off();
+    let copied = Command::new("cp").arg("-r").args([&etcd, &snapshot]).status().unwrap();
+    assert!(copied.success());
+    on();
+    // Much happens that nobody will know of.
+    with_data("young").await;
+    let version = |volume: &PersistentVolume| volume.metadata.resource_version.clone().unwrap().parse::<u64>();
+    let mut last = 0;
+    for number in 0..300 {
+        let label = json!({"metadata": {"labels": {"number": number.to_string()}}});
+        last = version(&space.patch(&space.volumes(), &old, label).await).unwrap();
+    }
+    off();
+    fs::remove_dir_all(&etcd).unwrap();
+    fs::rename(&snapshot, &etcd).unwrap();
+    on();
+    // It would be deaf, too.
+    plane.command("restart kube-controller-manager");
+    let restored = Instant::now();
+    assert!(version(&space.volumes().get(&old).await.unwrap()).unwrap() + 200 < last);
+
+    space.claim("new", &class, json!({})).await;
+    let new = space.bound("new").await;
+    println!("served {:?} after the cluster was restored", restored.elapsed());
+    fs::write(space.at("new/file"), "new").unwrap();
+    space.delete_claim("old").await;
+    space.gone(&old).await;
+    assert_eq!(space.entries(), ["new", "young"]);
+    assert!(["new", "young"].iter().all(|name| space.at(name).join("file").exists()));
+    assert_eq!(
+        space.volumes().get(&new.metadata.name.unwrap()).await.unwrap().status.unwrap().phase.unwrap(),
+        "Bound"
+    );
+    assert!(provisioner.is_running());
 }

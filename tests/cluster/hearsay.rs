@@ -9,13 +9,15 @@ use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::reclaim::{name_of, released};
+use crate::rights::rules_of_the_peer;
 use crate::support::eventually;
+use crate::support::plane::Plane;
 use crate::support::process::Process;
-use crate::support::proxy::{Action, Proxy};
+use crate::support::proxy::{Action, Asked, Proxy};
 use crate::support::space::Space;
 
 /// A claim `name` of this class, bound, and a file in its directory.
@@ -141,4 +143,87 @@ async fn nothing_is_removed_in_the_middle_of_a_list_that_may_still_show_who_shar
     space.gone(name_of(&volume)).await;
     assert!(is_there());
     space.volumes().delete(&last, &DeleteParams::default()).await.unwrap();
+}
+
+/// Defect 29 of the second list.
+#[tokio::test]
+async fn a_volume_deleted_while_bound_that_a_list_does_not_show_any_more_is_reclaimed() {
+    let space = Space::on(Plane::shared(), rules_of_the_peer()).await;
+    let proxy = Proxy::start(space.plane);
+    let _provisioner = Process::start(&space.settings_through(&proxy));
+    let parameters = json!({"onDelete": "delete", "pathPattern": "shared/${.PVC.name}"});
+    let class = space.class("nfs", json!({"parameters": parameters})).await;
+    let volume = with_data(&space, "data", &class).await;
+    let other = with_data(&space, "other", &class).await;
+    space.volumes().delete(name_of(&volume), &DeleteParams::default()).await.unwrap();
+    a_turn_of_all(&space).await;
+
+    let silence = proxy.fault(|asked| asked.watches("persistentvolumes"), Action::Freeze);
+    eventually("the watch of volumes to be silent", || async { (silence.hits() > 0).then_some(()) }).await;
+    space.delete_claim("data").await;
+    space.gone(name_of(&volume)).await;
+    assert!(space.at("shared/data/file").exists());
+    let too_old = proxy.fault_of(1, |asked| asked.watches("persistentvolumes"), Action::Gone);
+    drop(silence);
+    eventually("the directory to go", || async { (!space.at("shared/data").exists()).then_some(()) }).await;
+    assert_eq!(too_old.hits(), 1);
+    assert!(space.at(&Space::directory(&other)).join("file").exists());
+}
+
+/// Defect 9 of the second list.
+#[tokio::test]
+async fn what_comes_to_lie_at_the_path_of_a_volume_that_cannot_be_deleted_stays() {
+    let space = Space::new().await;
+    let proxy = Proxy::start(space.plane);
+    let provisioner = Process::start(&space.settings_through(&proxy));
+    let mut volumes = Vec::new();
+    for fate in ["delete", "archive"] {
+        let parameters = json!({"onDelete": fate, "pathPattern": "app/${.PVC.name}"});
+        let class = space.class(fate, json!({"parameters": parameters})).await;
+        volumes.push(with_data(&space, fate, &class).await);
+    }
+    let ours: Vec<String> = volumes.iter().map(|volume| name_of(volume).to_owned()).collect();
+    let deletes =
+        move |asked: &Asked| asked.method == "DELETE" && ours.iter().any(|name| asked.path.ends_with(name));
+    let forbidden = proxy.fault(deletes, Action::Refuse(403));
+    let tries = |volume: &PersistentVolume| {
+        proxy.count(|asked| asked.method == "DELETE" && asked.path.ends_with(name_of(volume)))
+    };
+    let file = |volume: &PersistentVolume| space.at(&Space::directory(volume)).join("file");
+    for claim in ["delete", "archive"] {
+        space.delete_claim(claim).await;
+    }
+    // As if another claim had come to the path, and its class kept what it wrote.
+    let mut tries_before = Vec::new();
+    for volume in &volumes {
+        eventually("the volume to be about to go", || async { (tries(volume) > 0).then_some(()) }).await;
+        assert!(!file(volume).exists(), "{}", provisioner.log());
+        fs::create_dir(file(volume).parent().unwrap()).unwrap();
+        fs::write(file(volume), "another's").unwrap();
+        tries_before.push(tries(volume));
+    }
+    // By the process that has dealt with them, and by one that knows nothing of that.
+    let tried_again = async |before: Vec<usize>| {
+        for (volume, before) in volumes.iter().zip(before) {
+            eventually("another try", || async {
+                assert!(file(volume).exists(), "taken by the volume that was there before");
+                (tries(volume) > before).then_some(())
+            })
+            .await;
+        }
+    };
+    tried_again(tries_before).await;
+    assert!(provisioner.stop().success());
+    let tries_before = volumes.iter().map(tries).collect();
+    let _provisioner = Process::start(&space.settings_through(&proxy));
+    tried_again(tries_before).await;
+    drop(forbidden);
+    for volume in &volumes {
+        // So that it is tried at once.
+        let touch = json!({"metadata": {"labels": {"touched": "yes"}}});
+        let _ = space.volumes().patch(name_of(volume), &PatchParams::default(), &Patch::Merge(touch)).await;
+        space.gone(name_of(volume)).await;
+        assert_eq!(fs::read_to_string(file(volume)).unwrap(), "another's");
+    }
+    assert_eq!(space.entries(), ["app", "archived-archive"]);
 }

@@ -119,7 +119,7 @@ async fn watches_go_wrong_as_told_and_well_otherwise() {
         seen.push(next(&space, &mut watch).await);
     }
     assert_eq!(seen, ["[", "+a", "+b", "]"]);
-    let old = proxy.recorded("persistentvolumes");
+    let old = proxy.recorded("persistentvolumes").unwrap();
 
     // Frozen in the middle, it brings what has happened meanwhile when it goes on.
     let of_volumes = |asked: &Asked| asked.watches("persistentvolumes");

@@ -168,6 +168,10 @@ func (p *plane) command(ctx context.Context, client kubernetes.Interface, line s
 	if err := p.start(component); err != nil {
 		return err
 	}
+	// Without the API server, as when etcd is started before it, there is nothing to wait for.
+	if p.running["kube-apiserver"] == nil {
+		return nil
+	}
 	return p.waitReady(ctx, client)
 }
 

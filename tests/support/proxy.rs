@@ -226,11 +226,11 @@ impl Proxy {
         self.shared.asked.lock().iter().filter(|asked| matches(asked)).count()
     }
 
-    /// The last list of all objects of a kind that was brought by a watch, for [`Action::Stale`].
-    pub(crate) fn recorded(&self, kind: &str) -> Vec<Bytes> {
+    /// The last list of all objects of a kind that a watch has brought, if one has, for [`Action::Stale`].
+    pub(crate) fn recorded(&self, kind: &str) -> Option<Vec<Bytes>> {
         let recorded = self.shared.recorded.lock();
         let is_of = |path: &str| path.ends_with(&format!("/{kind}"));
-        recorded.iter().rev().find(|(path, _)| is_of(path)).map(|(_, lines)| lines.clone()).expect("a list")
+        recorded.iter().rev().find(|(path, _)| is_of(path)).map(|(_, lines)| lines.clone())
     }
 }
 
