@@ -62,7 +62,7 @@ impl Fence {
         Self(Arc::new(allowed))
     }
 
-    fn lets_pass(&self) -> bool {
+    pub(crate) fn lets_pass(&self) -> bool {
         (self.0)()
     }
 }
