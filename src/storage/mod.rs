@@ -45,7 +45,7 @@ pub use ops::stage::Source;
 use ops::stage::{Stage, place_of};
 pub use ops::trash::{Left, Reaped, Trashed};
 pub use ops::write_test::{Leftovers, Made, WriteStep, WriteTest};
-use pool::{Fence, Observer, Pool, on_thread};
+use pool::{Fence, Observer, Others, Pool, on_thread};
 pub use pool::{Opened, State};
 pub use reach::{ExportSpec, MustBeNfs, Reach};
 pub use root::Root;
@@ -63,6 +63,7 @@ pub struct Storage {
     pool: Arc<Pool>,
     supervisor: Arc<Supervisor>,
     fence: Fence,
+    others: Others,
     /// Whether entries of the trash may lie at the export's root.
     at_root: Arc<AtomicBool>,
 }
@@ -94,7 +95,7 @@ impl Storage {
         let pool = Arc::new(Pool::new(state, Observer::new(observe)));
         let (supervisor, at_root) =
             (Arc::new(Supervisor::new(Arc::clone(&pool))), Arc::new(AtomicBool::new(true)));
-        Self { supervisor, pool, fence: Fence::new(|| true), at_root }
+        Self { supervisor, pool, fence: Fence::new(|| true), others: Others::new(|| false), at_root }
     }
 
     /// Creates a handle whose calls wait until [`Storage::keep`] has opened the export, which is only tried here.
@@ -136,6 +137,12 @@ impl Storage {
     #[must_use]
     pub fn fenced_by(self, allowed: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self { fence: Fence::new(allowed), ..self }
+    }
+
+    /// Returns the same export, whose trash is emptied slowly while `others_wait` returns true.
+    #[must_use]
+    pub fn yielding_to(self, others_wait: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self { others: Others::new(others_wait), ..self }
     }
 
     /// Counts the calls that are just changing directories. A server that does not answer may carry them out when
@@ -320,7 +327,7 @@ impl Storage {
         let name = name.clone();
         let reap =
             move |root: &Root, workers, goes_on: &(dyn Fn() -> bool + Sync)| root.reap(&name, workers, goes_on);
-        self.pool.remove(&self.fence, limit, reap).await
+        self.pool.remove(&self.fence, &self.others, limit, reap).await
     }
 
     /// Opens a volume's directory, to be copied; `None` if there is none.
