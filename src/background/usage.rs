@@ -231,15 +231,14 @@ impl Walker<'_> {
 
     /// Counts what a volume holds; `None` if it has no directory, or its turn has ended before all was counted.
     async fn count(&mut self, name: &VolumeName, location: &Location) -> Result<Option<Found>, StorageError> {
-        let (mut count, begun) = match self.aside.get_mut().take(name) {
-            Some(aside) => aside,
-            None => {
-                self.turn(3).await;
-                match self.export.storage.survey(&location.path).await? {
-                    None => return Ok(None),
-                    Some(Begun::Known(found)) => return Ok(Some(found)),
-                    Some(Begun::DiskUsage(count)) => (count, Instant::now()),
-                }
+        let (mut count, begun) = if let Some(aside) = self.aside.get_mut().take(name) {
+            aside
+        } else {
+            self.turn(3).await;
+            match self.export.storage.survey(&location.path).await? {
+                None => return Ok(None),
+                Some(Begun::Known(found)) => return Ok(Some(found)),
+                Some(Begun::DiskUsage(count)) => (count, Instant::now()),
             }
         };
         for _ in 0..(TURN.as_secs() * u64::from(self.pace.calls)).div_ceil(SLICE) {

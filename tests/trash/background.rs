@@ -129,8 +129,8 @@ async fn on_a_full_export_what_is_deleted_goes_and_all_passes_are_counted() {
         until("told as blocked", || backlog.counts().blocked == 1).await;
         drop(mounted);
         until("removed", || names(&place.root).iter().all(|name| !name.contains('~'))).await;
-        until("told as removed", || log().contains("removed from the trash")).await;
-        let line = log().lines().find(|line| line.contains(" removed from the trash")).unwrap().to_owned();
+        until("told as removed", || log().contains("reaper: removed from the trash")).await;
+        let line = log().lines().find(|line| line.contains("reaper: removed from the trash")).unwrap().to_owned();
         assert!(line.contains("entries=3 "), "the file, the mount point and the volume: {line}");
     };
     tokio::select! {
