@@ -3,12 +3,16 @@
 //! has the same directory, if it runs on this machine: trees are made there then, which is quicker, and leaves the
 //! client's caches cold.
 //!
+//! With `REMOVAL_BUSY=yes` all is measured on one processor, beside a process that always has something to do: what
+//! removes must not stand still then.
+//!
 //! `PAIRS` (default 5) is how often each is measured, `REMOVAL_FILES` (default 100,000) how many files a tree has.
 
 #![allow(
     clippy::disallowed_methods,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::option_option,
     clippy::print_stdout,
     clippy::unwrap_used,
     missing_docs,
@@ -17,7 +21,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use nfs_provisioner::storage::{Root, Storage};
@@ -58,15 +62,43 @@ fn files(directory: &Path, count: usize) {
     }
 }
 
+/// Ends a process when it goes.
+struct Ends(Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+    }
+}
+
+/// Starts what keeps the one processor busy, if that is asked for; `None` if this process was to be started anew there.
+fn busy() -> Option<Option<Ends>> {
+    match std::env::var("REMOVAL_BUSY").as_deref() {
+        Err(_) => Some(None),
+        Ok("inside") => {
+            Some(Some(Ends(Command::new("sh").args(["-c", "while :; do :; done"]).spawn().expect("sh"))))
+        }
+        Ok(_) => {
+            let program = std::env::current_exe().expect("this program");
+            let mut anew = Command::new("taskset");
+            anew.args(["-c", "0"]).arg(program).args(std::env::args_os().skip(1)).env("REMOVAL_BUSY", "inside");
+            assert!(anew.status().expect("taskset").success());
+            None
+        }
+    }
+}
+
 #[tokio::main]
 async fn main() {
+    let Some(busy) = busy() else { return };
     let set = |name: &str, default| std::env::var(name).map_or(default, |text| text.parse().expect("a number"));
     let (pairs, count) = (set("PAIRS", 5), set("REMOVAL_FILES", 100_000));
     let base = std::env::var_os("REMOVAL_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
     let dir = tempfile::tempdir_in(&base).expect("a directory");
     let made_in = std::env::var_os("REMOVAL_MADE_IN").map_or_else(|| base.clone(), PathBuf::from);
     let made_in = made_in.join(dir.path().file_name().expect("a name"));
-    println!("In {}, {pairs} pairs:\n", base.display());
+    let beside = if busy.is_some() { ", on one processor beside a busy process" } else { "" };
+    println!("In {}, {pairs} pairs{beside}:\n", base.display());
     println!(
         "| tree | `rm -rf`, s | moved to the trash, ms | gone from there, s | ÷ `rm -rf` |\n|---|---:|---:|---:|---:|"
     );

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use kube::Client;
 use nix::sys::stat::{Mode, umask};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -43,6 +44,9 @@ use crate::values::names::ClaimUid;
 /// How long giving the lock back and writing the last events may take at the end, each.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
 
+/// How many files this process may have open. Enough for copies of deep trees, which take the most.
+const OPEN_FILES: u64 = 65_536;
+
 /// Serves until SIGTERM or SIGINT; a second signal ends the program on the spot.
 ///
 /// # Errors
@@ -52,6 +56,7 @@ pub async fn run(config: Config) -> Result<()> {
     let stop = stop_on_signal()?;
     // A volume's directory is open to all whatever the umask was.
     umask(Mode::empty());
+    raise_open_files();
     let durations = Durations::default();
     let exports = export::open_all(&config.exports, &config.specs, |name| durations.of(name)).await?;
     let client = Client::try_from(kube_config(config.kubeconfig.as_deref()).await?)?;
@@ -206,6 +211,18 @@ async fn work_until(
     drop(background);
 }
 
+/// Raises the number of files that this process may have open to what it may raise it to, up to [`OPEN_FILES`].
+/// Container runtimes leave it at 1024, for programs that use `select`.
+fn raise_open_files() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.map_or(OPEN_FILES, |maximum| maximum.min(OPEN_FILES));
+    if current.is_some_and(|current| current < wanted)
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum })
+    {
+        warn!(%error, "failed to raise the number of files that may be open");
+    }
+}
+
 /// Starts what runs on a timer, or when an export comes back.
 fn background(context: &Context, leadership: &Leadership, usage_calls: u32) -> JoinSet<()> {
     let Context { state, exports, metrics, .. } = context;
@@ -214,7 +231,8 @@ fn background(context: &Context, leadership: &Leadership, usage_calls: u32) -> J
     for Export { storage, backlog, .. } in exports.values().cloned() {
         background.spawn(wake_on_return(storage.returned(), Arc::clone(&state.changed_claims)));
         background.spawn(wake_on_return(storage.returned(), Arc::clone(&state.changed_volumes)));
-        let leadership = leadership.clone();
+        let (leadership, busy) = (leadership.clone(), Arc::clone(state));
+        let storage = storage.yielding_to(move || busy.is_busy());
         background.spawn(async move { reap_forever(storage, || leadership.is_held(), &backlog).await });
     }
     let counting =
@@ -258,4 +276,22 @@ fn stop_on_signal() -> Result<watch::Receiver<bool>> {
         }
     });
     Ok(stopped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_files_may_be_open_than_a_container_runtime_gives() {
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(1024), maximum }).unwrap();
+        raise_open_files();
+        let raised = getrlimit(Resource::Nofile);
+        let expected = maximum.map_or(OPEN_FILES, |maximum| maximum.min(OPEN_FILES));
+        assert!(expected > 1024, "this machine allows no more");
+        assert_eq!((raised.current, raised.maximum), (Some(expected), maximum));
+        raise_open_files();
+        assert_eq!(getrlimit(Resource::Nofile), raised, "once is enough");
+    }
 }

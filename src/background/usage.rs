@@ -2,13 +2,15 @@
 //!
 //! If the server keeps count itself (a quota), it is asked for that count; otherwise every entry of the volume is
 //! looked at. Each export is scanned on its own, in slices of a few calls; between slices, claims and volumes that
-//! have become due go first. Whatever holds up a slice (a server that does not answer, a leadership that is lost)
+//! have become due go first. A volume that takes longer than its turn is gone on with in its next one, so that one in
+//! which files come faster than they are counted keeps no other waiting. Whatever holds up a slice (a server that does not answer, a leadership that is lost)
 //! holds up nothing else, and the scan then continues where it was. A new process starts anywhere, so that no
 //! volume is always the last.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::{Instant, interval, sleep};
 use tracing::{debug, info};
 
@@ -20,7 +22,7 @@ use crate::export::Export;
 use crate::model::exports::{ExportId, Location};
 use crate::model::volume::{Phase, Volume};
 use crate::observe::metrics::{self, HeldByClaim};
-use crate::storage::{Begun, Found, StorageError};
+use crate::storage::{Begun, DiskUsage, Found, StorageError};
 use crate::values::names::{ClaimRef, VolumeName};
 use crate::values::quantity;
 
@@ -29,6 +31,16 @@ const SLICE: u64 = 50;
 
 /// The number of calls that a question to the API server counts as.
 const QUESTION: u64 = 10;
+
+/// How long one volume is looked at, at the pace of the export's calls, before the next one has its turn.
+const TURN: Duration = Duration::from_secs(15);
+
+/// How many volumes of an export may be looked at in part at a time: each takes open directories and memory. More are
+/// begun anew in their next turn.
+const ASIDE_MAX: usize = 4;
+
+/// How long a volume is gone on with, before it is given up and begun anew: others may need its place among those.
+const ASIDE_FOR: Duration = Duration::from_hours(24);
 
 /// The shortest time from the start of one scan of an export to the next.
 const ROUND: Duration = Duration::from_secs(10);
@@ -67,8 +79,14 @@ fn to_say(said: Said, bytes: u64, request: u64) -> Said {
 /// Scans all exports while we lead, for ever, with at most `calls` calls per second on each.
 pub async fn watch_forever(context: Context, leadership: Leadership, calls: u32) {
     let walking = context.exports.iter().map(|(id, export)| {
-        let walker =
-            Walker { context: &context, export, id, pace: Pace::new(calls), leadership: leadership.clone() };
+        let walker = Walker {
+            context: &context,
+            export,
+            id,
+            pace: Pace::new(calls),
+            leadership: leadership.clone(),
+            aside: Mutex::default(),
+        };
         walker.walk()
     });
     futures::future::join(futures::future::join_all(walking), forget(&context, leadership.clone())).await;
@@ -110,6 +128,32 @@ struct Walker<'a> {
     id: ExportId,
     pace: Pace,
     leadership: Leadership,
+    /// Behind a lock for the compiler only: a listing is never used by two threads.
+    aside: Mutex<Aside<VolumeName, Box<DiskUsage>>>,
+}
+
+/// Surveys that are to be gone on with, and since when each has been under way.
+struct Aside<K, S>(BTreeMap<K, (S, Instant)>);
+
+impl<K: Ord, S> Default for Aside<K, S> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<K: Ord, S> Aside<K, S> {
+    fn take(&mut self, key: &K) -> Option<(S, Instant)> {
+        self.0.remove(key)
+    }
+
+    /// Puts a survey aside that was begun at `begun`; returns false if it is given up instead.
+    fn put(&mut self, key: K, survey: S, begun: Instant) -> bool {
+        let is_kept = self.0.len() < ASIDE_MAX && begun.elapsed() < ASIDE_FOR;
+        if is_kept {
+            self.0.insert(key, (survey, begun));
+        }
+        is_kept
+    }
 }
 
 impl Walker<'_> {
@@ -121,6 +165,7 @@ impl Walker<'_> {
             self.turn(0).await;
             let Some((volume, next)) = self.context.state.ledger().next(self.id, position.as_deref()) else {
                 said.retain(|volume: &VolumeName, _| self.context.state.ledger().exists(volume));
+                self.aside.get_mut().0.retain(|volume, _| self.context.state.ledger().exists(volume));
                 sleep((begun + ROUND).saturating_duration_since(Instant::now())).await;
                 (position, begun) = (None, Instant::now());
                 continue;
@@ -160,9 +205,10 @@ impl Walker<'_> {
         };
         let Some((volume, claim, location)) = volume.and_then(|volume| self.is_to_be_counted(volume)) else {
             self.context.metrics.usages.known().remove(name);
+            self.aside.get_mut().take(name);
             return Ok(());
         };
-        if let Some(found) = self.count(&location).await? {
+        if let Some(found) = self.count(name, &location).await? {
             self.record(
                 &volume,
                 &claim,
@@ -183,14 +229,19 @@ impl Walker<'_> {
         Some((volume, claim, location))
     }
 
-    async fn count(&mut self, location: &Location) -> Result<Option<Found>, StorageError> {
-        self.turn(3).await;
-        let mut count = match self.export.storage.survey(&location.path).await? {
-            None => return Ok(None),
-            Some(Begun::Known(found)) => return Ok(Some(found)),
-            Some(Begun::DiskUsage(count)) => count,
+    /// Counts what a volume holds; `None` if it has no directory, or its turn has ended before all was counted.
+    async fn count(&mut self, name: &VolumeName, location: &Location) -> Result<Option<Found>, StorageError> {
+        let (mut count, begun) = if let Some(aside) = self.aside.get_mut().take(name) {
+            aside
+        } else {
+            self.turn(3).await;
+            match self.export.storage.survey(&location.path).await? {
+                None => return Ok(None),
+                Some(Begun::Known(found)) => return Ok(Some(found)),
+                Some(Begun::DiskUsage(count)) => (count, Instant::now()),
+            }
         };
-        loop {
+        for _ in 0..(TURN.as_secs() * u64::from(self.pace.calls)).div_ceil(SLICE) {
             self.turn(SLICE).await;
             let (rest, found) = self.export.storage.advance(count, SLICE, &location.path).await?;
             if found.is_some() {
@@ -198,6 +249,17 @@ impl Walker<'_> {
             }
             count = rest;
         }
+        if self.aside.get_mut().put(name.clone(), count, begun) {
+            debug!(volume = name.as_str(), "the volume is counted in part, will go on in its next turn");
+        } else {
+            self.context.metrics.usages.known().remove(name);
+            info!(
+                volume = name.as_str(),
+                "how much the volume holds is not known: it was not counted within a day, or too many large volumes \
+                 are being counted; it is begun anew. See USAGE_CALLS_PER_SECOND"
+            );
+        }
+        Ok(None)
     }
 
     async fn record(&self, volume: &Volume, claim: &ClaimRef, found: Found, (said, at): &mut (Said, Instant)) {
@@ -279,6 +341,20 @@ mod tests {
             assert!(message.contains(words), "{message}");
         }
         assert!(exceeds(5, 0, "0").contains("5 times"), "no division by it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_put_aside_is_bounded_in_number_and_time() {
+        let mut aside = Aside::default();
+        let begun = Instant::now();
+        for number in 0..ASIDE_MAX {
+            assert!(aside.put(number, number, begun));
+        }
+        assert!(!aside.put(ASIDE_MAX, 0, begun), "no more fit");
+        assert_eq!((aside.take(&1), aside.take(&1)), (Some((1, begun)), None));
+        sleep(ASIDE_FOR).await;
+        assert!(!aside.put(1, 1, begun), "it has taken too long");
+        assert!(aside.put(1, 1, Instant::now()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,6 +4,8 @@
 //! <export>/<namespace>-<claim>-<volume>        a volume, by default          default_directory
 //!          archived-<leaf>                     an archive                    archive_name
 //!          .nfs-provisioner-trash/             directories to be removed     TrashName
+//!          .nfs-provisioner-trash-<number>/    the same, of another user     numbered
+//!          .nfs-provisioner-trash~<entry>      one, where no room was        TrashPlace
 //!          .nfs-provisioner-archives/<archive> the archive's origin          Note
 //!          .nfs-provisioner-clones/<volume>/   a copy in the making          staging
 //!          .nfs-provisioner-doctor-<hex>/      a write test of the doctor    write_test
@@ -20,12 +22,12 @@ mod note;
 
 pub use archive::archive_name;
 pub use names::{
-    ARCHIVE_PREFIX, NOTES, RESERVED_PREFIX, RootEntry, STAGING, TRASH, WRITE_TEST_FILE, WRITE_TEST_PREFIX,
-    WRITE_TEST_TRASH, WRITE_TEST_VOLUME, classify, default_directory, is_reserved, is_write_test, moved_up,
-    new_directory, write_test,
+    ARCHIVE_PREFIX, NOTES, NUMBERED_MAX, RESERVED_PREFIX, RootEntry, STAGING, TRASH, WRITE_TEST_FILE,
+    WRITE_TEST_PREFIX, WRITE_TEST_TRASH, WRITE_TEST_VOLUME, classify, default_directory, is_reserved,
+    is_write_test, moved_up, new_directory, numbered, write_test,
 };
 pub use note::{NOTE_MAX, Note, NoteError};
-pub use trash::{NotATrashName, TrashName};
+pub use trash::{NotATrashName, TrashName, TrashPlace};
 
 #[cfg(test)]
 mod tests;

@@ -10,14 +10,19 @@ pub const RESERVED_PREFIX: &str = ".nfs-provisioner";
 /// The beginning of an archive's name, which is the same as upstream's.
 pub const ARCHIVE_PREFIX: &str = "archived-";
 
-/// The trash: the directory of entries to be removed, each under a [`super::TrashName`].
+/// The trash: the directory of entries to be removed, each under a [`super::TrashName`]. Others may lie beside it,
+/// see [`numbered`], and entries for which there was no room in any of them, see [`super::TrashPlace`].
 pub const TRASH: &str = ".nfs-provisioner-trash";
 
-/// The directory of notes: a [`super::Note`] for each archive, whose own name does not tell whose it was.
+/// The directory of notes: a [`super::Note`] for each archive, whose own name does not tell whose it was. Others may
+/// lie beside it; see [`numbered`].
 pub const NOTES: &str = ".nfs-provisioner-archives";
 
 /// The directory in which copies are made; see [`super::staging`].
 pub const STAGING: &str = ".nfs-provisioner-clones";
+
+/// How many directories [`numbered`] names for one purpose, at most.
+pub const NUMBERED_MAX: u8 = 4;
 
 /// The beginning of the name of a write test's directory; see [`write_test`].
 pub const WRITE_TEST_PREFIX: &str = ".nfs-provisioner-doctor-";
@@ -45,9 +50,9 @@ pub enum RootEntry {
     /// directory is the [`default_directory`] of a claim in a namespace such as `archived`. So ask for volumes
     /// before touching it.
     Archive,
-    /// [`TRASH`].
+    /// [`TRASH`], one beside it, or an entry that lies at the root itself.
     Trash,
-    /// [`NOTES`].
+    /// [`NOTES`], or one beside it.
     Notes,
     /// [`STAGING`].
     Staging,
@@ -61,14 +66,33 @@ pub enum RootEntry {
 #[must_use]
 pub fn classify(name: &str) -> RootEntry {
     match name {
-        TRASH => RootEntry::Trash,
-        NOTES => RootEntry::Notes,
+        _ if is_numbered(TRASH, name) || is_trash_entry(name) => RootEntry::Trash,
+        _ if is_numbered(NOTES, name) => RootEntry::Notes,
         STAGING => RootEntry::Staging,
         _ if is_write_test(name) => RootEntry::WriteTest,
         _ if name.starts_with(RESERVED_PREFIX) => RootEntry::Reserved,
         _ if name.starts_with(ARCHIVE_PREFIX) => RootEntry::Archive,
         _ => RootEntry::Volume,
     }
+}
+
+/// Makes the name of the directory for a purpose of ours: `name` itself for the number 1, `<name>-<number>` for the
+/// numbers from 2 to [`NUMBERED_MAX`].
+///
+/// Each belongs to one user of the server. Whom the server takes us for depends on how it exports to this node (root
+/// may be squashed on one and not on another), and nobody but root can use what another has made.
+#[must_use]
+pub fn numbered(name: &str, number: u8) -> String {
+    if number <= 1 { name.to_owned() } else { format!("{name}-{number}") }
+}
+
+fn is_numbered(name: &str, found: &str) -> bool {
+    found.starts_with(name) && (1..=NUMBERED_MAX).any(|number| numbered(name, number) == found)
+}
+
+/// Tells whether a name at the root is that of an entry of the trash, which [`super::TrashName::at_root`] reads.
+fn is_trash_entry(name: &str) -> bool {
+    name.strip_prefix(TRASH).is_some_and(|rest| rest.starts_with('~'))
 }
 
 /// Tells whether a path is at or in something that we keep for ourselves, such as the trash. No volume's path is.
@@ -158,7 +182,12 @@ mod tests {
             ("archived-x", RootEntry::Archive),
             ("archived-.nfs-provisioner-trash", RootEntry::Archive),
             (".nfs-provisioner-trash", RootEntry::Trash),
+            (".nfs-provisioner-trash-2", RootEntry::Trash),
+            (".nfs-provisioner-trash-4", RootEntry::Trash),
+            (".nfs-provisioner-trash~1~pvc-1~ns%2Fclaim", RootEntry::Trash),
+            (".nfs-provisioner-trash~1~pvc-1~", RootEntry::Trash),
             (".nfs-provisioner-archives", RootEntry::Notes),
+            (".nfs-provisioner-archives-3", RootEntry::Notes),
             (".nfs-provisioner-clones", RootEntry::Staging),
             (".nfs-provisioner-doctor-0123456789abcdef", RootEntry::WriteTest),
             (".nfs-provisioner-doctor-0123456789ABCDEF", RootEntry::Reserved),
@@ -168,6 +197,11 @@ mod tests {
             (".nfs-provisioner-doctor-", RootEntry::Reserved),
             (".nfs-provisioner-deep-1", RootEntry::Reserved),
             (".nfs-provisioner-trash2", RootEntry::Reserved),
+            (".nfs-provisioner-trash-1", RootEntry::Reserved),
+            (".nfs-provisioner-trash-5", RootEntry::Reserved),
+            (".nfs-provisioner-trash-02", RootEntry::Reserved),
+            (".nfs-provisioner-trash+", RootEntry::Reserved),
+            (".nfs-provisioner-archives-9", RootEntry::Reserved),
             (".nfs-provisioner-trash\n", RootEntry::Reserved),
             (".nfs-provisioner", RootEntry::Reserved),
             (".nfs-provisioners", RootEntry::Reserved),
@@ -182,6 +216,7 @@ mod tests {
     fn made_names_never_change() {
         assert_eq!(write_test(0xabc), ".nfs-provisioner-doctor-0000000000000abc");
         assert_eq!(moved_up(1), ".nfs-provisioner-deep-1");
+        assert_eq!([1, 2].map(|number| numbered(TRASH, number)), [TRASH, ".nfs-provisioner-trash-2"]);
     }
 
     #[test]

@@ -3,18 +3,41 @@
 //! The trash is the directory [`super::TRASH`] at the export's root. A volume's directory that is to be deleted is
 //! renamed into it, and removed from there by this process, even after a restart, by another replica, or by
 //! another cluster that shares the export. There is no other record: the directory is the queue.
+//!
+//! Where that directory is another user's, there is one beside it; where there is no room to make one or to take one
+//! more entry, an entry lies at the root itself, because what is deleted from a full export is what makes room there.
 
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
+use crate::layout::names::{TRASH, numbered};
 use crate::values::path::{NAME_MAX, RelPath};
 use crate::values::text::fnv1a;
 
 /// The separator between a name's parts. Inside the parts it is escaped.
 const SEPARATOR: char = '~';
 
-/// The longest escaped volume's name. It leaves room for the largest number and two separators.
-const VOLUME_MAX: usize = NAME_MAX - 22;
+/// What the largest number and two separators take of a name.
+const REST_MAX: usize = 22;
+
+/// Where an entry of the trash lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TrashPlace {
+    /// In the directory that [`numbered`] names with [`TRASH`] and this number.
+    Directory(u8),
+    /// At the export's root, where its name begins with [`TRASH`] and `~`.
+    Root,
+}
+
+impl TrashPlace {
+    /// Returns the longest name that an entry can have there, after the beginning that all have.
+    fn name_max(self) -> usize {
+        match self {
+            Self::Directory(_) => NAME_MAX,
+            Self::Root => NAME_MAX - TRASH.len() - SEPARATOR.len_utf8(),
+        }
+    }
+}
 
 /// The name of an entry in the trash: `<seconds>~<volume>~<directory>`.
 ///
@@ -23,13 +46,15 @@ const VOLUME_MAX: usize = NAME_MAX - 22;
 /// written `%XX`.
 ///
 /// Guarantees: a name fits into a directory entry, and [`FromStr`] reads text that [`fmt::Display`] has written to
-/// an equal value. To fit, a volume's name of more than 233 bytes is cut and gets `-` and a hash of the whole
-/// name, in 16 hexadecimal digits, at its end; a directory that then still does not fit is left out.
+/// an equal value, [`TrashPlace::Directory`] 1 being taken for its place. To fit, a volume's name of more than 233
+/// bytes is cut and gets `-` and a hash of the whole name, in 16 hexadecimal digits, at its end; a directory that then
+/// still does not fit is left out. At the root, names are shorter by what stands before them there.
 ///
 /// Names of any other shape are not ours to touch. A later version that keeps entries for some time must therefore
 /// give them another shape, such as `<seconds>+<seconds to keep>~…`: this version then leaves them alone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TrashName {
+    place: TrashPlace,
     at: u64,
     volume: Box<str>,
     directory: Option<RelPath>,
@@ -44,12 +69,56 @@ impl TrashName {
     /// Makes the name for the `directory` of `volume`, put into the trash at `at`, in seconds since 1970.
     #[must_use]
     pub fn new(at: u64, volume: &str, directory: &RelPath) -> Self {
-        let volume = shortened(volume);
-        let mut name = Self { at, volume: volume.into(), directory: Some(directory.clone()) };
-        if name.to_string().len() > NAME_MAX {
+        Self::new_in(TrashPlace::Directory(1), at, volume, directory)
+    }
+
+    /// Makes the name as [`TrashName::new`] does, for an entry that lies in `place`.
+    #[must_use]
+    pub fn new_in(place: TrashPlace, at: u64, volume: &str, directory: &RelPath) -> Self {
+        let volume = shortened(volume, place.name_max() - REST_MAX).into();
+        let mut name = Self { place, at, volume, directory: Some(directory.clone()) };
+        if name.to_string().len() > place.name_max() {
             name.directory = None;
         }
         name
+    }
+
+    /// Reads the name of an entry that lies at the export's root; returns `None` for any other name.
+    #[must_use]
+    pub fn at_root(entry: &str) -> Option<Self> {
+        let name: Self = entry.strip_prefix(TRASH)?.strip_prefix(SEPARATOR)?.parse().ok()?;
+        let name = name.found_in(TrashPlace::Root);
+        (entry.len() <= NAME_MAX).then_some(name)
+    }
+
+    /// Returns the same name, of an entry that was found in `place`.
+    #[must_use]
+    pub fn found_in(self, place: TrashPlace) -> Self {
+        Self { place, ..self }
+    }
+
+    /// Returns where the entry lies.
+    #[must_use]
+    pub fn place(&self) -> TrashPlace {
+        self.place
+    }
+
+    /// Returns the name of the entry in the directory where it lies.
+    #[must_use]
+    pub fn entry(&self) -> String {
+        match self.place {
+            TrashPlace::Directory(_) => self.to_string(),
+            TrashPlace::Root => format!("{TRASH}{SEPARATOR}{self}"),
+        }
+    }
+
+    /// Returns the path of the entry beneath the export.
+    #[must_use]
+    pub fn path(&self) -> String {
+        match self.place {
+            TrashPlace::Directory(number) => format!("{}/{self}", numbered(TRASH, number)),
+            TrashPlace::Root => self.entry(),
+        }
     }
 
     /// Returns the time at which the entry was put into the trash, in seconds since 1970.
@@ -90,7 +159,8 @@ impl FromStr for TrashName {
                 directory => Some(RelPath::parse(&unescaped(directory)?).ok()?),
             };
             let volume = Some(unescaped(volume)?).filter(|volume| !volume.is_empty())?;
-            Some(Self { at: at.parse().ok()?, volume: volume.into(), directory })
+            let place = TrashPlace::Directory(1);
+            Some(Self { place, at: at.parse().ok()?, volume: volume.into(), directory })
         };
         // Only a name that we would have written ourselves counts: one entry has one name.
         let is_ours = |name: &Self| text.len() <= NAME_MAX && name.to_string() == text;
@@ -98,14 +168,15 @@ impl FromStr for TrashName {
     }
 }
 
-/// Returns the volume's name if it fits, else its beginning and a hash of all of it, which is the same everywhere.
-fn shortened(volume: &str) -> String {
-    if escaped(volume).len() <= VOLUME_MAX {
+/// Returns the volume's name if it takes no more than `most` bytes when it is escaped, else its beginning and a hash
+/// of all of it, which is the same everywhere.
+fn shortened(volume: &str, most: usize) -> String {
+    if escaped(volume).len() <= most {
         return volume.to_owned();
     }
     let hash = format!("-{:016x}", fnv1a(volume.as_bytes()));
     let mut kept = String::new();
-    let mut room = VOLUME_MAX - hash.len();
+    let mut room = most - hash.len();
     for character in volume.chars() {
         let needed = escaped(character.encode_utf8(&mut [0; 4])).len();
         let Some(left) = room.checked_sub(needed) else { break };
@@ -215,12 +286,33 @@ mod tests {
         let longest = ["a".repeat(252) + "b", "a".repeat(252) + "c"].map(|volume| name(1, &volume, "d"));
         assert_ne!(longest[0], longest[1]);
         for name in longest {
-            assert_eq!(name.volume().len(), VOLUME_MAX, "{name}");
+            assert_eq!(name.volume().len(), 233, "{name}");
             assert_eq!(name.to_string().parse(), Ok(name));
         }
         // Names on disk: this one must never change.
-        assert_eq!(shortened(&"é".repeat(200)), format!("{}-bd62f1ecfb466f85", "é".repeat(108)));
+        assert_eq!(shortened(&"é".repeat(200), 233), format!("{}-bd62f1ecfb466f85", "é".repeat(108)));
         assert!(name(u64::MAX, &"~".repeat(253), "d").to_string().len() <= NAME_MAX);
+    }
+
+    #[test]
+    fn a_name_at_the_root_is_read_back_and_fits() {
+        let directory = RelPath::parse("ns/claim").unwrap();
+        let name = TrashName::new_in(TrashPlace::Root, 1, "pvc-1", &directory);
+        assert_eq!(name.entry(), ".nfs-provisioner-trash~1~pvc-1~ns%2Fclaim");
+        assert_eq!((name.path(), name.to_string()), (name.entry(), "1~pvc-1~ns%2Fclaim".to_owned()));
+        for volume in ["pvc-1", &"v".repeat(253), &"~".repeat(253)] {
+            for directory in ["a", &"x".repeat(255), &"x/".repeat(127)] {
+                let directory = RelPath::parse(directory).unwrap();
+                let name = TrashName::new_in(TrashPlace::Root, u64::MAX, volume, &directory);
+                assert!(name.entry().len() <= NAME_MAX, "{name}");
+                assert_eq!(TrashName::at_root(&name.entry()), Some(name));
+            }
+        }
+        let second = name.found_in(TrashPlace::Directory(2));
+        assert_eq!(second.path(), ".nfs-provisioner-trash-2/1~pvc-1~ns%2Fclaim");
+        for other in ["1~pvc-1~a", ".nfs-provisioner-trash", ".nfs-provisioner-trash-2~1~pvc-1~a", "~1~pvc-1~a"] {
+            assert_eq!(TrashName::at_root(other), None, "{other}");
+        }
     }
 
     #[test]

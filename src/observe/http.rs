@@ -2,9 +2,15 @@
 //!
 //! It stands on hyper, which the API client brings anyway: for three routes a web framework would be more code
 //! than this.
+//!
+//! Anybody in the cluster may connect, so each connection has one request, little time and little room, and there are
+//! only so many: a new one takes the place of the oldest. A probe asks as soon as it is connected, and has its answer
+//! long before a flood has taken all places.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -13,7 +19,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use crate::observe::health::{Check, Health};
@@ -21,6 +29,15 @@ use crate::observe::metrics::Metrics;
 
 /// The content type of the text format of Prometheus.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// How many connections there may be at a time.
+const CONNECTIONS_MAX: usize = 64;
+
+/// How long a connection may last, from the first byte of the request to the last of the answer.
+const CONNECTION_MAX: Duration = Duration::from_secs(10);
+
+/// How much of a request is taken in, in bytes. Those that we answer have a few hundred.
+const REQUEST_MAX: usize = 16 << 10;
 
 /// Begins to listen.
 ///
@@ -32,28 +49,43 @@ pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 /// Answers requests, for ever.
 pub async fn serve(listener: TcpListener, metrics: Metrics, health: Health) {
+    let mut connections: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
                 // For example because descriptors have run out: other tasks may give some back.
                 debug!(%error, "failed to accept a connection");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        let (metrics, health) = (metrics.clone(), health.clone());
-        tokio::spawn(async move {
-            let answer = service_fn(move |request| {
-                let response = respond(&request, &metrics, &health);
-                async move { Ok::<_, Infallible>(response) }
-            });
-            let connection =
-                http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), answer);
-            if let Err(error) = connection.await {
-                debug!(%error, "an HTTP connection broke");
-            }
-        });
+        connections.retain(|connection| !connection.is_finished());
+        if connections.len() >= CONNECTIONS_MAX
+            && let Some(oldest) = connections.pop_front()
+        {
+            oldest.abort();
+        }
+        let connection = tokio::spawn(converse(stream, metrics.clone(), health.clone()));
+        connections.push_back(connection.abort_handle());
+        // So that those that were just accepted, and that one, have their turn.
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Answers the one request of a connection.
+async fn converse(stream: TcpStream, metrics: Metrics, health: Health) {
+    let answer = service_fn(move |request| {
+        let response = respond(&request, &metrics, &health);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(CONNECTION_MAX / 2);
+    http.keep_alive(false).max_buf_size(REQUEST_MAX);
+    match timeout(CONNECTION_MAX, http.serve_connection(TokioIo::new(stream), answer)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "an HTTP connection broke"),
+        Err(_) => debug!("an HTTP connection has lasted too long"),
     }
 }
 
@@ -90,4 +122,90 @@ fn readiness(health: &Health, verbose: bool) -> (StatusCode, String) {
     }
     lines.push(if is_ready { "ok\n" } else { "not ready\n" }.to_owned());
     (if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read, Write};
+    use std::net::TcpStream;
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::cluster::election::Leadership;
+    use crate::cluster::watch_health::WatchHealth;
+    use crate::export::Export;
+    use crate::model::exports::Exports;
+    use crate::observe::metrics::Durations;
+    use crate::storage::{Root, Storage};
+    use crate::values::address::ExportAddress;
+
+    async fn served() -> (SocketAddr, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let exports = Exports::single(ExportAddress::new("nas".into(), "/export".into()));
+        let storage = Storage::from(Root::open(dir.path()).unwrap());
+        let exports = exports.map(|(_, export)| Export::new(export, storage.clone()));
+        let (_, leadership) = Leadership::new();
+        let metrics = Metrics::new(exports.clone(), &Durations::default(), leadership.clone());
+        let health = Health::new(exports, Arc::new(WatchHealth::default()), leadership);
+        let listener = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve(listener, metrics, health));
+        (address, dir)
+    }
+
+    /// Connects, sends a text, and reads until the other side has closed.
+    fn answer(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(CONNECTION_MAX * 2)).unwrap();
+        let mut answer = Vec::new();
+        // Who is refused may be so before everything is sent.
+        let _ = stream.write_all(request.as_bytes());
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8(answer).unwrap()
+    }
+
+    const PROBE: &str = "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n";
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_flood_of_connections_is_bounded_and_keeps_no_probe_waiting() {
+        let (address, _dir) = served().await;
+        let mut flood = Vec::new();
+        for number in 0..CONNECTIONS_MAX * 4 {
+            let mut stream = TcpStream::connect(address).unwrap();
+            if number % 2 == 0 {
+                let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nhost");
+            }
+            flood.push(stream);
+        }
+        let begun = Instant::now();
+        let answered = answer(address, PROBE);
+        assert!(answered.starts_with("HTTP/1.1 200") && answered.ends_with("ok\n"), "{answered}");
+        assert!(begun.elapsed() < CONNECTION_MAX / 5, "{:?}", begun.elapsed());
+        // The oldest were closed at once, all others are when their time is up.
+        let is_closed = |stream: &mut TcpStream, within: Duration| {
+            stream.set_read_timeout(Some(within)).unwrap();
+            let mut rest = Vec::new();
+            let read = stream.read_to_end(&mut rest);
+            assert!(!rest.starts_with(b"HTTP/1.1 200"), "{rest:?}");
+            !read.is_err_and(|error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
+        };
+        let closed = flood
+            .iter_mut()
+            .filter_map(|stream| is_closed(stream, Duration::from_millis(1)).then_some(()))
+            .count();
+        assert!((CONNECTIONS_MAX * 3..CONNECTIONS_MAX * 4).contains(&closed), "{closed}");
+        assert!(flood.iter_mut().all(|stream| is_closed(stream, CONNECTION_MAX)));
+        assert!(begun.elapsed() < CONNECTION_MAX, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_request_that_is_too_large_is_refused_and_a_connection_has_one() {
+        let (address, _dir) = served().await;
+        let large = format!("GET /livez HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "x".repeat(REQUEST_MAX * 2));
+        let refused = answer(address, &large);
+        assert!(!refused.starts_with("HTTP/1.1 200"), "{refused}");
+        let both = answer(address, &PROBE.repeat(2));
+        assert_eq!(both.matches("HTTP/1.1 200").count(), 1, "{both}");
+    }
 }

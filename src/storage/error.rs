@@ -165,6 +165,16 @@ impl Problem {
         matches!(self, Self::Os(EDQUOT | EIO | ENOSPC | EROFS | ESTALE | ETIMEDOUT))
     }
 
+    /// Tells whether there is no room for anything new.
+    pub(crate) fn is_lack_of_room(self) -> bool {
+        matches!(self, Self::Os(Errno::EDQUOT | Errno::ENOSPC))
+    }
+
+    /// Tells whether we may not use what is there, because it is another user's.
+    pub(crate) fn is_denial(self) -> bool {
+        matches!(self, Self::Os(Errno::EACCES | Errno::EPERM))
+    }
+
     /// Tells whether nothing new may be made in a directory, whatever is there.
     pub(crate) fn is_refusal(self) -> bool {
         use Errno::{EACCES, EDQUOT, ENOSPC, EPERM, EROFS};

@@ -10,12 +10,13 @@
 //! `reach.rs`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::layout::{Note, TrashName};
+use crate::layout::{Note, TrashName, TrashPlace};
 use crate::values::headroom::FsUsage;
 use crate::values::ownership::Ownership;
 use crate::values::path::{Name, RelPath};
@@ -45,7 +46,7 @@ pub use ops::stage::Source;
 use ops::stage::{Stage, place_of};
 pub use ops::trash::{Left, Reaped, Trashed};
 pub use ops::write_test::{Leftovers, Made, WriteStep, WriteTest};
-use pool::{Fence, Observer, Pool, on_thread};
+use pool::{Fence, Observer, Others, Pool, on_thread};
 pub use pool::{Opened, State};
 pub use reach::{ExportSpec, MustBeNfs, Reach};
 pub use root::Root;
@@ -63,6 +64,9 @@ pub struct Storage {
     pool: Arc<Pool>,
     supervisor: Arc<Supervisor>,
     fence: Fence,
+    others: Others,
+    /// Whether entries of the trash may lie at the export's root.
+    at_root: Arc<AtomicBool>,
 }
 
 /// What a copy is made for, and what it is to be.
@@ -90,7 +94,9 @@ impl From<Root> for Storage {
 impl Storage {
     fn new(state: State, observe: impl Fn(&'static str, Duration) + Send + Sync + 'static) -> Self {
         let pool = Arc::new(Pool::new(state, Observer::new(observe)));
-        Self { supervisor: Arc::new(Supervisor::new(Arc::clone(&pool))), pool, fence: Fence::new(|| true) }
+        let (supervisor, at_root) =
+            (Arc::new(Supervisor::new(Arc::clone(&pool))), Arc::new(AtomicBool::new(true)));
+        Self { supervisor, pool, fence: Fence::new(|| true), others: Others::new(|| false), at_root }
     }
 
     /// Creates a handle whose calls wait until [`Storage::keep`] has opened the export, which is only tried here.
@@ -139,6 +145,12 @@ impl Storage {
     #[must_use]
     pub fn until(self, until: BootTime) -> Self {
         Self { fence: self.fence.until(until), ..self }
+    }
+
+    /// Returns the same export, whose trash is emptied slowly while `others_wait` returns true.
+    #[must_use]
+    pub fn yielding_to(self, others_wait: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self { others: Others::new(others_wait), ..self }
     }
 
     /// Counts the calls that are just changing directories. A server that does not answer may carry them out when
@@ -276,16 +288,42 @@ impl Storage {
         volume: &str,
         now: u64,
     ) -> Result<Option<TrashName>, StorageError> {
-        let volume = volume.to_owned();
-        self.change("trash", directory, move |root, directory| root.trash(directory, &volume, now)).await
+        let (volume, at_root) = (volume.to_owned(), Arc::clone(&self.at_root));
+        let trash = move |root: &Root, directory: &RelPath| {
+            let name = root.trash(directory, &volume, now)?;
+            if name.as_ref().is_some_and(|name| name.place() == TrashPlace::Root) {
+                at_root.store(true, Ordering::Relaxed);
+            }
+            Ok(name)
+        };
+        self.change("trash", directory, trash).await
     }
 
-    /// Lists what lies in the trash; see [`Root::trashed`].
+    /// Makes the directories in which deleting and archiving put something; see [`Root::prepare`].
+    ///
+    /// # Errors
+    /// Those of [`Root::prepare`], and if the export cannot be used.
+    pub async fn prepare(&self) -> Result<(), StorageError> {
+        // Not among the changes that must not be carried out later: it does no harm, whenever it is done. And its
+        // success says nothing of whether others would succeed, so it wakes nobody.
+        let fence = self.fence.clone();
+        let prepare = move |root: &Root| if fence.lets_pass() { root.prepare() } else { Ok(()) };
+        self.pool.call("prepare", prepare).await
+    }
+
+    /// Lists what lies in the trash; see [`Root::trashed`]. The export's root is listed only as long as something may
+    /// lie there: at first, when this process has put something there, and after [`Storage::suspect_root`].
     ///
     /// # Errors
     /// Those of [`Root::trashed`], and if the export cannot be used.
     pub async fn trashed(&self, limit: usize) -> Result<Trashed, StorageError> {
-        self.pool.call("list", move |root| root.trashed(limit)).await
+        let at_root = Arc::clone(&self.at_root);
+        self.pool.call("list", move |root| root.trashed_if(&at_root, limit)).await
+    }
+
+    /// Has the next [`Storage::trashed`] look at the export's root, too: others may have put something there.
+    pub fn suspect_root(&self) {
+        self.at_root.store(true, Ordering::Relaxed);
     }
 
     /// Removes an entry of the trash; see [`Root::reap`]. Ends after `limit`, whatever is left then, and when
@@ -297,7 +335,7 @@ impl Storage {
         let name = name.clone();
         let reap =
             move |root: &Root, workers, goes_on: &(dyn Fn() -> bool + Sync)| root.reap(&name, workers, goes_on);
-        self.pool.remove(&self.fence, limit, reap).await
+        self.pool.remove(&self.fence, &self.others, limit, reap).await
     }
 
     /// Opens a volume's directory, to be copied; `None` if there is none.

@@ -83,7 +83,7 @@ impl Fence {
         }
     }
 
-    fn lets_pass(&self) -> bool {
+    pub(crate) fn lets_pass(&self) -> bool {
         self.check().is_ok()
     }
 }
@@ -91,6 +91,32 @@ impl Fence {
 impl fmt::Debug for Fence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Fence({:?})", self.check())
+    }
+}
+
+/// How long a thread that empties the trash lets others go first, before each removal.
+const COURTESY: Duration = Duration::from_millis(5);
+
+/// Whether claims or volumes wait to be worked on, so that what has time lets them go first.
+#[derive(Clone)]
+pub(crate) struct Others(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl Others {
+    pub(crate) fn new(wait: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(wait))
+    }
+
+    /// Pauses this thread if others wait: for so short a time that it gets on even if others wait for ever.
+    fn go_first(&self) {
+        if (self.0)() {
+            std::thread::sleep(COURTESY);
+        }
+    }
+}
+
+impl fmt::Debug for Others {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Others")
     }
 }
 
@@ -168,12 +194,14 @@ impl Pool {
         }
     }
 
-    /// Runs a removal, which is given how many threads it may have, and what to ask before each change. Ends after
+    /// Runs a removal, which is given how many threads it may have, and what to ask before each change, which is slow to
+    /// answer while others wait. Ends after
     /// `limit`, and when whoever waits for it goes away, but for the one call in each thread that the server has
     /// not answered.
     pub(crate) async fn remove<T: Send + 'static>(
         self: &Arc<Self>,
         fence: &Fence,
+        others: &Others,
         limit: Duration,
         call: impl FnOnce(&Root, usize, &(dyn Fn() -> bool + Sync)) -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, StorageError> {
@@ -188,9 +216,10 @@ impl Pool {
         let count = workers.as_ref().map_or(1, OwnedSemaphorePermit::num_permits);
         let abandoned = Arc::new(AtomicBool::new(false));
         let _abandon = SetOnDrop(Arc::clone(&abandoned));
-        let (fence, deadline) = (fence.clone(), Instant::now() + limit);
+        let (fence, others, deadline) = (fence.clone(), others.clone(), Instant::now() + limit);
         self.block("reap", opened, workers, move |root, running| {
             let goes_on = || {
+                others.go_first();
                 running.answered();
                 !abandoned.load(Ordering::Relaxed) && Instant::now() < deadline && fence.lets_pass()
             };

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use crate::layout::{NUMBERED_MAX, numbered};
 use crate::storage::dir::Dir;
 use crate::storage::entry::{Access, FileKind};
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
@@ -148,6 +149,29 @@ pub(crate) fn make(above: &Dir, name: &str, mode: u32) -> Result<bool, Problem> 
 pub(crate) fn make_private(above: &Dir, name: &str) -> Result<Dir, Problem> {
     make(above, name, OWN_MODE)?;
     open_private(above, name)
+}
+
+/// Opens the first directory that [`numbered`] names and that we can use, as [`make_private`] does, and returns its
+/// number. Those of other users are passed by: the server may have taken us for somebody else before, or take us for
+/// somebody else on another node.
+///
+/// # Errors
+/// If one is not there and cannot be made, is no directory, or all of them are other users'.
+pub(crate) fn make_usable(above: &Dir, name: &str) -> Result<(u8, Dir), Problem> {
+    let mut denied = None;
+    for number in 1..=NUMBERED_MAX {
+        let name = numbered(name, number);
+        let opened = match open_private(above, &name) {
+            // Where nothing can be made, what is there can be used nevertheless.
+            Err(Problem::Os(Errno::ENOENT)) => make_private(above, &name).map_err(|problem| (problem, false)),
+            opened => opened.map_err(|problem| (problem, problem.is_denial())),
+        };
+        match opened {
+            Err((problem, true)) => denied = denied.or(Some(problem)),
+            opened => return opened.map(|dir| (number, dir)).map_err(|(problem, _)| problem),
+        }
+    }
+    Err(denied.unwrap_or(Problem::Os(Errno::EACCES)))
 }
 
 /// Opens a directory of the provisioner's own, and makes sure that it is private: root's, with mode 0700.

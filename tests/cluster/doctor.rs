@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
 use nfs_provisioner::cluster::permissions::NEEDED;
+use nfs_provisioner::layout::{NOTES, TRASH};
 use serde_json::{Value, json};
 
 use crate::rights::rules_of_the_peer;
+use crate::support::eventually;
 use crate::support::http::free_port;
 use crate::support::plane::Plane;
 use crate::support::space::{Rules, Space, documents, merge};
@@ -75,6 +77,9 @@ async fn under_rbac_all_is_well_and_a_leader_beside_it_is_not_disturbed() {
     let class = space.class("nfs", json!({"parameters": {"pathPattern": "${.PVC.namespace}/${.PVC.name}"}})).await;
     space.claim("before", &class, json!({})).await;
     space.bound("before").await;
+    let is_made = |name: &str| space.at(name).exists();
+    eventually("the leader's own directories", || async { (is_made(TRASH) && is_made(NOTES)).then_some(()) })
+        .await;
     let before = all_entries(&space);
 
     let (status, findings) = examined(&space, &[]);

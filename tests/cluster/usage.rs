@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
@@ -105,4 +107,51 @@ async fn no_more_calls_are_made_than_allowed_and_none_where_it_is_off() {
     let allowed = 200 * (begun.elapsed().as_secs() + 1) + 50;
     assert!((1000..=allowed).contains(&calls), "{calls} of {allowed}");
     assert_eq!(held(&space, port, "data").unwrap().1, 1001);
+}
+
+/// Ends what makes files when the test ends.
+struct Stops(Arc<AtomicBool>);
+
+impl Drop for Stops {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn a_volume_in_which_files_come_faster_than_they_are_counted_keeps_no_other_waiting() {
+    let space = Space::new().await;
+    let (settings, port) = settings(&space, 100);
+    let _provisioner = Process::start(&settings);
+    let class = space.class("nfs", json!({})).await;
+    for name in ["growing", "other"] {
+        space.claim(name, &class, json!({})).await;
+    }
+    let growing = space.at(&Space::directory(&space.bound("growing").await));
+    let other = space.at(&Space::directory(&space.bound("other").await));
+    // Even if no more came, they would take a minute and a half.
+    for number in 0..9000 {
+        fs::write(growing.join(format!("first-{number}")), "").unwrap();
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let (stopped, _stops) = (Arc::clone(&stop), Stops(stop));
+    let grows = std::thread::spawn(move || {
+        for number in 0.. {
+            if stopped.load(Ordering::Relaxed) || fs::write(growing.join(number.to_string()), "").is_err() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(3));
+        }
+    });
+    // Whichever is looked at first, the other volume has its turn again and again.
+    for inodes in 2..4 {
+        fs::write(other.join(inodes.to_string()), "").unwrap();
+        let begun = Instant::now();
+        eventually("the other's file to be counted", || async {
+            held(&space, port, "other").filter(|(_, found)| *found == inodes).map(drop)
+        })
+        .await;
+        assert!(begun.elapsed() < Duration::from_mins(1), "{:?}", begun.elapsed());
+    }
+    assert!(!grows.is_finished(), "the other one grew all the time");
 }

@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::Api;
 use libtest_mimic::Trial;
-use nfs_provisioner::layout::NOTES;
+use nfs_provisioner::layout::{NOTES, TRASH};
 use serde_json::{Value, json};
 
 use crate::rig::Rig;
@@ -24,6 +24,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         an_archive_on_an_export_that_is_read_only,
         an_archive_on_an_export_without_inodes,
         an_archive_on_an_export_without_blocks,
+        a_deletion_on_an_export_without_inodes,
+        an_export_whose_root_is_squashed_later,
         a_deletion_out_of_the_reach_of_a_quota_for_the_export,
         what_others_own_stays_in_the_trash_where_root_is_nobody,
         a_directory_that_is_there_where_none_may_be_made,
@@ -163,8 +165,8 @@ async fn an_archive_on_an_export_that_is_read_only(rig: &'static Rig) {
 }
 
 async fn an_archive_on_an_export_without_inodes(rig: &'static Rig) {
-    // The root, "flat", "team" and "deep".
-    archives_on_a_full_export(rig, ["nr_inodes=4", "nr_inodes=100"], &[]).await;
+    // The root, the provisioner's own two, "flat", "team" and "deep".
+    archives_on_a_full_export(rig, ["nr_inodes=6", "nr_inodes=100"], &[]).await;
 }
 
 /// The server lets the note's file be made, and refuses its content only when it is asked to keep it.
@@ -184,6 +186,7 @@ async fn archives_on_a_full_export(rig: &'static Rig, [full, free]: [&str; 2], f
         site.space.claim(claim, &class, json!({"metadata": {"annotations": {"path": path}}})).await;
         names.push(site.space.bound(claim).await.metadata.name.unwrap());
     }
+    own_directories(&site).await;
     for file in filled {
         site.write(ROOT, site.disk.join(file), "x");
     }
@@ -207,6 +210,78 @@ async fn archives_on_a_full_export(rig: &'static Rig, [full, free]: [&str; 2], f
     site.space.gone(&names[1]).await;
     assert!(has("archived-deep"));
     assert_eq!(site.names(&notes), ["archived-deep"]);
+}
+
+/// Waits until the provisioner has made the directories of its own, which a leader does first.
+async fn own_directories(site: &Site) {
+    let are_made = || [TRASH, NOTES].iter().all(|own| site.names(&site.disk).iter().any(|name| name == own));
+    eventually("the provisioner's own directories", || async { are_made().then_some(()) }).await;
+}
+
+/// What is deleted is what makes room there, so it must go without any.
+async fn a_deletion_on_an_export_without_inodes(rig: &'static Rig) {
+    let site = Site::new(rig, SOON).await;
+    let provisioner = site.start();
+    let class = site.class("nfs", json!({"parameters": {"onDelete": "delete"}})).await;
+    let mut names = Vec::new();
+    for claim in ["first", "second"] {
+        site.space.claim(claim, &class, json!({})).await;
+        names.push(site.space.bound(claim).await.metadata.name.unwrap());
+    }
+    own_directories(&site).await;
+    let disk = text(&site.disk).to_owned();
+    let room_for = |inodes: u32| rig.run(&["mount", "-o", &format!("remount,nr_inodes={inodes}"), &disk]);
+    // The root, the provisioner's own two, and the volumes.
+    room_for(5);
+    site.space.delete_claim("first").await;
+    site.space.gone(&names[0]).await;
+    site.trash_is_empty().await;
+    // As if nothing had ever been deleted, nor anything been made in time.
+    rig.run(&["rmdir", text(&site.disk.join(TRASH))]);
+    room_for(3);
+    site.space.delete_claim("second").await;
+    site.space.gone(&names[1]).await;
+    let nothing = || async { (site.names(&site.disk) == [NOTES]).then_some(()) };
+    eventually("what was put into the trash at the root to go", nothing).await;
+    let log = provisioner.log();
+    assert!(log.matches("removed from the trash").count() == 2, "{log}");
+}
+
+/// Whom the server takes root for can change, and differ from node to node. What root has made for itself is then
+/// closed, and what Pods have made is no more so than before.
+async fn an_export_whose_root_is_squashed_later(rig: &'static Rig) {
+    let site = Site::new(rig, SOON).await;
+    let provisioner = site.start();
+    let mut names = Vec::new();
+    for fate in ["delete", "archive"] {
+        let class = site.class(fate, json!({"parameters": {"onDelete": fate}})).await;
+        site.space.claim(fate, &class, json!({})).await;
+        let volume = site.space.bound(fate).await;
+        let at = site.mount_volume(&volume);
+        site.write(POD, at.join("file"), fate);
+        site.unmount(&at);
+        names.push((volume.metadata.name.clone().unwrap(), site.directory(&volume)));
+    }
+    own_directories(&site).await;
+    for own in [TRASH, NOTES] {
+        assert_eq!(site.stat(site.disk.join(own)).owner, ROOT);
+    }
+    site.export("rw,root_squash");
+    site.file(ROOT, FileCall::SetOwner { path: site.disk.clone(), owner: NOBODY });
+    for (fate, (volume, _)) in ["delete", "archive"].iter().zip(&names) {
+        site.space.delete_claim(fate).await;
+        site.space.gone(volume).await;
+    }
+    assert_eq!(site.entries(), [format!("archived-{}", names[1].1)]);
+    let second = |own: &str| site.disk.join(format!("{own}-2"));
+    for own in [TRASH, NOTES] {
+        let found = site.stat(second(own));
+        assert_eq!((found.owner, found.mode), (NOBODY, 0o700), "{own}");
+    }
+    assert_eq!(site.names(&second(NOTES)), [format!("archived-{}", names[1].1)]);
+    eventually("it to be emptied", || async { site.names(&second(TRASH)).is_empty().then_some(()) }).await;
+    let log = provisioner.log();
+    assert_eq!(log.matches("it is another user's to the server").count(), 1, "{log}");
 }
 
 /// XFS does not let a directory be renamed from one project to another where the other hands its number down, as does

@@ -153,3 +153,29 @@ fn whose_a_directory_was_is_noted_and_links_are_not_written_through() {
         assert_eq!(stamps(&place.at("../outside")), before);
     });
 }
+
+/// As where root was itself to the server, and is squashed now or on another node.
+#[test]
+fn where_the_notes_are_another_users_there_are_some_beside_them() {
+    by_each_engine(|place| {
+        place.put(&["a/f", "ns/b/f"]);
+        place.archive("a").unwrap();
+        for given in ["", "ns", "ns/b"] {
+            chown(place.at(given), Some(1000), Some(1000)).unwrap();
+        }
+        let archived = std::thread::scope(|scope| {
+            let archive = || {
+                // Of this thread alone.
+                nix::unistd::setfsuid(1000.into());
+                place.archive("ns/b")
+            };
+            scope.spawn(archive).join().unwrap()
+        });
+        assert_eq!(archived, Ok(Some("archived-b".to_owned())));
+        let second = place.at(&format!("{NOTES}-2"));
+        let noted = fs::read_to_string(second.join("archived-b")).unwrap();
+        assert_eq!(Note::parse(&noted), Ok(note("ns/b")), "{noted}");
+        let found = fs::metadata(second).unwrap();
+        assert_eq!((found.mode() & 0o7777, found.uid()), (0o700, 1000));
+    });
+}

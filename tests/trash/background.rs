@@ -1,13 +1,13 @@
 //! The reaper, which empties the trash in the background.
 
-use std::fs;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use nfs_provisioner::background::reaper::reap_forever;
 use nfs_provisioner::export::{Backlog, Counts};
-use nfs_provisioner::layout::TRASH;
+use nfs_provisioner::layout::{NOTES, TRASH, TrashPlace};
 use nfs_provisioner::storage::{Left, Root, Storage};
 
 use crate::engine::USUAL;
@@ -73,6 +73,93 @@ async fn only_who_leads_reaps_and_the_next_to_lead_finishes() {
         until("removed", || names(&place.at(TRASH)).is_empty()).await;
     })
     .await;
+}
+
+/// On a full export it would be too late to make it when something is to be deleted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_trash_is_there_before_it_is_needed_and_as_soon_as_there_is_room() {
+    let leads = AtomicBool::new(false);
+    while_reaped(&leads, async |place, _, _| {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(names(&place.root), [""; 0], "who does not lead makes nothing");
+        leads.store(true, Ordering::Relaxed);
+        until("both made", || names(&place.root) == [NOTES, TRASH]).await;
+    })
+    .await;
+}
+
+/// Returns what is logged in the current thread while the value lives.
+fn logged() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let writer = Arc::clone(&log);
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || Appends(Arc::clone(&writer)));
+    (log, tracing::subscriber::set_default(subscriber.finish()))
+}
+
+struct Appends(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Appends {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_full_export_what_is_deleted_goes_and_all_passes_are_counted() {
+    let (log, _guard) = logged();
+    let log = || String::from_utf8(log.lock().unwrap().clone()).unwrap();
+    let place = Place::new(&USUAL);
+    // The root, the volume, the file and the mount point, on the one and on the other.
+    let _mounted = Mounted::tmpfs_with("mode=755,nr_inodes=4", &place.root);
+    place.put(&["v/f", "v/m/"]);
+    let storage = Storage::from(Root::open(&place.root).unwrap());
+    let backlog = Arc::new(Backlog::default());
+    let case = async {
+        until("the failure to be told", || log().contains("failed to make the directories")).await;
+        assert!(log().contains("no space left on device"), "{}", log());
+        let name = storage.trash(&rel("v"), VOLUME, NOW).await.unwrap().unwrap();
+        assert_eq!(name.place(), TrashPlace::Root);
+        let mounted = Mounted::tmpfs(&place.at(&name.path()).join("m"));
+        backlog.pushed();
+        until("told as blocked", || backlog.counts().blocked == 1).await;
+        drop(mounted);
+        until("removed", || names(&place.root).iter().all(|name| !name.contains('~'))).await;
+        until("told as removed", || log().contains("reaper: removed from the trash")).await;
+        let line = log().lines().find(|line| line.contains("reaper: removed from the trash")).unwrap().to_owned();
+        assert!(line.contains("entries=3 "), "the file, the mount point and the volume: {line}");
+    };
+    tokio::select! {
+        () = reap_forever(storage.clone(), || true, &backlog) => {}
+        () = case => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_claims_wait_the_trash_is_emptied_slowly_and_else_at_once() {
+    let place = Place::new(&USUAL);
+    for name in ["a", "b"] {
+        spread(&place.at(name), 1, 200);
+    }
+    let waits = Arc::new(AtomicBool::new(true));
+    let asked = Arc::clone(&waits);
+    let storage = Storage::from(Root::open(&place.root).unwrap());
+    let storage = storage.yielding_to(move || asked.load(Ordering::Relaxed));
+    let mut took = Vec::new();
+    for (name, others_wait) in [("a", true), ("b", false)] {
+        waits.store(others_wait, Ordering::Relaxed);
+        let (name, _) = place.trashed(name);
+        let begun = Instant::now();
+        assert_eq!(storage.reap(&name, PATIENCE).await.unwrap().left, Left::Nothing);
+        took.push(begun.elapsed());
+    }
+    // It goes on all the same.
+    assert!(took[0] >= Duration::from_secs(1), "{took:?}");
+    assert!(took[1] < took[0] / 2, "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

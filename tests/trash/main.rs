@@ -114,6 +114,16 @@ fn by_each_engine(case: impl Fn(&Place)) {
     }
 }
 
+/// Runs `case` as another user, to the file system.
+fn by_another_user<T: Send>(user: u32, case: impl FnOnce() -> T + Send) -> T {
+    let as_user = || {
+        // Of this thread and those that it starts.
+        nix::unistd::setfsuid(user.into());
+        case()
+    };
+    std::thread::scope(|scope| scope.spawn(as_user).join().unwrap())
+}
+
 fn rel(path: &str) -> RelPath {
     RelPath::parse(path).unwrap()
 }
@@ -183,7 +193,18 @@ struct Mounted(PathBuf);
 
 impl Mounted {
     fn tmpfs(dir: &Path) -> Self {
-        run("mount", &["-t".as_ref(), "tmpfs".as_ref(), "none".as_ref(), dir.as_os_str()]);
+        Self::tmpfs_with("mode=755", dir)
+    }
+
+    fn tmpfs_with(options: &str, dir: &Path) -> Self {
+        run(
+            "mount",
+            &["-t", "tmpfs", "-o", options, "none"]
+                .map(OsStr::new)
+                .into_iter()
+                .chain([dir.as_os_str()])
+                .collect::<Vec<_>>(),
+        );
         Self(dir.to_owned())
     }
 

@@ -5,11 +5,12 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, chown, symlink};
 
-use nfs_provisioner::layout::{TRASH, TrashName};
-use nfs_provisioner::storage::{Left, Problem, Reaped};
+use nfs_provisioner::layout::{NOTES, TRASH, TrashName, TrashPlace};
+use nfs_provisioner::storage::{Errno, Left, Problem, Reaped};
 use nfs_provisioner::values::path::NAME_MAX;
 
-use crate::{Mounted, NOW, VOLUME, by_each_engine, chmod, names, rel, stamps};
+use crate::engine::{ENGINES, Engine};
+use crate::{Mounted, NOW, Place, VOLUME, by_another_user, by_each_engine, chmod, names, rel, stamps};
 
 #[test]
 fn a_directory_goes_into_the_trash_as_it_is_and_its_parents_stay() {
@@ -176,5 +177,122 @@ fn what_is_not_named_as_ours_is_left_and_told() {
         assert_eq!(listed.names, [a, b]);
         assert_eq!(listed.foreign.unwrap().0, 6);
         assert_eq!(place.export.trashed(1).unwrap().names.len(), 1);
+    });
+}
+
+/// A tmpfs on which so many inodes can be had, in place of a place's own export.
+fn with_inodes(engine: &Engine, inodes: u32, case: impl Fn(&Place)) {
+    let place = Place::new(engine);
+    let _mounted = Mounted::tmpfs_with(&format!("mode=755,nr_inodes={inodes}"), &place.root);
+    case(&Place { export: (engine.open)(&place.root).unwrap(), ..place });
+}
+
+#[test]
+fn on_a_full_export_on_which_nothing_was_ever_deleted_a_directory_is_deleted() {
+    for engine in ENGINES {
+        // The root, "ns", "claim", the file and "kept".
+        with_inodes(engine, 5, |place| {
+            place.put(&["ns/claim/f", "kept/"]);
+            assert!(fs::create_dir(place.at("more")).is_err(), "it is full");
+            assert_eq!(place.export.prepare().unwrap_err().problem, Problem::Os(Errno::ENOSPC));
+            let name = place.trash("ns/claim").unwrap().unwrap();
+            assert_eq!(name.place(), TrashPlace::Root);
+            assert_eq!(names(&place.root), [&*format!("{TRASH}~{NOW}~{VOLUME}~ns%2Fclaim"), "kept", "ns"]);
+            assert_eq!(place.trash("ns/claim"), Ok(None), "once it is done there is nothing to do");
+            for path in [name.path(), format!("{}/f", name.path())] {
+                assert_eq!(place.trash(&path), Err(Problem::Reserved), "{path}");
+            }
+            assert_eq!(place.export.trashed(9).unwrap().names, std::slice::from_ref(&name));
+            assert_eq!(place.reap(&name), Reaped { entries: 2, left: Left::Nothing });
+            assert_eq!(names(&place.root), ["kept", "ns"]);
+            // Now there is room.
+            let name = place.trash("kept").unwrap().unwrap();
+            assert_eq!(name.place(), TrashPlace::Directory(1));
+            place.reap_all(&name);
+        });
+    }
+}
+
+#[test]
+fn where_the_trash_was_made_before_the_export_was_full_it_is_used() {
+    for engine in ENGINES {
+        // The root, the trash, the notes, and the volume.
+        with_inodes(engine, 4, |place| {
+            place.export.prepare().unwrap();
+            place.export.prepare().unwrap();
+            place.put(&["a/"]);
+            assert_eq!(names(&place.root), [NOTES, TRASH, "a"]);
+            assert_eq!(fs::metadata(place.at(NOTES)).unwrap().mode() & 0o7777, 0o700);
+            assert!(fs::create_dir(place.at("more")).is_err(), "it is full");
+            let (name, _) = place.trashed("a");
+            assert_eq!(name.place(), TrashPlace::Directory(1));
+            place.reap_all(&name);
+        });
+    }
+}
+
+#[test]
+fn what_at_the_root_only_looks_like_an_entry_of_the_trash_stays() {
+    by_each_engine(|place| {
+        for foreign in ["1~v", "01~v~a", "1~v~a~b", "1~~a", "x~v~a", "1~v~.."] {
+            place.put(&[&format!("{TRASH}~{foreign}/f")]);
+        }
+        place.put(&["1~v~a/f", &format!("{TRASH}-2~1~v~a/f"), &format!("a/{TRASH}~1~v~a/f")]);
+        let before = stamps(&place.root);
+        let listed = place.export.trashed(9).unwrap();
+        assert!(listed.names.is_empty() && listed.foreign.is_none(), "{listed:?}");
+        assert_eq!(stamps(&place.root), before);
+        // A link of such a name is removed itself.
+        symlink(place.outside(), place.at(&format!("{TRASH}~1~v~a"))).unwrap();
+        let names = place.export.trashed(9).unwrap().names;
+        assert_eq!(place.reap(&names[0]), Reaped { entries: 1, left: Left::Nothing });
+        assert_eq!(stamps(&place.root).len(), before.len());
+    });
+}
+
+/// As where root was itself to the server, and is squashed now or on another node.
+#[test]
+fn where_the_trash_is_another_users_there_is_one_beside_it() {
+    by_each_engine(|place| {
+        place.put(&["a/f", "b/f", "c/f"]);
+        let (roots, _) = place.trashed("a");
+        for given in ["", "b", "b/f", "c", "c/f"] {
+            chown(place.at(given), Some(1000), Some(1000)).unwrap();
+        }
+        let second = by_another_user(1000, || {
+            let name = place.trash("b").unwrap().unwrap();
+            assert_eq!(name.place(), TrashPlace::Directory(2));
+            let listed = place.export.trashed(9).unwrap();
+            assert_eq!(listed.names, std::slice::from_ref(&name));
+            let closed: Vec<_> = listed.closed.iter().map(|error| (&*error.path, error.problem)).collect();
+            assert_eq!(closed, [(TRASH, Problem::Os(Errno::EACCES))]);
+            assert_eq!(place.reap(&name), Reaped { entries: 2, left: Left::Nothing });
+            place.export.prepare().unwrap();
+            place.trash("c").unwrap().unwrap()
+        });
+        for (number, owner) in [("", 0), ("-2", 1000)] {
+            let found = fs::metadata(place.at(&format!("{TRASH}{number}"))).unwrap();
+            assert_eq!((found.mode() & 0o7777, found.uid()), (0o700, owner), "{number}");
+        }
+        // Who can empties both, and takes neither from whom it belongs to.
+        assert_eq!(place.export.trashed(9).unwrap().names, [roots.clone(), second.clone()]);
+        for name in [roots, second] {
+            assert_eq!(place.reap(&name).left, Left::Nothing);
+        }
+        assert_eq!(names(&place.at(&format!("{TRASH}-2"))), [""; 0]);
+        assert_eq!(fs::metadata(place.at(&format!("{TRASH}-2"))).unwrap().uid(), 1000);
+        assert_eq!(names(&place.root), [NOTES, TRASH, &*format!("{TRASH}-2")]);
+    });
+}
+
+#[test]
+fn where_nothing_can_be_made_and_the_trash_is_another_users_a_directory_stays() {
+    by_each_engine(|place| {
+        place.put(&["a/f", "b/"]);
+        place.trashed("a");
+        chmod(&place.at("b"), 0o777);
+        let before = stamps(&place.root);
+        assert_eq!(by_another_user(1000, || place.trash("b")), Err(Problem::Os(Errno::EACCES)));
+        assert_eq!(stamps(&place.root), before);
     });
 }

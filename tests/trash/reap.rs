@@ -1,5 +1,6 @@
 //! Removing what is in the trash.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
@@ -64,22 +65,42 @@ fn deep_trees_are_reaped_with_few_open_files() {
     });
 }
 
-/// Claims must not wait because a huge tree takes the processor.
+/// At a lower priority than others', a removal as good as stands still while any process of the machine is busy.
 #[test]
-fn whoever_empties_the_trash_lets_all_others_have_the_processor_first() {
+fn whoever_empties_the_trash_has_the_processor_as_any_other() {
     let priority = || rustix::process::getpriority_process(None).unwrap();
     let place = Place::new(&USUAL);
     place.put(&["v/a/x", "v/b/x", "v/c/x"]);
     let (name, _) = place.trashed("v");
-    let (before, lowered) = (priority(), Mutex::new(Vec::new()));
+    let (before, found) = (priority(), Mutex::new(Vec::new()));
     let looks_on = || {
-        lowered.lock().unwrap().push(priority());
+        found.lock().unwrap().push(priority());
         true
     };
     assert_eq!(place.export.reap(&name, WORKERS, &looks_on).unwrap().left, Left::Nothing);
-    let lowered = lowered.into_inner().unwrap();
-    assert!(!lowered.is_empty() && lowered.iter().all(|priority| *priority == 19), "{lowered:?}");
-    assert_eq!(priority(), before);
+    let found = found.into_inner().unwrap();
+    assert!(!found.is_empty() && found.iter().all(|priority| *priority == before), "{found:?}");
+}
+
+/// How many threads remove a tree whose file system takes so long for each removal.
+fn threads_at(distance: Duration) -> usize {
+    let place = Place::new(&USUAL);
+    spread(&place.at("a"), 40, 10);
+    let (name, _) = place.trashed("a");
+    let threads = Mutex::new(HashSet::new());
+    let far = || {
+        threads.lock().unwrap().insert(thread::current().id());
+        thread::sleep(distance);
+        true
+    };
+    assert_eq!(place.export.reap(&name, WORKERS, &far).unwrap().entries, 441);
+    threads.into_inner().unwrap().len()
+}
+
+/// Claims must not wait because a huge tree takes all processors.
+#[test]
+fn several_threads_share_the_waiting_for_a_file_system_that_is_far() {
+    assert_eq!(threads_at(Duration::from_millis(1)), WORKERS);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use tracing::warn;
 
 use crate::layout::{NOTES, Note, archive_name};
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
-use crate::storage::root::{Root, make_private};
+use crate::storage::root::{Root, make_usable};
 use crate::values::path::{Name, RelPath};
 
 /// How many names are tried for an archive before giving up.
@@ -15,7 +15,7 @@ impl Root {
     /// that name; `None` if there is no directory. `volume` is the volume's name.
     ///
     /// The `note` tells whose the archive is, which its name does not. It goes into a file of the archive's name
-    /// in [`NOTES`], before the rename. An export that is full or refuses the note keeps no directory at its root
+    /// in [`NOTES`], or the one beside it that we can use, before the rename. An export that is full or refuses the note keeps no directory at its root
     /// from being archived, because all that a reclaim must do there is a rename; the archive is then without a
     /// note. A directory deeper down has parts of its path told by the note alone, and so stays where it is.
     ///
@@ -60,7 +60,7 @@ impl Root {
     }
 
     fn write_note(&self, archive: &Name, note: &Note) -> Result<(), Problem> {
-        let notes = make_private(&self.dir, NOTES)?;
+        let (_, notes) = make_usable(&self.dir, NOTES)?;
         notes.write(archive.as_str(), note.to_json().as_bytes()).inspect_err(|_| {
             // Half a note is none. If it stays all the same, nothing is decided by it.
             let _ = notes.unlink(archive.as_str());

@@ -3,7 +3,10 @@
 //!
 //! Several threads work on one tree, each in another directory. One thread works on one directory, because the
 //! kernel takes no two removals in the same directory at a time. The threads share a stack of tasks, so that they
-//! stay together deep in the tree: few directories are open, and few names in memory.
+//! stay together deep in the tree: few directories are open, and few names in memory. They are there to wait for a
+//! server that is far: where files are near, one is enough, as for `rm -rf`, and more would take the processor from
+//! those who wait for claims. All have the priority of any other thread. A lower one would stand still for as long as
+//! anything else on the machine has something to do.
 //!
 //! Entries that cannot be removed are skipped. A directory is listed again as long as something new shows up in
 //! it, unless something in it has to stay anyway: a later removal tries that again.
@@ -13,6 +16,7 @@ use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, Scope};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -20,7 +24,6 @@ use crate::layout::moved_up;
 use crate::storage::dir::{Dir, Listing};
 use crate::storage::entry::{Access, FileKind};
 use crate::storage::error::{Errno, Problem};
-use crate::storage::mounted::thread::give_way;
 
 /// How many entries a page of a listing has, and so how many names an open directory can have waiting.
 const BATCH: usize = 128;
@@ -28,6 +31,10 @@ const BATCH: usize = 128;
 /// How many directories of a tree may be open. One more is moved up to the top instead, and entered when others
 /// are done. Each takes one descriptor, or two while it is listed.
 const OPEN_MAX: usize = 96;
+
+/// How long even the fastest removals take, on average of a page, where the file system is far: more threads then share
+/// the waiting.
+const FAR: Duration = Duration::from_micros(100);
 
 /// How many times a directory is listed that has new entries whenever it has been emptied.
 const ROUNDS_MAX: u32 = 1000;
@@ -113,14 +120,10 @@ pub(crate) fn remove(
         open: AtomicUsize::new(1),
         moved_up: AtomicU64::new(0),
         entries: AtomicU64::new(0),
+        fastest: AtomicU64::new(u64::MAX),
     };
     walk.begin_pass(&walk.top);
-    thread::scope(|scope| {
-        // On a thread that does nothing else, because it gives way.
-        if thread::Builder::new().spawn_scoped(scope, || walk.give_way_and_work(scope)).is_err() {
-            walk.work(scope);
-        }
-    });
+    thread::scope(|scope| walk.work(scope));
     let cut = || Rest { more: true, ..Rest::default() };
     Ok(Removed {
         entries: walk.entries.load(Ordering::Relaxed),
@@ -142,6 +145,8 @@ struct Walk<'a> {
     /// The number of the last directory that was moved up.
     moved_up: AtomicU64,
     entries: AtomicU64,
+    /// How long the fastest removals have taken, each, in microseconds; the largest number while there were none.
+    fastest: AtomicU64,
 }
 
 /// What the threads share.
@@ -215,11 +220,6 @@ impl Directory {
 }
 
 impl Walk<'_> {
-    fn give_way_and_work<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
-        give_way();
-        self.work(scope);
-    }
-
     /// Takes and does tasks until the removal is over.
     fn work<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
         let _released = Released(self);
@@ -231,6 +231,19 @@ impl Walk<'_> {
         }
     }
 
+    /// Notes how long so many removals have taken.
+    fn took(&self, took: Duration, removals: usize) {
+        let each = took.as_micros() / u128::try_from(removals.max(1)).unwrap_or(1);
+        self.fastest.fetch_min(u64::try_from(each).unwrap_or(u64::MAX - 1), Ordering::Relaxed);
+    }
+
+    /// Tells whether the file system is known to be far. The fastest removals tell: any may have had to wait for the
+    /// processor, or for others to go first.
+    fn is_far(&self) -> bool {
+        let fastest = self.fastest.load(Ordering::Relaxed);
+        fastest != u64::MAX && Duration::from_micros(fastest) >= FAR
+    }
+
     /// Waits for the next task; `None` if the removal is over. If there are more tasks, another thread is started.
     fn take<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> Option<Task> {
         let mut crew = self.crew.lock();
@@ -239,9 +252,9 @@ impl Walk<'_> {
                 return None;
             }
             if let Some(task) = crew.tasks.pop() {
-                if !crew.tasks.is_empty() && crew.workers < self.workers {
+                if !crew.tasks.is_empty() && crew.workers < self.workers && self.is_far() {
                     // If there can be no more threads, those that there are do it.
-                    let started = thread::Builder::new().spawn_scoped(scope, || self.give_way_and_work(scope));
+                    let started = thread::Builder::new().spawn_scoped(scope, || self.work(scope));
                     crew.workers += usize::from(started.is_ok());
                 }
                 return Some(task);
@@ -352,7 +365,7 @@ impl Walk<'_> {
                 Err(problem) => self.note(directory, &name, Err(problem)),
             }
         }
-        let mut names = &*others;
+        let (begun, mut names) = (Instant::now(), &*others);
         while !names.is_empty() {
             let results = directory.dir.remove_many(names, self.goes_on);
             if results.is_empty() {
@@ -369,6 +382,9 @@ impl Walk<'_> {
                 self.note(directory, name, removed);
             }
             names = rest;
+        }
+        if !others.is_empty() {
+            self.took(begun.elapsed(), others.len());
         }
         Some(directories)
     }
@@ -443,13 +459,16 @@ impl Walk<'_> {
 
     /// Removes a directory that should be empty. Succeeds if there is none.
     fn remove_empty(&self, directory: &Directory) -> Result<(), Problem> {
-        let name = &*directory.name;
+        let (begun, name) = (Instant::now(), &*directory.name);
         let removed = match &directory.above {
             Some(above) => above.with_rights(|above| above.remove_empty(name)),
             None => self.parent.remove_empty(name),
         };
         match removed {
             Ok(()) => {
+                if self.fastest.load(Ordering::Relaxed) == u64::MAX {
+                    self.took(begun.elapsed(), 1);
+                }
                 self.entries.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }

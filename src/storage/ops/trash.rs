@@ -1,16 +1,25 @@
 //! The trash: where directories go that are to be removed, and how they are.
+//!
+//! It is a directory at the export's root that nobody else can enter. Where the server takes us for another user than
+//! the one who made it, which cannot be helped from here, there is another one beside it. Where there is no room for
+//! one, an entry lies at the root: a full export must not keep anybody from deleting what fills it.
 
 use std::ffi::{CStr, CString};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::layout::{TRASH, TrashName};
+use crate::layout::{NOTES, NUMBERED_MAX, RootEntry, TRASH, TrashName, TrashPlace, classify, numbered};
 use crate::storage::dir::Dir;
+use crate::storage::entry::Access;
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
 use crate::storage::ops::remove_tree::{self, Removed};
-use crate::storage::root::{LISTED, OWN_MODE, Root, make, open_private};
+use crate::storage::root::{LISTED, Root, make_usable, open_private};
 use crate::values::path::RelPath;
 
 /// How many names are tried for an entry of the trash before giving up.
 const NAMES_MAX: u64 = 1000;
+
+/// How many entries of the export's root are looked at for those of the trash, at the most.
+const LOOKED_AT: usize = 100_000;
 
 /// What lies in the trash.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,12 +28,14 @@ pub struct Trashed {
     pub names: Vec<TrashName>,
     /// How many entries have names that are none of ours, and one of those names. They are nobody's to remove.
     pub foreign: Option<(usize, String)>,
+    /// What could not be looked into, and why: a directory of the trash that is another user's.
+    pub closed: Vec<StorageError>,
 }
 
 impl Trashed {
-    fn add(&mut self, name: &CStr) {
-        if let Some(ours) = name.to_str().ok().and_then(|name| name.parse().ok()) {
-            self.names.push(ours);
+    fn add(&mut self, name: &CStr, place: TrashPlace) {
+        if let Some(ours) = name.to_str().ok().and_then(|name| name.parse::<TrashName>().ok()) {
+            self.names.push(ours.found_in(place));
             return;
         }
         let (count, _) = self.foreign.get_or_insert_with(|| (0, name.to_string_lossy().into_owned()));
@@ -58,8 +69,21 @@ pub enum Left {
 }
 
 impl Root {
+    /// Makes the directories of our own in which deleting and archiving put something, unless they are there: once
+    /// the export is full, it is too late.
+    ///
+    /// # Errors
+    /// If one cannot be made. Then [`Root::trash`] and [`Root::archive`] do without, as far as they can.
+    pub fn prepare(&self) -> Result<(), StorageError> {
+        let [trash, notes] = [TRASH, NOTES].map(|name| make_usable(&self.dir, name).doing("mkdir", name));
+        trash.and(notes).map(drop)
+    }
+
     /// Renames a volume's directory into the trash, and returns its name there; `None` if there is no directory.
     /// `volume` is the volume's name, `now` the time in seconds since 1970.
+    ///
+    /// Where there is no room in the trash, it becomes an entry of it at the export's root: others who have that
+    /// mounted may then reach it until it is reaped, as they could before.
     ///
     /// May run twice: after the rename there is no directory any more. Nothing can reach the directory by its path
     /// then; whoever has it open or mounted already keeps it until it is reaped.
@@ -68,51 +92,83 @@ impl Root {
     /// If a component is a link or no directory, the trash is not ours, or the file system refuses; `EXDEV` where it
     /// cannot rename there, as with one quota for each directory. The directory is then where it was.
     pub fn trash(&self, directory: &RelPath, volume: &str, now: u64) -> Result<Option<TrashName>, StorageError> {
-        if directory.names().next().is_some_and(|first| first.as_str() == TRASH) {
+        if directory.names().next().is_some_and(|first| classify(first.as_str()) == RootEntry::Trash) {
             return Err(Problem::Reserved).doing("trash", directory);
         }
         let Some(parent) = self.parent(directory)? else {
             return Ok(None);
         };
         let parent = parent.as_ref().unwrap_or(&self.dir);
-        let trash = self.make_trash().doing("open", TRASH)?;
-        let leaf = directory.leaf();
-        for at in now..now.saturating_add(NAMES_MAX) {
-            let name = TrashName::new(at, volume, directory);
-            // An empty directory of that name is replaced; it was to be removed anyway.
-            return match parent.rename(leaf.as_str(), &trash, &*name.to_string()) {
-                Ok(()) => Ok(Some(name)),
-                Err(Problem::Os(Errno::ENOENT)) => Ok(None),
-                Err(Problem::Os(Errno::EEXIST | Errno::ENOTEMPTY | Errno::ENOTDIR)) => continue,
-                Err(problem) => Err(problem).doing("trash", directory),
-            };
+        let named = |place| move |at| TrashName::new_in(place, at, volume, directory);
+        let trashed = match make_usable(&self.dir, TRASH) {
+            Ok((number, trash)) => {
+                let name = named(TrashPlace::Directory(number));
+                rename_into(parent, directory, &trash, now, name)
+            }
+            Err(problem) => Err(problem).doing("open", TRASH),
+        };
+        match trashed {
+            Err(error) if error.problem.is_lack_of_room() => {
+                rename_into(parent, directory, &self.dir, now, named(TrashPlace::Root)).map_err(|_| error)
+            }
+            trashed => trashed,
         }
-        Err(Problem::Os(Errno::EEXIST)).doing("trash", directory)
     }
 
     /// Lists what lies in the trash, up to `limit` entries of ours, in no order. Where there is no trash, nothing
     /// does.
     ///
     /// # Errors
-    /// If the trash is not ours, or cannot be read.
+    /// If the trash is no directory, or cannot be read.
     pub fn trashed(&self, limit: usize) -> Result<Trashed, StorageError> {
+        self.trashed_if(&AtomicBool::new(true), limit)
+    }
+
+    /// Lists what lies in the trash, as [`Root::trashed`] does; at the export's root only if something may lie there,
+    /// which this call notes anew.
+    pub(crate) fn trashed_if(&self, at_root: &AtomicBool, limit: usize) -> Result<Trashed, StorageError> {
+        let mut found = self.trashed_in_directories(limit)?;
+        // Before the look, for who puts something there meanwhile.
+        if at_root.swap(false, Ordering::Relaxed) && self.add_trashed_at_root(&mut found, limit) {
+            at_root.store(true, Ordering::Relaxed);
+        }
+        Ok(found)
+    }
+
+    fn trashed_in_directories(&self, limit: usize) -> Result<Trashed, StorageError> {
         let mut found = Trashed::default();
-        let Some(trash) = self.open_trash().doing("open", TRASH)? else {
-            return Ok(found);
-        };
-        let mut listing = trash.listing().doing("list", TRASH)?;
-        loop {
-            let entries = listing.next(LISTED).doing("list", TRASH)?;
-            if entries.is_empty() {
-                return Ok(found);
-            }
-            for (name, _) in entries {
-                found.add(&name);
-                if found.names.len() >= limit {
-                    return Ok(found);
+        for number in 1..=NUMBERED_MAX {
+            let name = numbered(TRASH, number);
+            match self.open_trash(number) {
+                Ok(Some(trash)) => {
+                    let place = TrashPlace::Directory(number);
+                    let listed = each_entry(&trash, usize::MAX, |entry| {
+                        found.add(entry, place);
+                        found.names.len() < limit
+                    });
+                    listed.doing("list", name)?;
                 }
+                Ok(None) => {}
+                Err(problem) if problem.is_denial() || number > 1 => {
+                    found.closed.push(StorageError { doing: "open", path: name, problem });
+                }
+                Err(problem) => return Err(problem).doing("open", name),
             }
         }
+        Ok(found)
+    }
+
+    /// Adds what lies at the export's root, which may be long, and tells whether there is any, or may be.
+    fn add_trashed_at_root(&self, found: &mut Trashed, limit: usize) -> bool {
+        let before = found.names.len();
+        let listed = each_entry(&self.dir, LOOKED_AT, |entry| {
+            found.names.extend(entry.to_str().ok().and_then(TrashName::at_root));
+            found.names.len() < limit
+        });
+        let is_listed = listed.is_ok();
+        // Who may make directories there may not list it: that must not keep the others from being emptied.
+        found.closed.extend(listed.doing("list", ".").err());
+        !is_listed || found.names.len() > before || found.names.len() >= limit
     }
 
     /// Removes an entry of the trash and all that is in it, as far as it can be removed, with up to `workers`
@@ -130,21 +186,27 @@ impl Root {
         workers: usize,
         goes_on: &(dyn Fn() -> bool + Sync),
     ) -> Result<Reaped, StorageError> {
-        let Some(trash) = self.open_trash().doing("open", TRASH)? else {
-            return Ok(Reaped { entries: 0, left: Left::Nothing });
+        let trash = match name.place() {
+            TrashPlace::Root => None,
+            TrashPlace::Directory(number) => match self.open_trash(number) {
+                Ok(Some(trash)) => Some(trash),
+                Ok(None) => return Ok(Reaped { entries: 0, left: Left::Nothing }),
+                Err(problem) => return Err(problem).doing("open", numbered(TRASH, number)),
+            },
         };
-        let entry = format!("{TRASH}/{name}");
+        let trash = trash.as_ref().unwrap_or(&self.dir);
+        let path = name.path();
         // A trash name holds no NUL.
-        let name = CString::new(name.to_string()).unwrap_or_default();
-        let removed = match remove_tree::remove(&trash, &name, workers, goes_on) {
+        let name = CString::new(name.entry()).unwrap_or_default();
+        let removed = match remove_tree::remove(trash, &name, workers, goes_on) {
             // Exchanged with the directory when that was put into the trash.
-            Err(Problem::Link | Problem::NotDirectory) => remove_file(&trash, &name),
+            Err(Problem::Link | Problem::NotDirectory) => remove_file(trash, &name),
             removed => removed,
         };
-        let Removed { entries, rest } = removed.doing("reap", &entry)?;
+        let Removed { entries, rest } = removed.doing("reap", &path)?;
         let left = match rest.first {
-            Some((path, problem)) => {
-                let first = StorageError { doing: "reap", path: joined(&entry, &path), problem };
+            Some((inside, problem)) => {
+                let first = StorageError { doing: "reap", path: joined(&path, &inside), problem };
                 Left::Blocked { entries: rest.blocked, first }
             }
             None if rest.more => Left::More,
@@ -153,21 +215,50 @@ impl Root {
         Ok(Reaped { entries, left })
     }
 
-    /// Opens the trash and makes sure that it is ours alone; `None` if there is none.
-    fn open_trash(&self) -> Result<Option<Dir>, Problem> {
-        match open_private(&self.dir, TRASH) {
+    /// Opens a directory of the trash; `None` if there is none. The first one is made ours alone; those beside it are
+    /// other users', who are to go on using them.
+    fn open_trash(&self, number: u8) -> Result<Option<Dir>, Problem> {
+        let name = numbered(TRASH, number);
+        let opened =
+            if number == 1 { open_private(&self.dir, &name) } else { self.dir.open(&*name, Access::Read) };
+        match opened {
             Err(Problem::Os(Errno::ENOENT)) => Ok(None),
             opened => opened.map(Some),
         }
     }
+}
 
-    /// Opens the trash as [`Root::open_trash`] does, and makes it if there is none.
-    fn make_trash(&self) -> Result<Dir, Problem> {
-        if let Some(trash) = self.open_trash()? {
-            return Ok(trash);
+/// Renames a directory into the trash, to the first name that is free of those that `named` makes for the seconds from
+/// `now` on, and returns that; `None` if there is no directory.
+fn rename_into(
+    parent: &Dir,
+    directory: &RelPath,
+    trash: &Dir,
+    now: u64,
+    named: impl Fn(u64) -> TrashName,
+) -> Result<Option<TrashName>, StorageError> {
+    for name in (now..now.saturating_add(NAMES_MAX)).map(named) {
+        // An empty directory of that name is replaced; it was to be removed anyway.
+        return match parent.rename(directory.leaf().as_str(), trash, &*name.entry()) {
+            Ok(()) => Ok(Some(name)),
+            Err(Problem::Os(Errno::ENOENT)) => Ok(None),
+            Err(Problem::Os(Errno::EEXIST | Errno::ENOTEMPTY | Errno::ENOTDIR)) => continue,
+            Err(problem) => Err(problem).doing("trash", directory),
+        };
+    }
+    Err(Problem::Os(Errno::EEXIST)).doing("trash", directory)
+}
+
+/// Calls `take` with the name of each entry of a directory, up to about `most`, until it returns false.
+fn each_entry(dir: &Dir, most: usize, mut take: impl FnMut(&CStr) -> bool) -> Result<(), Problem> {
+    let mut listing = dir.listing()?;
+    let mut seen = 0;
+    loop {
+        let entries = listing.next(LISTED)?;
+        seen += entries.len();
+        if entries.is_empty() || seen > most || !entries.iter().all(|(name, _)| take(name)) {
+            return Ok(());
         }
-        make(&self.dir, TRASH, OWN_MODE)?;
-        self.open_trash()?.ok_or(Problem::Os(Errno::ENOENT))
     }
 }
 
