@@ -274,8 +274,12 @@ impl Storage {
         volume: &str,
         note: &Note,
     ) -> Result<Option<Name>, StorageError> {
-        let (volume, note) = (volume.to_owned(), note.clone());
-        self.change("archive", directory, move |root, directory| root.archive(directory, &volume, &note)).await
+        let (volume, note, fence) = (volume.to_owned(), note.clone(), self.fence.clone());
+        let archive = move |root: &Root, directory: &RelPath| {
+            // What comes before the rename may take as long as the server pleases.
+            root.archive_if(&|| fence.check(), directory, &volume, &note)
+        };
+        self.change("archive", directory, archive).await
     }
 
     /// Puts a volume's directory into the trash; see [`Root::trash`].
@@ -288,9 +292,9 @@ impl Storage {
         volume: &str,
         now: u64,
     ) -> Result<Option<TrashName>, StorageError> {
-        let (volume, at_root) = (volume.to_owned(), Arc::clone(&self.at_root));
+        let (volume, at_root, fence) = (volume.to_owned(), Arc::clone(&self.at_root), self.fence.clone());
         let trash = move |root: &Root, directory: &RelPath| {
-            let name = root.trash(directory, &volume, now)?;
+            let name = root.trash_if(&|| fence.check(), directory, &volume, now)?;
             if name.as_ref().is_some_and(|name| name.place() == TrashPlace::Root) {
                 at_root.store(true, Ordering::Relaxed);
             }

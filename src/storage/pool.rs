@@ -73,7 +73,7 @@ impl Fence {
     }
 
     /// Lets a change pass, or tells why not.
-    fn check(&self) -> Result<(), Problem> {
+    pub(crate) fn check(&self) -> Result<(), Problem> {
         if !(self.leads)() {
             Err(Problem::NotLeading)
         } else if self.until.is_some_and(|until| BootTime::now() >= until) {

@@ -21,6 +21,9 @@ pub(crate) const OWN_MODE: u32 = 0o700;
 /// How many entries of a directory are listed at a time.
 pub(crate) const LISTED: usize = 256;
 
+/// What tells, right before a directory is moved, whether it may still be.
+pub(crate) type Check<'a> = &'a dyn Fn() -> Result<(), Problem>;
+
 /// The open root of an export.
 #[derive(Debug)]
 pub struct Root {

@@ -117,3 +117,34 @@ async fn a_write_test_leaves_nothing_and_says_how_far_it_has_come() {
         ExportSpec { reach: Reach::Mounted { at: left.join("x"), must_be_nfs: MustBeNfs::Never }, ..spec };
     assert_eq!(Storage::visit(&absent).await.unwrap_err().problem, Problem::Os(Errno::ENOENT));
 }
+
+#[tokio::test]
+async fn what_is_proved_for_a_moment_is_not_done_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = RelPath::parse("a").unwrap();
+    let storage = Storage::from(Root::open(dir.path()).unwrap());
+    storage.create(&directory).await.unwrap();
+    let late = storage.clone().until(BootTime::now());
+    assert_eq!(late.trash(&directory, "pv", 1).await.unwrap_err().problem, Problem::TooLate);
+    assert_eq!(late.archive(&directory, "pv", &note(&directory)).await.unwrap_err().problem, Problem::TooLate);
+    assert!(dir.path().join("a").exists());
+    let in_time = storage.until(BootTime::now() + Duration::from_mins(1));
+    assert!(in_time.trash(&directory, "pv", 1).await.unwrap().is_some());
+}
+
+/// The server may take its time for what comes before the rename.
+#[test]
+fn the_last_look_is_right_before_the_rename() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = Root::open(dir.path()).unwrap();
+    let directory = RelPath::parse("a").unwrap();
+    root.create(&directory).unwrap();
+    let late = || Err(Problem::TooLate);
+    assert_eq!(root.trash_if(&late, &directory, "pv", 1).unwrap_err().problem, Problem::TooLate);
+    let archived = root.archive_if(&late, &directory, "pv", &note(&directory));
+    assert_eq!(archived.unwrap_err().problem, Problem::TooLate);
+    assert!(dir.path().join("a").exists() && !dir.path().join("archived-a").exists());
+    // By then all that comes before has been done.
+    assert!(dir.path().join(".nfs-provisioner-trash").exists());
+    assert!(dir.path().join(".nfs-provisioner-archives/archived-a").exists());
+}

@@ -4,7 +4,7 @@ use tracing::warn;
 
 use crate::layout::{NOTES, Note, archive_name};
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
-use crate::storage::root::{Root, make_usable};
+use crate::storage::root::{Check, Root, make_usable};
 use crate::values::path::{Name, RelPath};
 
 /// How many names are tried for an archive before giving up.
@@ -15,9 +15,10 @@ impl Root {
     /// that name; `None` if there is no directory. `volume` is the volume's name.
     ///
     /// The `note` tells whose the archive is, which its name does not. It goes into a file of the archive's name
-    /// in [`NOTES`], or the one beside it that we can use, before the rename. An export that is full or refuses the note keeps no directory at its root
-    /// from being archived, because all that a reclaim must do there is a rename; the archive is then without a
-    /// note. A directory deeper down has parts of its path told by the note alone, and so stays where it is.
+    /// in [`NOTES`], or the one beside it that we can use, before the rename. An export that is full or refuses the
+    /// note keeps no directory at its root from being archived, because all that a reclaim must do there is a rename;
+    /// the archive is then without a note. A directory deeper down has parts of its path told by the note alone, and
+    /// so stays where it is.
     ///
     /// May run twice: after the rename there is no directory any more. Cut before it, it leaves a note for an
     /// archive that is not there, which the next run writes again.
@@ -26,6 +27,17 @@ impl Root {
     /// If a component is a link or no directory, the note cannot be written, or the file system refuses. The
     /// directory is then where it was.
     pub fn archive(&self, directory: &RelPath, volume: &str, note: &Note) -> Result<Option<Name>, StorageError> {
+        self.archive_if(&|| Ok(()), directory, volume, note)
+    }
+
+    /// Archives a volume's directory as [`Root::archive`] does, if `check` allows it right before the rename.
+    pub(crate) fn archive_if(
+        &self,
+        check: Check<'_>,
+        directory: &RelPath,
+        volume: &str,
+        note: &Note,
+    ) -> Result<Option<Name>, StorageError> {
         let Some(parent) = self.parent(directory)? else {
             return Ok(None);
         };
@@ -47,6 +59,7 @@ impl Root {
                 }
                 written => written.doing("write the note for", &archive)?,
             }
+            check().doing("archive", directory)?;
             // Nobody but us makes archives. Were one made this very moment, an empty directory could be lost to
             // it and nothing else: a rename onto anything with content fails.
             return match parent.rename(leaf.as_str(), &self.dir, archive.as_str()) {

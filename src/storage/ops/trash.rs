@@ -12,7 +12,7 @@ use crate::storage::dir::Dir;
 use crate::storage::entry::Access;
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
 use crate::storage::ops::remove_tree::{self, Removed};
-use crate::storage::root::{LISTED, Root, make_usable, open_private};
+use crate::storage::root::{Check, LISTED, Root, make_usable, open_private};
 use crate::values::path::RelPath;
 
 /// How many names are tried for an entry of the trash before giving up.
@@ -92,6 +92,17 @@ impl Root {
     /// If a component is a link or no directory, the trash is not ours, or the file system refuses; `EXDEV` where it
     /// cannot rename there, as with one quota for each directory. The directory is then where it was.
     pub fn trash(&self, directory: &RelPath, volume: &str, now: u64) -> Result<Option<TrashName>, StorageError> {
+        self.trash_if(&|| Ok(()), directory, volume, now)
+    }
+
+    /// Puts a volume's directory into the trash as [`Root::trash`] does, if `check` allows it right before the rename.
+    pub(crate) fn trash_if(
+        &self,
+        check: Check<'_>,
+        directory: &RelPath,
+        volume: &str,
+        now: u64,
+    ) -> Result<Option<TrashName>, StorageError> {
         if directory.names().next().is_some_and(|first| classify(first.as_str()) == RootEntry::Trash) {
             return Err(Problem::Reserved).doing("trash", directory);
         }
@@ -103,12 +114,14 @@ impl Root {
         let trashed = match make_usable(&self.dir, TRASH) {
             Ok((number, trash)) => {
                 let name = named(TrashPlace::Directory(number));
+                check().doing("trash", directory)?;
                 rename_into(parent, directory, &trash, now, name)
             }
             Err(problem) => Err(problem).doing("open", TRASH),
         };
         match trashed {
             Err(error) if error.problem.is_lack_of_room() => {
+                check().doing("trash", directory)?;
                 rename_into(parent, directory, &self.dir, now, named(TrashPlace::Root)).map_err(|_| error)
             }
             trashed => trashed,
