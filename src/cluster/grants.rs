@@ -155,16 +155,18 @@ async fn protect_all(cluster: &Cluster, scope: &Scope, mut leadership: Leadershi
 
 async fn protect_each(cluster: &Cluster, scope: &Scope, leadership: &Leadership) -> Result<(), ApiError> {
     let mut due = Vec::new();
-    let plan = |volume: &_| for_volume(&VolumeFacts { volume, class: None }, scope);
-    let listed = cluster.volumes(|volume| match plan(&volume) {
-        plan @ (VolumePlan::Protect | VolumePlan::Unprotect) => due.push((volume, plan)),
-        VolumePlan::Ignore(_) | VolumePlan::Refuse(_) | VolumePlan::Reclaim { .. } => {}
+    let listed = cluster.volumes(|volume| {
+        let plan = for_volume(&VolumeFacts { volume: &volume, class: None }, scope);
+        if matches!(plan, VolumePlan::Protect | VolumePlan::Unprotect | VolumePlan::LetGo) {
+            due.push((volume, plan));
+        }
     });
     listed.await?;
     for (volume, plan) in due.into_iter().take_while(|_| leadership.is_held()) {
-        let done = match plan {
-            VolumePlan::Protect => cluster.protect_unchanged(&volume).await,
-            _ => cluster.unprotect(&volume).await,
+        let done = if plan == VolumePlan::Protect {
+            cluster.protect_unchanged(&volume).await
+        } else {
+            cluster.unprotect(&volume).await
         };
         match done {
             // A volume that has changed is looked at for that.

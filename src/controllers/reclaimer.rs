@@ -69,6 +69,13 @@ impl Reclaimer {
             VolumePlan::Refuse(refusal) => VolumeOutcome::Refused(refusal),
             VolumePlan::Protect => patched("add the finalizer to", cluster.protect(volume).await),
             VolumePlan::Unprotect => patched("remove the finalizer from", cluster.unprotect(volume).await),
+            VolumePlan::LetGo => match cluster.unprotect(volume).await {
+                Ok(()) => {
+                    self.context.state.reclaimed(volume);
+                    VolumeOutcome::LetGo
+                }
+                Err(error) => VolumeOutcome::FailedToPatch("remove the finalizer from", error),
+            },
             VolumePlan::Reclaim { at, fate, doubt } => {
                 round.at = Some(at.clone());
                 round.doubt = doubt;

@@ -205,6 +205,7 @@ fn of_each_outcome_of_a_volume_is_told_what_an_admin_can_use() {
     let rows: Vec<(Outcome, Told)> = vec![
         (Outcome::Ignored(VolumeIgnored::Foreign), (quiet, None, vec![], Next::Done)),
         (Outcome::Patched, (quiet, None, vec![], Next::Done)),
+        (Outcome::LetGo, (Level::INFO, Some(Reason::VolumeDirectoryKept), vec![], Next::Done)),
         (Outcome::NotLeading, (quiet, None, vec![], Next::PutBack)),
         (Outcome::BeingCopied, (quiet, None, vec![], neighbour_goes)),
         (Outcome::BeingGiven, (quiet, None, vec![], neighbour_goes)),
