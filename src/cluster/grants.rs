@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kube::Client;
 use tokio::time::sleep;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::cluster::api::{ApiError, Cluster};
 use crate::cluster::election::{Lead, Leadership};
@@ -86,10 +86,10 @@ impl Granted {
             sleep(pause).await;
             pause = (pause * 2).min(ASK_AGAIN.1);
             if self.needed.is_none() {
-                self.needed = missing(&self.client, permissions::NEEDED).await;
+                self.needed = still_missing(&self.client, permissions::NEEDED).await;
                 self.say_needed();
             }
-            if let Some(now) = missing(&self.client, permissions::PROTECT).await {
+            if let Some(now) = still_missing(&self.client, permissions::PROTECT).await {
                 let is_new = self.protect.replace(now.clone()).is_none_or(|before| before != now);
                 if now.is_empty() {
                     self.may_patch.grant();
@@ -138,6 +138,12 @@ async fn missing(client: &Client, permissions: &[Permission]) -> Option<Vec<Perm
             None
         }
     }
+}
+
+/// Asks as [`missing`] does, after that has said that there was no answer.
+async fn still_missing(client: &Client, permissions: &[Permission]) -> Option<Vec<Permission>> {
+    let answer = permissions::missing(client, permissions, None).await;
+    answer.inspect_err(|error| debug!(%error, "the API server still does not say what is allowed")).ok()
 }
 
 /// Adds our finalizer to the volumes that should have it, and takes it off those that should not. The watch has shown
