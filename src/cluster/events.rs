@@ -40,7 +40,7 @@ pub enum Reason {
     ExportNotAnswering,
     /// A volume could not be reclaimed, now or ever.
     VolumeFailedDelete,
-    /// A volume was deleted, but its directory stays, because another volume uses it.
+    /// A volume was deleted, but its directory stays: another volume uses it, or no claim had the volume.
     VolumeDirectoryKept,
     /// A volume was reclaimed, though it was not clear how it should be.
     VolumeReclaimUnclear,
@@ -208,7 +208,7 @@ impl Recorder {
 
     /// Records an event. What is returned is ready: no event is waited for.
     pub fn record(&self, subject: impl Into<Subject>, reason: Reason, message: String) -> Ready<()> {
-        self.send(Note { subject: subject.into(), reason, message: shown(&message), under_way: None });
+        self.send(Note { subject: subject.into(), reason, message, under_way: None });
         ready(())
     }
 
@@ -217,14 +217,14 @@ impl Recorder {
     /// written: the event of the end says more, and in a burst each request is one less for all that wait.
     pub fn record_start(&self, subject: impl Into<Subject>, reason: Reason, message: String) -> Ready<Arc<()>> {
         let under_way = Arc::new(());
-        let (subject, message) = (subject.into(), shown(&message));
-        self.send(Note { subject, reason, message, under_way: Some(Arc::downgrade(&under_way)) });
+        self.send(Note { subject: subject.into(), reason, message, under_way: Some(Arc::downgrade(&under_way)) });
         ready(under_way)
     }
 
     /// Puts an event at the end of the queue. If that is full, the oldest event goes: the newer ones tell more of how
     /// it stands by the time that they can be written.
     fn send(&self, note: Note) {
+        let note = Note { message: shown(&note.message), ..note };
         // It fails otherwise only when the program ends.
         let Err(TrySendError::Full(note)) = self.notes.try_send(note) else { return };
         // Who waits for events holds that lock; but nobody waits for any while there are so many.
@@ -464,21 +464,21 @@ mod tests {
         assert!(cut.len() <= MESSAGE_MAX && cut.ends_with("é…"), "{}", cut.len());
     }
 
-    /// Starts an API server that takes events only while `takes` is true, and fails otherwise. Returns a client, and
+    /// Starts an API server that takes events only while `is_well` is true, and fails otherwise. Returns a client, and
     /// the messages of those that it has taken.
-    async fn api_server(takes: Arc<AtomicBool>) -> (Client, Arc<Mutex<Vec<String>>>) {
+    async fn api_server(is_well: Arc<AtomicBool>) -> (Client, Arc<Mutex<Vec<String>>>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let taken = Arc::<Mutex<Vec<String>>>::default();
         let all = Arc::clone(&taken);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (takes, all) = (Arc::clone(&takes), Arc::clone(&all));
+                let (is_well, all) = (Arc::clone(&is_well), Arc::clone(&all));
                 let answer = service_fn(move |request: Request<Incoming>| {
-                    let (takes, all) = (Arc::clone(&takes), Arc::clone(&all));
+                    let (is_well, all) = (Arc::clone(&is_well), Arc::clone(&all));
                     async move {
                         let sent = request.into_body().collect().await.unwrap().to_bytes();
-                        let (code, answer) = if takes.load(Ordering::Relaxed) {
+                        let (code, answer) = if is_well.load(Ordering::Relaxed) {
                             let event: Value = serde_json::from_slice(&sent).unwrap();
                             all.lock().push(event["message"].as_str().unwrap().to_owned());
                             (201, event)
@@ -500,8 +500,8 @@ mod tests {
     #[tokio::test]
     async fn events_that_the_api_server_does_not_take_hold_nobody_up_and_the_newest_are_kept() {
         const MANY: usize = WAITING_MAX * 3;
-        let takes = Arc::new(AtomicBool::new(false));
-        let (client, taken) = api_server(Arc::clone(&takes)).await;
+        let is_well = Arc::new(AtomicBool::new(false));
+        let (client, taken) = api_server(Arc::clone(&is_well)).await;
         let (recorder, run) = Recorder::new(client, OURS.to_owned());
         let run = tokio::spawn(run);
         let subject = note(Reason::Provisioning, "").subject;
@@ -513,7 +513,7 @@ mod tests {
             }
         };
         timeout(Duration::from_secs(10), recording).await.unwrap();
-        takes.store(true, Ordering::Relaxed);
+        is_well.store(true, Ordering::Relaxed);
         drop(recorder);
         timeout(Duration::from_mins(1), run).await.unwrap().unwrap();
         let taken = taken.lock();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kube::Client;
 use tokio::time::sleep;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::cluster::api::{ApiError, Cluster};
 use crate::cluster::election::{Lead, Leadership};
@@ -86,10 +86,10 @@ impl Granted {
             sleep(pause).await;
             pause = (pause * 2).min(ASK_AGAIN.1);
             if self.needed.is_none() {
-                self.needed = missing(&self.client, permissions::NEEDED).await;
+                self.needed = still_missing(&self.client, permissions::NEEDED).await;
                 self.say_needed();
             }
-            if let Some(now) = missing(&self.client, permissions::PROTECT).await {
+            if let Some(now) = still_missing(&self.client, permissions::PROTECT).await {
                 let is_new = self.protect.replace(now.clone()).is_none_or(|before| before != now);
                 if now.is_empty() {
                     self.may_patch.grant();
@@ -140,6 +140,12 @@ async fn missing(client: &Client, permissions: &[Permission]) -> Option<Vec<Perm
     }
 }
 
+/// Asks as [`missing`] does, after that has said that there was no answer.
+async fn still_missing(client: &Client, permissions: &[Permission]) -> Option<Vec<Permission>> {
+    let answer = permissions::missing(client, permissions, None).await;
+    answer.inspect_err(|error| debug!(%error, "the API server still does not say what is allowed")).ok()
+}
+
 /// Adds our finalizer to the volumes that should have it, and takes it off those that should not. The watch has shown
 /// most of them before that was possible.
 async fn protect_all(cluster: &Cluster, scope: &Scope, mut leadership: Leadership) {
@@ -155,16 +161,18 @@ async fn protect_all(cluster: &Cluster, scope: &Scope, mut leadership: Leadershi
 
 async fn protect_each(cluster: &Cluster, scope: &Scope, leadership: &Leadership) -> Result<(), ApiError> {
     let mut due = Vec::new();
-    let plan = |volume: &_| for_volume(&VolumeFacts { volume, class: None }, scope);
-    let listed = cluster.volumes(|volume| match plan(&volume) {
-        plan @ (VolumePlan::Protect | VolumePlan::Unprotect) => due.push((volume, plan)),
-        VolumePlan::Ignore(_) | VolumePlan::Refuse(_) | VolumePlan::Reclaim { .. } | VolumePlan::Delete => {}
+    let listed = cluster.volumes(|volume| {
+        let plan = for_volume(&VolumeFacts { volume: &volume, class: None }, scope);
+        if matches!(plan, VolumePlan::Protect | VolumePlan::Unprotect | VolumePlan::LetGo) {
+            due.push((volume, plan));
+        }
     });
     listed.await?;
     for (volume, plan) in due.into_iter().take_while(|_| leadership.is_held()) {
-        let done = match plan {
-            VolumePlan::Protect => cluster.protect_unchanged(&volume).await,
-            _ => cluster.unprotect(&volume).await,
+        let done = if plan == VolumePlan::Protect {
+            cluster.protect_unchanged(&volume).await
+        } else {
+            cluster.unprotect(&volume).await
         };
         match done {
             // A volume that has changed is looked at for that.

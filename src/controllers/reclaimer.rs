@@ -72,6 +72,13 @@ impl Reclaimer {
             VolumePlan::Protect => patched("add the finalizer to", cluster.protect(volume).await),
             VolumePlan::Unprotect => patched("remove the finalizer from", cluster.unprotect(volume).await),
             VolumePlan::Delete => self.delete_disposed(round, &plan).await.unwrap_or_else(|ended| ended),
+            VolumePlan::LetGo => match cluster.unprotect(volume).await {
+                Ok(()) => {
+                    self.context.state.reclaimed(volume);
+                    VolumeOutcome::LetGo
+                }
+                Err(error) => VolumeOutcome::FailedToPatch("remove the finalizer from", error),
+            },
             VolumePlan::Reclaim { at, doubt, .. } => {
                 round.at = Some(at.clone());
                 round.doubt.clone_from(doubt);

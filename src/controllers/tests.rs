@@ -214,6 +214,7 @@ fn of_each_outcome_of_a_volume_is_told_what_an_admin_can_use() {
     let rows: Vec<(Outcome, Told)> = vec![
         (Outcome::Ignored(VolumeIgnored::Foreign), (quiet, None, vec![], Next::Done)),
         (Outcome::Patched, (quiet, None, vec![], Next::Done)),
+        (Outcome::LetGo, (Level::INFO, Some(Reason::VolumeDirectoryKept), vec![], Next::Done)),
         (Outcome::NotLeading, (quiet, None, vec![], Next::PutBack)),
         (Outcome::Changed, (quiet, None, vec![], retry(RetryReason::Changed))),
         (Outcome::ClaimExists, (quiet, None, vec![], retry(RetryReason::Changed))),

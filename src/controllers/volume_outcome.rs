@@ -26,6 +26,8 @@ pub(super) enum VolumeOutcome {
     Refused(VolumeRefusal),
     /// Our finalizer was added to the volume, or removed from it.
     Patched,
+    /// Our finalizer was removed from a volume that an admin has deleted while no claim had it.
+    LetGo,
     /// Our finalizer could not be added or removed.
     FailedToPatch(&'static str, ApiError),
     /// The directory is being copied for a claim.
@@ -169,6 +171,7 @@ impl VolumeOutcome {
             }
             Self::Refused(refusal) => refused(refusal, round),
             Self::Patched => Report::quiet("finalizer is up to date", round.who(), Next::Done),
+            Self::LetGo => let_go(round),
             Self::FailedToPatch(doing, error) => round.warning(format!("failed to {doing} the volume"), error),
             Self::BeingCopied => Report::quiet("its directory is being copied", round.who(), neighbour),
             Self::BeingGiven => Report::quiet("a claim is being given the directory", round.who(), neighbour),
@@ -244,6 +247,22 @@ fn refused(refusal: &VolumeRefusal, round: &VolumeRound<'_>) -> Report {
         counts: vec![Count::VolumeRefused(refusal.reason())],
         // A volume's place never changes, so another try would not help.
         ..Report::warning("refused", fields, Next::Done)
+    }
+}
+
+/// Reports that the directory of a volume stays, because the volume was deleted while no claim had it.
+fn let_go(round: &VolumeRound<'_>) -> Report {
+    let path = round.volume.source.as_ref().map(|source| source.path.to_string()).unwrap_or_default();
+    let done = format!(
+        "kept {path:?}, because the volume was deleted while no claim had it: remove the directory by hand if it is to go"
+    );
+    Report {
+        level: Level::INFO,
+        message: Cow::Borrowed("let a deleted volume go"),
+        fields: Fields { done: Some(done.clone()), path: Some(path), ..round.whole() },
+        event: Some((Reason::VolumeDirectoryKept, done)),
+        counts: Vec::new(),
+        next: Next::Done,
     }
 }
 

@@ -146,12 +146,13 @@ impl ClaimRefusal {
     /// one.
     #[must_use]
     pub fn passes_with(&self) -> Option<Passing> {
-        match self {
-            Self::NoRoom(_) => Some(Passing::Headroom),
-            Self::NotSaid(_) => Some(Passing::Export),
-            Self::Source { problem, .. } => problem.may_pass().then_some(Passing::Source),
-            _ => None,
+        if matches!(self, Self::NoRoom(_)) {
+            return Some(Passing::Headroom);
         }
+        if matches!(self, Self::NotSaid(_)) {
+            return Some(Passing::Export);
+        }
+        matches!(self, Self::Source { problem, .. } if problem.may_pass()).then_some(Passing::Source)
     }
 
     /// Returns the refusal's name in metrics.

@@ -22,6 +22,8 @@ pub enum VolumePlan {
     Protect,
     /// Remove our finalizer from the volume.
     Unprotect,
+    /// Remove our finalizer from a volume that an admin has deleted while no claim had it, and leave its directory.
+    LetGo,
     /// Do to the directory what `fate` says, then delete the volume.
     Reclaim {
         /// The place of the directory.
@@ -170,6 +172,7 @@ pub fn for_volume(facts: &VolumeFacts<'_>, scope: &Scope) -> VolumePlan {
     }
     match volume.phase {
         Phase::Bound if needs_protection(volume, scope) => return VolumePlan::Protect,
+        Phase::Other if is_to_be_let_go(volume, scope) => return VolumePlan::LetGo,
         Phase::Bound | Phase::Other => return VolumePlan::Ignore(VolumeIgnored::NotReleased),
         Phase::Released => {}
     }
@@ -198,6 +201,13 @@ fn needs_protection(volume: &Volume, scope: &Scope) -> bool {
         && !volume.deleting
         && !volume.finalizer
         && located(volume, &scope.exports).is_ok()
+}
+
+/// Tells whether a volume that is not bound is being deleted, and only our finalizer keeps it. It has no claim whose
+/// end would have its directory reclaimed. One that names a claim by uid is bound or released in a moment.
+fn is_to_be_let_go(volume: &Volume, scope: &Scope) -> bool {
+    let names_claim = volume.claim.as_ref().is_some_and(|claim| !claim.uid.as_str().is_empty());
+    scope.may_patch.is_granted() && volume.deleting && volume.finalizer && !names_claim
 }
 
 /// Tells whether there is anything to do for a volume as it is. Other volumes need not be remembered.

@@ -150,7 +150,8 @@ impl Ledger {
     /// its group. See [`Placements::reserve`].
     ///
     /// # Errors
-    /// Returns what the volume cannot have. Nothing is reserved then.
+    /// Returns what the volume cannot have. Nothing more is reserved then than was before: an earlier reservation of
+    /// the same volume, which a directory may have been made for, stays.
     pub fn reserve(
         &self,
         volume: &VolumeName,
@@ -159,11 +160,15 @@ impl Ledger {
         wanted: Reservation,
     ) -> Result<Reserved, ReserveError> {
         let mut books = self.books();
+        let before = books.placements.before(volume);
         books.placements.reserve(volume, at, namespace, wanted.across)?;
         let promised = books.placements.promise(volume, wanted.bytes, wanted.limit);
         let grant = if promised { books.grant(volume, at, wanted.gid) } else { Err(ReserveError::Promised) };
         if grant.is_err() {
-            books.give_up(volume);
+            books.placements.put_back(volume, &before);
+            if !before.is_something() {
+                books.gids.give_up(volume);
+            }
         }
         drop(books);
         Ok(Reserved { ledger: self.clone(), volume: volume.clone(), grant: grant?, is_latest: true })

@@ -125,6 +125,18 @@ impl PartialEq for Placed {
 
 impl Eq for Placed {}
 
+/// What a volume held before a reservation.
+#[derive(Debug)]
+pub struct Before(Option<(Placed, Known)>);
+
+impl Before {
+    /// Tells whether the volume held anything.
+    #[must_use]
+    pub fn is_something(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
 /// The directories of all volumes.
 #[derive(Debug, Default)]
 pub struct Placements {
@@ -263,6 +275,19 @@ impl Placements {
         let all = self.promised.get(export_of(&export)).copied().unwrap_or_default();
         let own = self.places.get_key_value(but.as_str()).filter(|(placed, _)| placed.path().starts_with(&export));
         all.saturating_sub(own.map_or(0, |(_, known)| known.bytes.into()))
+    }
+
+    /// Returns what a volume holds before a [`Placements::reserve`], for [`Placements::put_back`].
+    #[must_use]
+    pub fn before(&self, volume: &VolumeName) -> Before {
+        Before(self.places.get_key_value(volume.as_str()).map(|(placed, known)| (placed.clone(), *known)))
+    }
+
+    /// Takes back a [`Placements::reserve`] that came to nothing: the volume holds what it held before.
+    pub fn put_back(&mut self, volume: &VolumeName, before: &Before) {
+        let Some((placed, known)) = &before.0 else { return self.give_up(volume) };
+        self.place(volume, placed.path(), placed.namespace(), known.listed);
+        self.promise(volume, known.bytes, None);
     }
 
     /// Takes back a [`Placements::reserve`] whose volume was not made after all.
@@ -481,6 +506,18 @@ mod tests {
             let left = placements.depart(&key("v"), &rel("a/b"));
             assert_eq!(left.first().map(|neighbour| neighbour.relation), *expected, "{other}");
         }
+    }
+
+    #[test]
+    fn a_neighbour_that_was_noted_again_is_not_forgotten() {
+        let mut placements = placed(&[("a", "x", "ns"), ("b", "x", "ns")]);
+        let found = placements.depart(&key("a"), &rel("x")).remove(0);
+        // It has gone, and another of its name has come.
+        placements.leave(&found.volume);
+        placements.settle(&key("b"), &rel("x"), Some("ns"));
+        assert!(!placements.leave_as(&found.volume, found.noted) && placements.exists(&key("b")));
+        let found = placements.depart(&key("a"), &rel("x")).remove(0);
+        assert!(placements.leave_as(&found.volume, found.noted) && !placements.exists(&key("b")));
     }
 
     #[test]

@@ -84,6 +84,26 @@ fn what_is_reserved_is_given_up_with_the_last_that_holds_it_unless_the_volume_wa
 }
 
 #[test]
+fn a_reservation_that_is_denied_leaves_the_one_before() {
+    let ledger = Ledger::default();
+    let (_, _other) = reserve(&ledger, "b", "y", Some("50-50")).unwrap();
+    let (_, first) = reserve(&ledger, "a", "x", None).unwrap();
+    let export = at("x").export;
+    // There is no group left; and the class wants another directory by now, or more bytes than there are.
+    assert_eq!(
+        reserve(&ledger, "a", "x", Some("50-50")).unwrap_err(),
+        ReserveError::NoGidLeft("50-50".parse().unwrap())
+    );
+    assert!(reserve(&ledger, "a", "z", Some("50-50")).is_err());
+    let wanted = Reservation { bytes: 100, ..reservation(None) };
+    assert_eq!(ledger.reserve(&key("a"), &at("z"), "ns", wanted).unwrap_err(), ReserveError::Promised);
+    assert_eq!(ledger.at_or_beneath(export, "x"), Some(Relation::Same));
+    assert_eq!((ledger.at_or_beneath(export, "z"), ledger.promised(export, &key("b"))), (None, 10));
+    drop(first);
+    assert_eq!((ledger.at_or_beneath(export, "x"), ledger.promised(export, &key("b"))), (None, 0));
+}
+
+#[test]
 fn who_goes_has_a_say_again_if_it_stays_and_none_once_it_has_gone() {
     let ledger = Ledger::default();
     settle(&ledger, "a", "x", 1);

@@ -264,7 +264,7 @@ impl Parameters {
         let otherwise = if archive == Some(false) { Fate::Delete } else { Fate::Archive };
         let fate = match on_delete.unwrap_or(otherwise) {
             Fate::Delete if !wrong.is_empty() => Fate::Archive,
-            fate => fate,
+            fate @ (Fate::Archive | Fate::Delete | Fate::Retain) => fate,
         };
         let pattern = value(parameter::PATH_PATTERN).map(Pattern::parse);
         let mut reader = Reader { value, wrong };

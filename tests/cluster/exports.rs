@@ -189,11 +189,16 @@ async fn of_several_exports_that_with_most_free_space_is_taken() {
     .await;
 }
 
-/// A class of both exports that gives each claim the path of its name, and keeps what is there.
+/// A class of both exports whose claims name their paths, and that keeps what is there. Volumes of all tests are
+/// neighbours, so each test has a directory of its own.
 async fn by_name(space: &Space) -> String {
-    let parameters =
-        json!({"export": "other, default", "pathPattern": "${.PVC.annotations.path}", "onDelete": "retain"});
+    let parameters = json!({"export": "other, default", "pathPattern": "${.PVC.namespace}/${.PVC.annotations.path}", "onDelete": "retain"});
     space.class("by-name", json!({"parameters": parameters})).await
+}
+
+/// The server of a claim's volume.
+async fn server_of(space: &Space, claim: &str) -> String {
+    space.bound(claim).await.spec.unwrap().nfs.unwrap().server
 }
 
 fn at_path(path: &str) -> Value {
@@ -205,56 +210,61 @@ async fn a_path_that_is_there_already_is_taken_where_it_is_and_not_where_most_ro
     let (space, other) = (Space::new().await, Other::new());
     let _own = Mounted::of(space.at(""), "8m");
     let _other = Mounted::of(other.at(""), "4m");
+    let at = |path: &str| space.at(&format!("{}/{path}", space.namespace));
+    let at_other = |path: &str| other.at(&format!("{}/{path}", space.namespace));
     let provisioner = Process::start(&other.beside(&space));
     let class = by_name(&space).await;
     space.claim("kept", &class, at_path("kept")).await;
     space.claim("shared", &class, at_path("shared")).await;
     let kept = space.bound("kept").await;
     for volume in [&kept, &space.bound("shared").await] {
-        is_on(volume, (SERVER, PATH));
+        assert_eq!(volume.spec.as_ref().unwrap().nfs.as_ref().unwrap().server, SERVER);
     }
-    fs::write(space.at("kept/file"), vec![0; 6 << 20]).unwrap();
+    fs::write(at("kept/file"), vec![0; 6 << 20]).unwrap();
     space.delete_claim("kept").await;
     space.gone(kept.metadata.name.as_deref().unwrap()).await;
     let number = std::cell::Cell::new(0);
     eventually("the other to have more room", || async {
         let name = format!("data-{}", number.replace(number.get() + 1));
         space.claim(&name, &class, at_path(&name)).await;
-        (export_of(&space.bound(&name).await).0 == OTHER.0).then_some(())
+        (server_of(&space, &name).await == OTHER.0).then_some(())
     })
     .await;
 
     // What was kept, and what a volume has, even if the directory is on the other one, too.
-    fs::create_dir_all(other.at("shared")).unwrap();
+    fs::create_dir_all(at_other("shared")).unwrap();
     space.claim("again", &class, at_path("kept")).await;
     space.claim("sharing", &class, at_path("shared")).await;
     for claim in ["again", "sharing"] {
-        is_on(&space.bound(claim).await, (SERVER, PATH));
+        assert_eq!(server_of(&space, claim).await, SERVER, "{claim}");
     }
-    assert_eq!(fs::metadata(space.at("kept/file")).unwrap().len(), 6 << 20);
-    assert!(!other.at("kept").exists());
+    assert_eq!(fs::metadata(at("kept/file")).unwrap().len(), 6 << 20);
+    assert!(!at_other("kept").exists());
     // Of several directories that no volume has, the first in the order of the class.
-    for export in [space.at("both"), other.at("both")] {
+    for export in [at("both"), at_other("both")] {
         fs::create_dir(export).unwrap();
     }
     space.claim("both", &class, at_path("both")).await;
-    is_on(&space.bound("both").await, OTHER);
+    assert_eq!(server_of(&space, "both").await, OTHER.0);
     assert!(provisioner.log().contains("the directory exists on several exports"), "{}", provisioner.log());
 }
 
 #[tokio::test]
 async fn while_an_export_cannot_be_looked_at_no_claim_gets_an_empty_directory_instead_of_what_may_be_there() {
     let (space, other) = (Space::new().await, Other::new());
-    fs::create_dir(other.at("kept")).unwrap();
-    fs::write(other.at("kept/file"), "data").unwrap();
+    let kept = format!("{}/kept", space.namespace);
+    fs::create_dir_all(other.at(&kept)).unwrap();
+    fs::write(other.at(&kept).join("file"), "data").unwrap();
     let away = other.at("../away");
-    fs::rename(other.at(""), &away).unwrap();
-    fs::create_dir(other.at("")).unwrap();
     let mut settings = other.beside(&space);
     let port = free_port();
     settings.environment.push(("HTTP_ADDR".to_owned(), format!("127.0.0.1:{port}")));
     let _provisioner = Process::start(&settings);
-    fs::remove_dir(other.at("")).unwrap();
+    eventually("the export to be open", || async {
+        get(port, "/readyz?verbose").contains("[+]export/other ok: open").then_some(())
+    })
+    .await;
+    fs::rename(other.at(""), &away).unwrap();
     eventually("the export to be missed", || async {
         get(port, "/readyz").contains("[-]export/other failed").then_some(())
     })
@@ -269,8 +279,8 @@ async fn while_an_export_cannot_be_looked_at_no_claim_gets_an_empty_directory_in
     let plain = space.class("plain", json!({"parameters": {"export": "other, default"}})).await;
     space.claim("plain", &plain, json!({})).await;
     is_on(&space.bound("plain").await, (SERVER, PATH));
-    assert!(!space.at("kept").exists());
+    assert!(!space.at(&space.namespace).exists());
     fs::rename(&away, other.at("")).unwrap();
-    is_on(&space.bound("kept").await, OTHER);
-    assert_eq!(fs::read_to_string(other.at("kept/file")).unwrap(), "data");
+    assert_eq!(server_of(&space, "kept").await, OTHER.0);
+    assert_eq!(fs::read_to_string(other.at(&kept).join("file")).unwrap(), "data");
 }

@@ -4,6 +4,7 @@ use std::fs;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::api::DeleteParams;
+use nfs_provisioner::model::volume::FINALIZER;
 use serde_json::{Value, json};
 
 use crate::support::eventually;
@@ -146,6 +147,22 @@ async fn volumes_of_the_peer_are_reclaimed_by_the_same_rules() {
     }
     assert_eq!(space.entries(), ["archived-nested", "archived-ns-flat-pvc-1", "team"]);
     assert_eq!(fs::read_dir(space.at("team")).unwrap().count(), 0);
+}
+
+/// As one whose `claimRef` an admin has removed, so that it can be used again, and that is then deleted after all.
+#[tokio::test]
+async fn a_volume_that_is_deleted_while_no_claim_has_it_goes_and_its_directory_stays() {
+    let space = Space::new().await;
+    let _provisioner = space.start();
+    let class = space.class("nfs", json!({"parameters": {"onDelete": "delete"}})).await;
+    let free = json!({"metadata": {"finalizers": [FINALIZER]}, "spec": {"claimRef": null}});
+    let volume = released(&space, "free", "/export/free", &class, free).await;
+    space.phase(name_of(&volume), "Available").await;
+    space.volumes().delete(name_of(&volume), &DeleteParams::default()).await.unwrap();
+    space.gone(name_of(&volume)).await;
+    let message = space.event(name_of(&volume), "VolumeDirectoryKept").await;
+    assert!(message.contains("\"/export/free\"") && message.contains("while no claim had it"), "{message}");
+    assert_eq!(fs::read_to_string(space.at("free/file")).unwrap(), "free");
 }
 
 #[tokio::test]

@@ -341,3 +341,34 @@ fn a_volume_that_seems_to_be_restored_is_archived_unless_an_admin_says_otherwise
         assert!(matches!(found, VolumePlan::Reclaim { fate: Fate::Archive, .. }), "{found:?}");
     }
 }
+
+#[test]
+fn a_volume_that_is_deleted_while_no_claim_has_it_is_let_go() {
+    let deleted = |claim: Option<&str>| {
+        let claim = claim.map(|uid| ClaimRef { namespace: "shop".into(), name: "data".into(), uid: uid.into() });
+        let volume = mk_volume().with(|volume| (volume.deleting, volume.finalizer) = (true, true));
+        volume.with(|volume| (volume.phase, volume.claim) = (Phase::Other, claim))
+    };
+    let not_released = VolumePlan::Ignore(VolumeIgnored::NotReleased);
+    let rows = [
+        (deleted(None), VolumePlan::LetGo),
+        // It is kept for a claim that does not exist yet.
+        (deleted(Some("")), VolumePlan::LetGo),
+        // It is new, and its claim is just being bound to it.
+        (deleted(Some("1")), not_released.clone()),
+        (deleted(None).with(|volume| volume.deleting = false), not_released.clone()),
+        (deleted(None).with(|volume| volume.finalizer = false), not_released.clone()),
+        (deleted(None).with(|volume| volume.phase = Phase::Bound), not_released.clone()),
+        (
+            deleted(None).with(|volume| volume.provisioned_by = Some("other".into())),
+            VolumePlan::Ignore(VolumeIgnored::Foreign),
+        ),
+    ];
+    for (volume, expected) in rows {
+        let may = Scope { may_patch: true.into(), ..scope("/export") };
+        assert_eq!(reclaim(&volume, None, &may), expected, "{volume:?}");
+        if expected == VolumePlan::LetGo {
+            assert_eq!(reclaim(&volume, None, &scope("/export")), not_released, "{volume:?}");
+        }
+    }
+}
