@@ -227,5 +227,5 @@ async fn what_comes_to_lie_at_the_path_of_a_volume_that_cannot_be_deleted_stays(
         space.gone(name_of(volume)).await;
         assert_eq!(fs::read_to_string(file(volume)).unwrap(), "another's");
     }
-    assert_eq!(space.entries(), ["undeletable", "archived-archive"]);
+    assert_eq!(space.entries(), ["archived-archive", "undeletable"]);
 }
