@@ -155,18 +155,17 @@ pub(crate) fn lost_markers(history: &History, moves: &[Move], markers: &[Marker]
     let mut wrong = Vec::new();
     for marker in markers {
         let Marker { claim, path, at, found, is_bound } = marker;
-        // What was done to its directory, or to one above.
+        // What was done to its directory, or to one above; later moves from there were of other directories.
         let is_above = |upper: &str| upper == path || path.starts_with(&format!("{upper}/"));
-        let last = moves.iter().rfind(|a_move| a_move.at >= *at && is_above(&a_move.path));
-        let problem = match (last.map(|last| &last.to), found) {
+        let first = moves.iter().find(|a_move| a_move.at >= *at && is_above(&a_move.path));
+        let problem = match (first.map(|first| &first.to), found) {
             _ if *is_bound && found.as_deref() != Some(path) => Some("its claim is Bound"),
             (None, None) => Some("it was not moved"),
             (Some(To::Archive(_)), None) => Some("it was archived"),
             (Some(To::Archive(archive)), Some(found)) if !found.starts_with(archive) => Some("it was archived"),
             (Some(To::Trash), Some(_)) => Some("it was removed"),
-            (None, Some(found)) if found == path && !is_bound => {
-                history.must_be_gone(path).then_some("it was to be removed")
-            }
+            (None, Some(found)) if found != path => Some("it was not moved"),
+            (None, Some(_)) if !is_bound => history.must_be_gone(path).then_some("it was to be removed"),
             _ => None,
         };
         if let Some(problem) = problem {

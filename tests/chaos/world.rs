@@ -31,8 +31,8 @@ const CLASSES: [(&str, Fate, Option<&str>); 6] = [
     ("common", Fate::Delete, Some("common/${.PVC.annotations.path}")),
 ];
 
-/// Paths that are the same, or in each other, often.
-const PATHS: [&str; 6] = ["a", "a/x", "b", "b/y/z", "b/y", "c"];
+/// Paths that are the same, or in each other, often. The first three are not in each other.
+const PATHS: [&str; 6] = ["a", "b", "c", "a/x", "b/y/z", "b/y"];
 
 #[derive(Debug, Clone)]
 struct OneClaim {
@@ -116,7 +116,10 @@ impl<'a> World<'a> {
         if self.claims.iter().any(|claim| !claim.deleted && claim.namespace == namespace && claim.name == name) {
             return;
         }
-        let path = PATHS[self.rng.usize(..PATHS.len())];
+        let is_common = CLASSES[class].0 == "common";
+        // What is kept for one that is in it is found by the next claim, whose namespace may be another.
+        let paths = if is_common { &PATHS[..3] } else { &PATHS[..] };
+        let path = paths[self.rng.usize(..paths.len())];
         let object = json!({
             "metadata": {"name": name, "annotations": {"path": path}},
             "spec": {
@@ -171,7 +174,7 @@ impl<'a> World<'a> {
     async fn make_static(&mut self) {
         let Some(claim) = self.any_claim().map(|number| self.claims[number].clone()) else { return };
         let Some(marker) = claim.marked.and_then(|number| self.markers.get(number).cloned()) else { return };
-        if claim.deleted {
+        if claim.deleted || CLASSES[claim.class].0 == "common" {
             return;
         }
         let first = ["a", "z"][self.rng.usize(..2)];

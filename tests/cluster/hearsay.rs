@@ -1,6 +1,8 @@
 //! What the watches have said last may be wrong by the time it is acted on: connections die in silence, lists are slow,
 //! records go back in time. What is destroyed on such hearsay does not come back.
 //!
+//! All tests here share a cluster, and an export as far as volumes say: each has paths of its own.
+//!
 //! The provisioner reaches the API server through a proxy here, which keeps chosen things from it. The tests themselves do
 //! not.
 
@@ -48,7 +50,7 @@ async fn what_an_admin_has_changed_since_the_watch_fell_silent_counts() {
     let space = Space::new().await;
     let proxy = Proxy::start(space.plane);
     let provisioner = Process::start(&space.settings_through(&proxy));
-    let parameters = json!({"onDelete": "delete", "pathPattern": "team/${.PVC.name}"});
+    let parameters = json!({"onDelete": "delete", "pathPattern": "changed/${.PVC.name}"});
     let class = space.class("nfs", json!({"parameters": parameters})).await;
     let names = ["policy", "annotation", "unclaimed", "reused"];
     let mut volumes = Vec::new();
@@ -59,8 +61,8 @@ async fn what_an_admin_has_changed_since_the_watch_fell_silent_counts() {
     space.claim("heir", &class, json!({"spec": {"volumeName": name_of(&volumes[3])}})).await;
 
     // Nothing can be removed behind a symbolic link.
-    fs::rename(space.at("team"), space.at("elsewhere")).unwrap();
-    symlink("elsewhere", space.at("team")).unwrap();
+    fs::rename(space.at("changed"), space.at("elsewhere")).unwrap();
+    symlink("elsewhere", space.at("changed")).unwrap();
     for (name, volume) in names.iter().zip(&volumes) {
         space.delete_claim(name).await;
         space.event(name_of(volume), "VolumeFailedDelete").await;
@@ -80,13 +82,13 @@ async fn what_an_admin_has_changed_since_the_watch_fell_silent_counts() {
         space.patch(&space.volumes(), name_of(volume), change).await;
         looks_before.push(looks(volume));
     }
-    fs::remove_file(space.at("team")).unwrap();
-    fs::rename(space.at("elsewhere"), space.at("team")).unwrap();
+    fs::remove_file(space.at("changed")).unwrap();
+    fs::rename(space.at("elsewhere"), space.at("changed")).unwrap();
 
     // Each is tried again, and looked at before anything is done.
     for ((name, volume), before) in names.iter().zip(&volumes).zip(looks_before) {
         eventually("the volume to be looked at again", || async {
-            let is_there = space.at("team").join(name).join("file").exists();
+            let is_there = space.at("changed").join(name).join("file").exists();
             assert!(is_there, "{name} has gone:\n{}", provisioner.log());
             (looks(volume) > before).then_some(())
         })
@@ -95,9 +97,9 @@ async fn what_an_admin_has_changed_since_the_watch_fell_silent_counts() {
     drop(silence);
     a_turn_of_all(&space).await;
     for name in names {
-        assert_eq!(fs::read_to_string(space.at("team").join(name).join("file")).unwrap(), name);
+        assert_eq!(fs::read_to_string(space.at("changed").join(name).join("file")).unwrap(), name);
     }
-    assert_eq!(space.entries(), ["team"]);
+    assert_eq!(space.entries(), ["changed"]);
     for (name, volume) in names.iter().zip(&volumes) {
         let is_there = space.volumes().get_opt(name_of(volume)).await.unwrap().is_some();
         // Retained by the annotation, the directory stays and the volume goes.
@@ -111,7 +113,7 @@ async fn nothing_is_removed_in_the_middle_of_a_list_that_may_still_show_who_shar
     let space = Space::new().await;
     let proxy = Proxy::start(space.plane);
     let provisioner = Process::start(&space.settings_through(&proxy));
-    let parameters = json!({"onDelete": "delete", "pathPattern": "shared/${.PVC.name}"});
+    let parameters = json!({"onDelete": "delete", "pathPattern": "listed/${.PVC.name}"});
     let class = space.class("nfs", json!({"parameters": parameters})).await;
     let volume = with_data(&space, "data", &class).await;
     // A leader lists all volumes before the first one that it reclaims; that is over.
@@ -124,7 +126,7 @@ async fn nothing_is_removed_in_the_middle_of_a_list_that_may_still_show_who_shar
         "metadata": {"name": last, "annotations": {"pv.kubernetes.io/provisioned-by": null}},
         "spec": {"claimRef": null, "persistentVolumeReclaimPolicy": "Retain"},
     });
-    released(&space, "data", "/export/shared/data", &class, by_hand).await;
+    released(&space, "data", "/export/listed/data", &class, by_hand).await;
     space.delete_claim("data").await;
     space.phase(name_of(&volume), "Released").await;
 
@@ -133,7 +135,7 @@ async fn nothing_is_removed_in_the_middle_of_a_list_that_may_still_show_who_shar
     let too_old = proxy.fault_of(1, |asked| asked.watches("persistentvolumes"), Action::Gone);
     drop(silence);
     eventually("the list to be held", || async { (held.hits() > 0).then_some(()) }).await;
-    let is_there = || space.at("shared/data/file").exists();
+    let is_there = || space.at("listed/data/file").exists();
     let since = Instant::now();
     while is_there() && since.elapsed() < Duration::from_secs(3) {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -151,7 +153,7 @@ async fn a_volume_deleted_while_bound_that_a_list_does_not_show_any_more_is_recl
     let space = Space::on(Plane::shared(), rules_of_the_peer()).await;
     let proxy = Proxy::start(space.plane);
     let _provisioner = Process::start(&space.settings_through(&proxy));
-    let parameters = json!({"onDelete": "delete", "pathPattern": "shared/${.PVC.name}"});
+    let parameters = json!({"onDelete": "delete", "pathPattern": "forgotten/${.PVC.name}"});
     let class = space.class("nfs", json!({"parameters": parameters})).await;
     let volume = with_data(&space, "data", &class).await;
     let other = with_data(&space, "other", &class).await;
@@ -162,10 +164,10 @@ async fn a_volume_deleted_while_bound_that_a_list_does_not_show_any_more_is_recl
     eventually("the watch of volumes to be silent", || async { (silence.hits() > 0).then_some(()) }).await;
     space.delete_claim("data").await;
     space.gone(name_of(&volume)).await;
-    assert!(space.at("shared/data/file").exists());
+    assert!(space.at("forgotten/data/file").exists());
     let too_old = proxy.fault_of(1, |asked| asked.watches("persistentvolumes"), Action::Gone);
     drop(silence);
-    eventually("the directory to go", || async { (!space.at("shared/data").exists()).then_some(()) }).await;
+    eventually("the directory to go", || async { (!space.at("forgotten/data").exists()).then_some(()) }).await;
     assert_eq!(too_old.hits(), 1);
     assert!(space.at(&Space::directory(&other)).join("file").exists());
 }
@@ -178,7 +180,7 @@ async fn what_comes_to_lie_at_the_path_of_a_volume_that_cannot_be_deleted_stays(
     let provisioner = Process::start(&space.settings_through(&proxy));
     let mut volumes = Vec::new();
     for fate in ["delete", "archive"] {
-        let parameters = json!({"onDelete": fate, "pathPattern": "app/${.PVC.name}"});
+        let parameters = json!({"onDelete": fate, "pathPattern": "undeletable/${.PVC.name}"});
         let class = space.class(fate, json!({"parameters": parameters})).await;
         volumes.push(with_data(&space, fate, &class).await);
     }
@@ -225,5 +227,5 @@ async fn what_comes_to_lie_at_the_path_of_a_volume_that_cannot_be_deleted_stays(
         space.gone(name_of(volume)).await;
         assert_eq!(fs::read_to_string(file(volume)).unwrap(), "another's");
     }
-    assert_eq!(space.entries(), ["app", "archived-archive"]);
+    assert_eq!(space.entries(), ["archived-archive", "undeletable"]);
 }
