@@ -156,13 +156,13 @@ pub(crate) fn make_private(above: &Dir, name: &str) -> Result<Dir, Problem> {
 
 /// Opens the first directory that [`numbered`] names and that we can use, as [`make_private`] does, and returns its
 /// number. Those of other users are passed by: the server may have taken us for somebody else before, or take us for
-/// somebody else on another node.
+/// somebody else on another node. Numbers up to `after` are left out.
 ///
 /// # Errors
 /// If one is not there and cannot be made, is no directory, or all of them are other users'.
-pub(crate) fn make_usable(above: &Dir, name: &str) -> Result<(u8, Dir), Problem> {
+pub(crate) fn make_usable(above: &Dir, name: &str, after: u8) -> Result<(u8, Dir), Problem> {
     let mut denied = None;
-    for number in 1..=NUMBERED_MAX {
+    for number in after + 1..=NUMBERED_MAX {
         let name = numbered(name, number);
         let opened = match open_private(above, &name) {
             // Where nothing can be made, what is there can be used nevertheless.

@@ -229,3 +229,39 @@ async fn what_comes_to_lie_at_the_path_of_a_volume_that_cannot_be_deleted_stays(
     }
     assert_eq!(space.entries(), ["archived-archive", "undeletable"]);
 }
+
+/// Defect 31 of the second list.
+#[tokio::test]
+async fn many_volumes_that_fail_again_and_again_share_their_lists() {
+    const VOLUMES: usize = 12;
+    let space = Space::new().await;
+    let proxy = Proxy::start(space.plane);
+    let _provisioner = Process::start(&space.settings_through(&proxy));
+    let parameters = json!({"onDelete": "delete", "pathPattern": "many/${.PVC.name}"});
+    let class = space.class("nfs", json!({"parameters": parameters})).await;
+    let names: Vec<String> = (0..VOLUMES).map(|number| format!("data-{number}")).collect();
+    let mut volumes = Vec::new();
+    for name in &names {
+        volumes.push(with_data(&space, name, &class).await);
+    }
+    // Nothing can be removed behind a symbolic link.
+    fs::rename(space.at("many"), space.at("elsewhere")).unwrap();
+    symlink("elsewhere", space.at("many")).unwrap();
+    for name in &names {
+        space.delete_claim(name).await;
+    }
+    let looks = |volume: &PersistentVolume| proxy.count(|asked| asked.reads("persistentvolumes", name_of(volume)));
+    // Their first pages.
+    let is_list = |asked: &Asked| {
+        asked.lists("persistentvolumes") && !asked.is_watch() && !asked.query.contains("continue=")
+    };
+    let lists = || proxy.count(is_list);
+    let (begun, before) = (Instant::now(), lists());
+    for volume in &volumes {
+        // Each looks once in its first round, and twice in those that follow.
+        eventually("the fourth try", || async { (looks(volume) >= 7).then_some(()) }).await;
+    }
+    // One when this process began to lead, and then no more than one in ten seconds.
+    let most = 2 + usize::try_from(begun.elapsed().as_secs()).unwrap() / 10;
+    assert!(lists() - before <= most, "{} lists in {:?}", lists() - before, begun.elapsed());
+}

@@ -2,7 +2,7 @@
 
 use tracing::warn;
 
-use crate::layout::{NOTES, Note, archive_name};
+use crate::layout::{NOTES, NUMBERED_MAX, Note, archive_name};
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
 use crate::storage::root::{Check, Root, make_usable};
 use crate::values::path::{Name, RelPath};
@@ -73,10 +73,19 @@ impl Root {
     }
 
     fn write_note(&self, archive: &Name, note: &Note) -> Result<(), Problem> {
-        let (_, notes) = make_usable(&self.dir, NOTES)?;
-        notes.write(archive.as_str(), note.to_json().as_bytes()).inspect_err(|_| {
-            // Half a note is none. If it stays all the same, nothing is decided by it.
-            let _ = notes.unlink(archive.as_str());
-        })
+        let mut after = 0;
+        loop {
+            let (number, notes) = make_usable(&self.dir, NOTES, after)?;
+            match notes.write(archive.as_str(), note.to_json().as_bytes()) {
+                // An NFS client remembers that it might open the directory as long as that does not change.
+                Err(problem) if problem.is_denial() && number < NUMBERED_MAX => after = number,
+                written => {
+                    return written.inspect_err(|_| {
+                        // Half a note is none. If it stays all the same, nothing is decided by it.
+                        let _ = notes.unlink(archive.as_str());
+                    });
+                }
+            }
+        }
     }
 }

@@ -12,7 +12,7 @@ use crate::storage::dir::Dir;
 use crate::storage::entry::Access;
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
 use crate::storage::ops::remove_tree::{self, Removed};
-use crate::storage::root::{Check, LISTED, Root, make_usable, open_private};
+use crate::storage::root::{Check, LISTED, OWN_MODE, Root, make_usable, open_private};
 use crate::values::path::RelPath;
 
 /// How many names are tried for an entry of the trash before giving up.
@@ -75,7 +75,7 @@ impl Root {
     /// # Errors
     /// If one cannot be made. Then [`Root::trash`] and [`Root::archive`] do without, as far as they can.
     pub fn prepare(&self) -> Result<(), StorageError> {
-        let [trash, notes] = [TRASH, NOTES].map(|name| make_usable(&self.dir, name).doing("mkdir", name));
+        let [trash, notes] = [TRASH, NOTES].map(|name| make_usable(&self.dir, name, 0).doing("mkdir", name));
         trash.and(notes).map(drop)
     }
 
@@ -111,13 +111,24 @@ impl Root {
         };
         let parent = parent.as_ref().unwrap_or(&self.dir);
         let named = |place| move |at| TrashName::new_in(place, at, volume, directory);
-        let trashed = match make_usable(&self.dir, TRASH) {
-            Ok((number, trash)) => {
-                let name = named(TrashPlace::Directory(number));
-                check().doing("trash", directory)?;
-                rename_into(parent, directory, &trash, now, name)
+        let mut after = 0;
+        let trashed = loop {
+            let (number, trash) = match make_usable(&self.dir, TRASH, after) {
+                Ok(found) => found,
+                Err(problem) => break Err(problem).doing("open", TRASH),
+            };
+            let place = TrashPlace::Directory(number);
+            check().doing("trash", directory)?;
+            match rename_into(parent, directory, &trash, now, named(place)) {
+                // An NFS client remembers that it might open a directory as long as that does not change.
+                Err(error) if error.problem.is_denial() && number < NUMBERED_MAX => {
+                    if !is_closed(&trash, &TrashName::new_in(place, now, volume, directory)) {
+                        break Err(error);
+                    }
+                    after = number;
+                }
+                trashed => break trashed,
             }
-            Err(problem) => Err(problem).doing("open", TRASH),
         };
         match trashed {
             Err(error) if error.problem.is_lack_of_room() => {
@@ -159,7 +170,12 @@ impl Root {
                         found.add(entry, place);
                         found.names.len() < limit
                     });
-                    listed.doing("list", name)?;
+                    match listed {
+                        Err(problem) if problem.is_denial() => {
+                            found.closed.push(StorageError { doing: "open", path: name, problem });
+                        }
+                        listed => listed.doing("list", name)?,
+                    }
                 }
                 Ok(None) => {}
                 Err(problem) if problem.is_denial() || number > 1 => {
@@ -260,6 +276,16 @@ fn rename_into(
         };
     }
     Err(Problem::Os(Errno::EEXIST)).doing("trash", directory)
+}
+
+/// Asks the server whether nothing may be put into a directory of the trash, by making an entry of it, an empty one.
+fn is_closed(trash: &Dir, name: &TrashName) -> bool {
+    let made = trash.make(&*name.entry(), OWN_MODE);
+    if made.is_ok() {
+        // If it stays, it is emptied as any other.
+        let _ = trash.remove_empty(&*name.entry());
+    }
+    made.is_err_and(Problem::is_denial)
 }
 
 /// Calls `take` with the name of each entry of a directory, up to about `most`, until it returns false.
