@@ -227,11 +227,13 @@ async fn a_cluster_that_is_restored_from_an_older_snapshot_is_served_soon_and_lo
     let copied = Command::new("cp").arg("-r").args([&etcd, &snapshot]).status().unwrap();
     assert!(copied.success());
     on();
-    // Much happens that nobody will know of.
+    // Much happens that nobody will know of, over more time than lies between two looks at the version.
     with_data("young").await;
+    let changing = Instant::now();
     let version = |volume: &PersistentVolume| volume.metadata.resource_version.clone().unwrap().parse::<u64>();
-    let mut last = 0;
-    for number in 0..300 {
+    let (mut last, mut number) = (0, 0);
+    while number < 300 || changing.elapsed() < Duration::from_secs(15) {
+        number += 1;
         let label = json!({"metadata": {"labels": {"number": number.to_string()}}});
         last = version(&space.patch(&space.volumes(), &old, label).await).unwrap();
     }
