@@ -255,7 +255,7 @@ async fn while_an_export_cannot_be_looked_at_no_claim_gets_an_empty_directory_in
     let kept = format!("{}/kept", space.namespace);
     fs::create_dir_all(other.at(&kept)).unwrap();
     fs::write(other.at(&kept).join("file"), "data").unwrap();
-    let away = other.at("../away");
+    let away = other.dir.path().join("away");
     let mut settings = other.beside(&space);
     let port = free_port();
     settings.environment.push(("HTTP_ADDR".to_owned(), format!("127.0.0.1:{port}")));
