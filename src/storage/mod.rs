@@ -317,7 +317,8 @@ impl Storage {
         let Stage { copy: target, links } =
             self.change_all("stage", paths, move |root| root.stage(&volume, now)).await?;
         let copy = move |workers, goes_on: &(dyn Fn() -> bool + Sync), progress: &Progress| {
-            let order = TreeCopy { source: source.0, target, links, top, group, workers, progress, goes_on };
+            let order =
+                TreeCopy { source: source.0, target, links: &links, top, group, workers, progress, goes_on };
             copy_tree::copy(order).map_err(|(path, problem)| StorageError { doing: "copy", path, problem })
         };
         self.pool.copy(&self.fence, progress, copy).await
