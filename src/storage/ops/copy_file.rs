@@ -39,12 +39,13 @@ impl Missed {
     /// Sorts what was answered to a look at the source, in which others come and go.
     pub(super) fn in_source(problem: Problem) -> Self {
         use Errno::{EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO, ESTALE};
-        match problem {
+        let has_changed = matches!(
+            problem,
             Problem::Link
-            | Problem::NotDirectory
-            | Problem::Os(EISDIR | ELOOP | ENOENT | ENOTDIR | ENXIO | ESTALE) => Self::Changed(problem),
-            problem => Self::Failed(problem),
-        }
+                | Problem::NotDirectory
+                | Problem::Os(EISDIR | ELOOP | ENOENT | ENOTDIR | ENXIO | ESTALE)
+        );
+        if has_changed { Self::Changed(problem) } else { Self::Failed(problem) }
     }
 }
 
@@ -121,9 +122,10 @@ impl Entries<'_> {
     pub(super) fn open(source: &Dir, name: &CStr) -> Result<(File, Attributes), Missed> {
         let from = source.open_file(name).map_err(Missed::in_source)?;
         let found = from.inode().attributes().map_err(Missed::in_source)?;
-        match found.kind {
-            FileKind::File => Ok((from, found)),
-            _ => Err(Missed::Changed(Problem::Os(Errno::ESTALE))),
+        if found.kind == FileKind::File {
+            Ok((from, found))
+        } else {
+            Err(Missed::Changed(Problem::Os(Errno::ESTALE)))
         }
     }
 
@@ -142,9 +144,9 @@ impl Entries<'_> {
 
     /// Copies a symbolic link. It is not followed.
     pub(super) fn link(&self, source: &Dir, target: &Dir, name: &CStr, found: &Attributes) -> Result<(), Missed> {
-        let leads_to = source.read_link(name).map_err(|problem| match problem {
-            Problem::Os(Errno::EINVAL) => Missed::Changed(problem),
-            problem => Missed::in_source(problem),
+        let is_no_link = Problem::Os(Errno::EINVAL);
+        let leads_to = source.read_link(name).map_err(|problem| {
+            if problem == is_no_link { Missed::Changed(problem) } else { Missed::in_source(problem) }
         })?;
         let now = source.entry(name).map_err(Missed::in_source)?;
         if (now.inode, now.changed) != (found.inode, found.changed) {
@@ -159,8 +161,8 @@ impl Entries<'_> {
     pub(super) fn node(&self, target: &Dir, name: &CStr, found: &Attributes) -> Result<bool, Missed> {
         // Anybody may make a pipe.
         let takes_leave = found.kind != FileKind::Fifo;
-        let make = || target.make_node(name, found.kind, found.mode, found.device);
-        match made_anew(target, name, make) {
+        let node = || target.make_node(name, found.kind, found.mode, found.device);
+        match made_anew(target, name, node) {
             Err(Problem::Os(Errno::EOPNOTSUPP | Errno::EINVAL)) => return Ok(false),
             Err(Problem::Os(Errno::EPERM | Errno::EACCES)) if takes_leave => return Ok(false),
             made => made?,
@@ -225,8 +227,8 @@ impl Entries<'_> {
             let copied = if block.is_empty() {
                 match from.copy_range(to, at, left.min(CHUNK)) {
                     // Some kernels and servers say "nothing" where they do not copy. Reading tells.
-                    Ok(0) => None,
-                    Err(Problem::Os(
+                    Ok(0)
+                    | Err(Problem::Os(
                         Errno::EXDEV | Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM,
                     )) => None,
                     copied => Some(copied.map_err(Missed::in_source)?),
@@ -264,15 +266,13 @@ pub(super) fn made_anew<T>(
     name: &CStr,
     make: impl Fn() -> Result<T, Problem>,
 ) -> Result<T, Problem> {
-    let mut made = make();
     for _ in 1..TRIES {
-        if !matches!(made, Err(Problem::Os(Errno::EEXIST))) {
-            break;
+        match make() {
+            Err(Problem::Os(Errno::EEXIST)) => take_away(target, name)?,
+            done => return done,
         }
-        take_away(target, name)?;
-        made = make();
     }
-    made
+    make()
 }
 
 /// Takes an entry of a copy away that is no directory. None there is success.
