@@ -69,6 +69,7 @@ bench: prerequisites $(CONTROLPLANE)
 # All properties run side by side, each for the whole time.
 fuzz:
 	PROPERTY_SECONDS=$(or $(FOR),600) cargo test --profile fuzz --test properties -- --test-threads=64 --nocapture
+	PROPERTY_SECONDS=$(or $(FOR),600) cargo test --profile fuzz --test storage -- copy_random --nocapture
 
 # For the machine it runs on; glibc's static libraries come with any C compiler.
 static: HOST = $(shell rustc -vV | sed -n 's/^host: //p')
