@@ -71,6 +71,7 @@ bench: prerequisites $(CONTROLPLANE)
 # All properties run side by side, each for the whole time.
 fuzz:
 	PROPERTY_SECONDS=$(or $(FOR),600) cargo test --profile fuzz --test properties -- --test-threads=64 --nocapture
+	PROPERTY_SECONDS=$(or $(FOR),600) cargo test --profile fuzz --test storage -- copy_random --nocapture
 
 chaos: prerequisites $(CONTROLPLANE)
 	CHAOS_SECONDS=$(or $(FOR),600) $(if $(SEED),CHAOS_SEED=$(SEED)) cargo test --test chaos -- --nocapture

@@ -129,7 +129,8 @@ async fn serve(config: Config, parts: Parts, lead: Lead, listing: ListMode, stop
     tokio::spawn(granted.follow(cluster.clone(), Arc::clone(&scope), leadership.clone()));
     tokio::select! {
         () = watches.all_listed() => {
-            let (exports, refreshed) = (fenced(&exports, &leadership), Arc::default());
+            let exports = staging::noted_as_ours(&fenced(&exports, &leadership), &state);
+            let refreshed = Arc::default();
             let context = Context { scope, state, exports, cluster, recorder, metrics, refreshed };
             Box::pin(work_until(context, expand, config.usage_calls, leadership, stop)).await;
         }

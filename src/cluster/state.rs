@@ -124,6 +124,14 @@ impl ClusterState {
         self.classes.lock().get(name)
     }
 
+    /// Lists the uids of our classes. No other cluster has any of them, nor has another provisioner of this one.
+    #[must_use]
+    pub fn own_class_uids(&self) -> Vec<String> {
+        let classes = self.classes.lock();
+        let ours = classes.iter().filter(|(_, class)| class.is_of(self.provisioner()) && !class.uid.is_empty());
+        ours.map(|(_, class)| class.uid.to_string()).collect()
+    }
+
     /// Tells whether any claim or volume waits for a worker.
     #[must_use]
     pub fn is_busy(&self) -> bool {

@@ -84,6 +84,7 @@ fn mk_class(parameters: Set<'_>) -> Class {
     let parameters = parameters.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     Class {
         name: "nfs".into(),
+        uid: "5".into(),
         provisioner: OURS.into(),
         parameters: Parameters::read(&parameters),
         reclaim: ReclaimPolicy::Delete,

@@ -11,6 +11,8 @@ use crate::values::names::ClassName;
 pub struct Class {
     /// The class's name.
     pub name: ClassName,
+    /// The class's uid. No other class ever has it, in whatever cluster.
+    pub uid: Box<str>,
     /// The provisioner that the class names.
     pub provisioner: Box<str>,
     /// The class's parameters; meaningless if the class is another provisioner's.
@@ -44,6 +46,7 @@ impl Class {
     pub fn read(class: &StorageClass) -> Self {
         Self {
             name: class.metadata.name.as_deref().unwrap_or_default().into(),
+            uid: class.metadata.uid.as_deref().unwrap_or_default().into(),
             provisioner: class.provisioner.as_str().into(),
             parameters: class
                 .parameters

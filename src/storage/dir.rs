@@ -269,6 +269,13 @@ impl Dir {
         }
     }
 
+    /// Sets the mode of the entry `name`, which is a pipe, a socket or a device; a link is refused.
+    pub(crate) fn set_mode_of<N: EntryName + ?Sized>(&self, name: &N, mode: u32) -> Result<(), Problem> {
+        match self {
+            Self::Mounted(dir) => dir.set_mode_of(&name.entry_name()?, mode),
+        }
+    }
+
     /// Sets the times of the last reading and the last writing of the entry `name`; of a link, its own.
     pub(crate) fn set_times_of<N: EntryName + ?Sized>(
         &self,
@@ -311,6 +318,21 @@ impl Inode<'_> {
     pub(crate) fn set_times(self, accessed: Time, modified: Time) -> Result<(), Problem> {
         match self {
             Self::Mounted(fd) => fd.set_times(accessed, modified),
+        }
+    }
+
+    /// Sets both times to what the file system's own clock says; a directory must be open for [`Access::Read`].
+    pub(crate) fn touch(self) -> Result<(), Problem> {
+        match self {
+            Self::Mounted(fd) => fd.touch(),
+        }
+    }
+
+    /// Finds when it was made; `None` where that is not told. What is made later under the same number has another
+    /// time.
+    pub(crate) fn born(self) -> Option<Time> {
+        match self {
+            Self::Mounted(fd) => fd.born(),
         }
     }
 

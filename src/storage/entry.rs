@@ -54,12 +54,14 @@ pub(crate) struct Attributes {
     pub(crate) accessed: Time,
     /// When its content was last written; of a directory, when an entry was last made, renamed or removed in it.
     pub(crate) modified: Time,
+    /// When anything about it was last changed, its names included. Nobody can set it.
+    pub(crate) changed: Time,
 }
 
 /// A time by the file system's clock, in seconds since 1970 and nanoseconds after that.
 ///
 /// A tenant can set it to anything, so it is not reckoned with where that could overflow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Time {
     /// Seconds since 1970; negative before.
     pub(crate) seconds: i64,

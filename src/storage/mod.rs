@@ -9,13 +9,15 @@
 //! error and no engine. How an export is reached is decided in two files, `dir.rs`, below all operations, and
 //! `reach.rs`.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use crate::layout::staging::Maker;
 use crate::layout::{Note, TrashName, TrashPlace};
 use crate::values::headroom::FsUsage;
 use crate::values::ownership::Ownership;
@@ -35,6 +37,9 @@ mod reach;
 mod supervise;
 
 pub use calls::STUCK_AFTER;
+use dir::Dir;
+use entry::Access;
+use error::Doing;
 pub use error::{Errno, Problem, StorageError};
 pub use explain::{advice, explain};
 pub use mounted::mount::Mount;
@@ -43,6 +48,7 @@ use ops::copy_tree::{self, TreeCopy};
 pub use ops::create::Created;
 pub use ops::disk_usage::{Begun, DiskUsage, Found};
 pub use ops::stage::Source;
+pub use ops::stage::Staged;
 use ops::stage::{Stage, place_of};
 pub use ops::trash::{Left, Reaped, Trashed};
 pub use ops::write_test::{Leftovers, Made, WriteStep, WriteTest};
@@ -58,6 +64,9 @@ mod tests;
 /// How long the first look is waited for.
 const FIRST_LOOK_MAX: Duration = Duration::from_secs(2);
 
+/// How often a copy that is being made is shown to be.
+const TOUCH: Duration = Duration::from_mins(1);
+
 /// An export. Clones are the same one.
 #[derive(Debug, Clone)]
 pub struct Storage {
@@ -67,6 +76,17 @@ pub struct Storage {
     others: Others,
     /// Whether entries of the trash may lie at the export's root.
     at_root: Arc<AtomicBool>,
+    owners: Owners,
+}
+
+/// The names by which those who make copies here are known.
+#[derive(Clone)]
+struct Owners(Arc<dyn Fn() -> Vec<String> + Send + Sync>);
+
+impl fmt::Debug for Owners {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Owners({:?})", (self.0)())
+    }
 }
 
 /// What a copy is made for, and what it is to be.
@@ -94,9 +114,15 @@ impl From<Root> for Storage {
 impl Storage {
     fn new(state: State, observe: impl Fn(&'static str, Duration) + Send + Sync + 'static) -> Self {
         let pool = Arc::new(Pool::new(state, Observer::new(observe)));
-        let (supervisor, at_root) =
-            (Arc::new(Supervisor::new(Arc::clone(&pool))), Arc::new(AtomicBool::new(true)));
-        Self { supervisor, pool, fence: Fence::new(|| true), others: Others::new(|| false), at_root }
+        let supervisor = Arc::new(Supervisor::new(Arc::clone(&pool)));
+        Self {
+            supervisor,
+            pool,
+            fence: Fence::new(|| true),
+            others: Others::new(|| false),
+            at_root: Arc::new(AtomicBool::new(true)),
+            owners: Owners(Arc::new(Vec::new)),
+        }
     }
 
     /// Creates a handle whose calls wait until [`Storage::keep`] has opened the export, which is only tried here.
@@ -151,6 +177,13 @@ impl Storage {
     #[must_use]
     pub fn yielding_to(self, others_wait: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self { others: Others::new(others_wait), ..self }
+    }
+
+    /// Returns the same export, on which copies are noted as made by one of these names. Nobody else who shares the
+    /// export may have any of them, in whatever cluster.
+    #[must_use]
+    pub fn owned_by(self, owners: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
+        Self { owners: Owners(Arc::new(owners)), ..self }
     }
 
     /// Counts the calls that are just changing directories. A server that does not answer may carry them out when
@@ -357,30 +390,81 @@ impl Storage {
     ///
     /// Ends soon after `progress` is stopped, or whoever waits for it goes away, but for the one call in each
     /// thread that the server has not answered. Cut anywhere it leaves what [`Storage::unstage`] and the next copy
-    /// take away.
+    /// take away. As long as it goes on, others see that it does ([`Storage::staged`]).
     ///
     /// # Errors
-    /// What could not be copied, and why; [`Problem::NotLeading`] if it was stopped; and if the export cannot be used.
+    /// `ENOENT` if the source does not lie where it was opened any more. What could not be copied, and why; [`Problem::NotLeading`] if it was stopped; and if the export cannot be used.
     pub async fn copy(&self, source: Source, job: CopyTo<'_>, progress: &Progress) -> Result<(), StorageError> {
         let CopyTo { volume, directory, top, group, now } = job;
         let (paths, volume) = (vec![directory.clone(), place_of(volume)?], volume.to_owned());
-        let Stage { copy: target, links } =
-            self.change_all("stage", paths, move |root| root.stage(&volume, now)).await?;
+        let place = place_of(&volume)?;
+        let maker = Maker { owners: (self.owners.0)() };
+        let stage = self.change_all("stage", paths, move |root| root.stage(&volume, &maker, now)).await?;
+        let (stage, directory) = (Arc::new(stage), directory.clone());
+        let touched = Arc::clone(&stage);
         let copy = move |workers, goes_on: &(dyn Fn() -> bool + Sync), progress: &Progress| {
-            let order = TreeCopy { source: source.0, target, links, top, group, workers, progress, goes_on };
-            copy_tree::copy(order).map_err(|(path, problem)| StorageError { doing: "copy", path, problem })
+            let failed = |path, problem| StorageError { doing: "copy", path, problem };
+            let own = |problem| failed(".".to_owned(), problem);
+            let open = |dir: &Dir| dir.reopen(Access::Read).map_err(own);
+            let order = TreeCopy {
+                source: open(&source.dir)?,
+                target: open(&stage.copy)?,
+                links: &stage.links,
+                top,
+                group,
+                workers,
+                progress,
+                goes_on,
+            };
+            copy_tree::copy(order).map_err(|(path, problem)| failed(path, problem))?;
+            // What was moved or removed meanwhile may have been copied in part, and be nobody's to copy any more.
+            if !source.is_in_place().map_err(own)? {
+                return Err(own(Problem::Os(Errno::ENOENT)));
+            }
+            if !goes_on() {
+                return Err(own(Problem::NotLeading));
+            }
+            stage.complete(&directory).doing("complete the copy for", &directory)
         };
-        self.pool.copy(&self.fence, progress, copy).await
+        tokio::select! {
+            copied = self.pool.copy(&self.fence, progress, copy) => copied,
+            () = self.touch_forever(&place, touched) => Ok(()),
+        }
+    }
+
+    /// Shows others that a copy is being made, for ever.
+    async fn touch_forever(&self, place: &RelPath, stage: Arc<Stage>) {
+        loop {
+            sleep(TOUCH).await;
+            let stage = Arc::clone(&stage);
+            // What is wrong with the export, the copy itself says. It is tried again.
+            let _ = self.change("touch", place, move |_, place| stage.touch().doing("touch", place)).await;
+        }
+    }
+
+    /// Lists the places of all copies; see [`Root::staged`].
+    ///
+    /// # Errors
+    /// Those of [`Root::staged`], and if the export cannot be used.
+    pub async fn staged(&self) -> Result<Vec<Staged>, StorageError> {
+        self.pool.call("list", Root::staged).await
+    }
+
+    /// Tells whether a copy that is being made, or was left, is this handle's own; see [`Storage::owned_by`].
+    #[must_use]
+    pub fn is_own(&self, staged: &Staged) -> bool {
+        staged.maker.as_ref().is_some_and(|maker| maker.is_one_of(&(self.owners.0)()))
     }
 
     /// Renames a volume's copy, which is complete, to its directory, and makes those above it. An empty directory
-    /// that is there is replaced if `onto_empty`.
+    /// that is there is replaced if `onto_empty`. A copy that is there already is left, which is success: an answer may
+    /// have been lost.
     ///
-    /// Cut before the rename it leaves a copy that is made again; after it, a directory that is known by
-    /// [`Storage::is_placed`].
+    /// Cut before the rename it leaves a copy that can be placed by another call; after it, a directory that is known
+    /// by [`Storage::is_placed`].
     ///
     /// # Errors
-    /// If there is a directory already that is not to be replaced, a component is a link or no directory, the file
+    /// If the copy is not complete, there is a directory already that is not to be replaced, a component is a link or no directory, the file
     /// system refuses, or the export cannot be used.
     pub async fn place(
         &self,

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use nfs_provisioner::layout::STAGING;
+use nfs_provisioner::layout::{STAGING, staging};
 use serde_json::{Value, json};
 
 use crate::exports::{OTHER, Other, is_on};
@@ -258,6 +258,36 @@ async fn a_process_that_dies_in_the_middle_is_followed_by_one_that_makes_the_cop
         "{entries:?}\n{}",
         provisioner.log()
     );
+}
+
+/// Several clusters may share an export, and none knows the claims of the others.
+#[tokio::test]
+async fn what_others_are_copying_on_the_same_export_is_left_to_them() {
+    let space = Space::new().await;
+    let class = space.class("nfs", json!({})).await;
+    let uid = space.classes().get(&class).await.unwrap().metadata.uid.unwrap();
+    let place = |name: &str, owner: Option<&str>| {
+        let place = space.at(STAGING).join(name);
+        fs::create_dir_all(place.join(staging::COPY)).unwrap();
+        fs::write(place.join(staging::COPY).join("file"), "half").unwrap();
+        if let Some(owner) = owner {
+            let maker = staging::Maker { owners: vec![owner.to_owned()] };
+            fs::write(place.join(staging::MAKER), maker.to_json()).unwrap();
+        }
+    };
+    place("pvc-theirs", Some("another-class"));
+    place("pvc-of-a-former-version", None);
+    place("pvc-ours", Some(&uid));
+    let provisioner = space.start();
+    eventually("our own to go", || async { (!space.at(STAGING).join("pvc-ours").exists()).then_some(()) }).await;
+    // The same look has found all of them.
+    source(&space, &class, 1).await;
+    space.claim("copy", &class, copy("1Mi")).await;
+    space.bound("copy").await;
+    for theirs in ["pvc-theirs", "pvc-of-a-former-version"] {
+        let file = space.at(STAGING).join(theirs).join(staging::COPY).join("file");
+        assert_eq!(fs::read_to_string(file).unwrap(), "half", "{}", provisioner.log());
+    }
 }
 
 #[tokio::test]

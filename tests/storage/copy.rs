@@ -1,13 +1,16 @@
 //! Copies: made in a place of their own, and renamed to their directories.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime};
 
 use nfs_provisioner::layout::{STAGING, TRASH, staging};
-use nfs_provisioner::storage::{CopyTo, Created, Errno, Problem, Progress, Storage, StorageError};
+use nfs_provisioner::storage::{CopyTo, Created, Errno, Left, Problem, Progress, Storage, StorageError};
 use nfs_provisioner::values::ownership::Ownership;
 
-use crate::{Place, VOLUME, by_each_engine, rel, stamps};
+use crate::{Mounted, PATIENCE, Place, VOLUME, by_each_engine, rel, stamps};
 
 /// Runs `case` by each engine, on an export that has the directory `from` with a file in it.
 fn copying(case: impl AsyncFn(&Place, Storage) + Copy) {
@@ -40,13 +43,14 @@ fn a_copy_is_made_aside_and_then_renamed_to_its_directory() {
         let to = rel("ns/to");
         assert_eq!(storage.open_source(&rel("absent")).await.unwrap().map(drop), None);
         copy(&storage, VOLUME, "ns/to", &Progress::default()).await.unwrap();
-        assert_eq!(staged(place), [staging::COPY, staging::LINKS]);
-        assert!(!storage.is_placed(VOLUME, &to).await.unwrap() && !place.at("ns").exists());
         let copied = fs::metadata(place.at(STAGING).join(VOLUME).join(staging::COPY)).unwrap().ino();
+        let mark = staging::mark(copied);
+        assert_eq!(staged(place), [&*mark, staging::COPY, staging::LINKS, staging::MAKER]);
+        assert!(!storage.is_placed(VOLUME, &to).await.unwrap() && !place.at("ns").exists());
         assert_eq!(storage.place(VOLUME, &to, false).await, Ok(Created { made: 2 }));
         assert_eq!(fs::read_to_string(place.at("ns/to/a/f")).unwrap(), "from/a/f");
         assert_eq!(fs::metadata(place.at("ns/to")).unwrap().ino(), copied);
-        assert_eq!(staged(place), [&*staging::mark(copied), staging::LINKS]);
+        assert_eq!(staged(place), [&*mark, staging::LINKS, staging::MAKER]);
         assert!(storage.is_placed(VOLUME, &to).await.unwrap());
         assert!(!storage.is_placed(VOLUME, &rel("from")).await.unwrap(), "it is no copy");
         let name = storage.unstage(VOLUME, 2).await.unwrap().unwrap();
@@ -122,4 +126,218 @@ fn copies_are_made_in_no_place_but_their_own() {
         assert_eq!(storage.unstage("x", 1).await.unwrap_err().problem, Problem::Link);
         assert_eq!(stamps(&place.at("../outside")), outside);
     });
+}
+
+/// The server reboots at the wrong moment: the rename was carried out, and the client sends it again.
+#[test]
+fn a_copy_that_was_placed_without_an_answer_is_placed() {
+    copying(async |place, storage| {
+        for (to, onto_empty) in [("to", false), ("to-empty", true), ("ns/to", false)] {
+            copy(&storage, VOLUME, to, &Progress::default()).await.unwrap();
+            fs::create_dir_all(place.at(to).parent().unwrap()).unwrap();
+            fs::rename(place.at(STAGING).join(VOLUME).join(staging::COPY), place.at(to)).unwrap();
+            for _ in 0..2 {
+                assert!(storage.is_placed(VOLUME, &rel(to)).await.unwrap());
+                assert_eq!(storage.place(VOLUME, &rel(to), onto_empty).await, Ok(Created { made: 1 }), "{to}");
+            }
+            assert_eq!(fs::read_to_string(place.at(to).join("a/f")).unwrap(), "from/a/f");
+        }
+    });
+}
+
+#[test]
+fn a_directory_that_has_got_the_number_of_a_copy_is_not_the_copy() {
+    copying(async |place, storage| {
+        let to = rel("to");
+        copy(&storage, VOLUME, "to", &Progress::default()).await.unwrap();
+        storage.place(VOLUME, &to, false).await.unwrap();
+        assert!(storage.is_placed(VOLUME, &to).await.unwrap());
+        // Ext4 gives the number that was freed last.
+        fs::remove_dir_all(place.at("to")).unwrap();
+        fs::create_dir(place.at("to")).unwrap();
+        fs::write(place.at("to/theirs"), "").unwrap();
+        assert!(!storage.is_placed(VOLUME, &to).await.unwrap());
+        assert_eq!(storage.place(VOLUME, &to, true).await.unwrap_err().problem, Problem::Os(Errno::ENOENT));
+        assert!(place.at("to/theirs").exists());
+    });
+}
+
+#[test]
+fn a_mark_of_a_version_that_noted_the_path_alone_is_one_too() {
+    copying(async |place, storage| {
+        place.put(&["to/f", &format!("{STAGING}/{VOLUME}/")]);
+        let number = fs::metadata(place.at("to")).unwrap().ino();
+        fs::write(place.at(STAGING).join(VOLUME).join(staging::mark(number)), "to").unwrap();
+        assert!(storage.is_placed(VOLUME, &rel("to")).await.unwrap());
+        assert_eq!(storage.place(VOLUME, &rel("to"), false).await, Ok(Created { made: 1 }));
+    });
+}
+
+#[test]
+fn what_is_not_complete_is_never_placed() {
+    copying(async |place, storage| {
+        let progress = Progress::default();
+        progress.stop();
+        copy(&storage, VOLUME, "to", &progress).await.unwrap_err();
+        assert_eq!(staged(place), [staging::COPY, staging::LINKS, staging::MAKER]);
+        for _ in 0..2 {
+            assert_eq!(
+                storage.place(VOLUME, &rel("to"), true).await.unwrap_err().problem,
+                Problem::Os(Errno::ENOENT)
+            );
+        }
+        assert!(!place.at("to").exists());
+    });
+}
+
+/// A handle on the export that does something once, in the middle of a copy.
+fn acting(storage: &Storage, act: impl Fn() + Send + Sync + 'static) -> Storage {
+    let asked = AtomicU32::new(0);
+    storage.clone().fenced_by(move || {
+        // The first is asked for the place, the second before the first entry.
+        if asked.fetch_add(1, Ordering::Relaxed) == 2 {
+            act();
+        }
+        true
+    })
+}
+
+#[test]
+fn a_source_that_is_moved_or_removed_in_the_middle_gives_no_copy() {
+    copying(async |place, storage| {
+        let moved = [place.at("from"), place.at("moved")];
+        let acts: [Box<dyn Fn() + Send + Sync>; 3] = [
+            Box::new({
+                let [from, to] = moved.clone();
+                move || fs::rename(&from, &to).unwrap()
+            }),
+            Box::new({
+                let [from, to] = moved.clone();
+                move || {
+                    fs::rename(&from, &to).unwrap();
+                    fs::create_dir(&from).unwrap();
+                    fs::write(from.join("others"), "").unwrap();
+                }
+            }),
+            Box::new({
+                let [from, _] = moved.clone();
+                move || fs::remove_dir_all(&from).unwrap()
+            }),
+        ];
+        for act in acts {
+            let failed = copy(&acting(&storage, act), VOLUME, "to", &Progress::default()).await;
+            assert_eq!(failed.unwrap_err().problem, Problem::Os(Errno::ENOENT));
+            storage.place(VOLUME, &rel("to"), true).await.unwrap_err();
+            assert!(!place.at("to").exists());
+            if place.at("moved").exists() {
+                drop(fs::remove_dir_all(place.at("from")));
+                fs::rename(place.at("moved"), place.at("from")).unwrap();
+            }
+        }
+    });
+}
+
+/// Says when the maker of [`VOLUME`]'s copy was last seen.
+fn seen(place: &Place) -> SystemTime {
+    fs::metadata(place.at(STAGING).join(VOLUME).join(staging::MAKER)).unwrap().modified().unwrap()
+}
+
+#[test]
+fn whose_a_copy_is_and_whether_it_is_worked_on_can_be_told() {
+    let names = |names: &'static [&str]| move || names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    copying(async |place, storage| {
+        assert_eq!(storage.staged().await.unwrap(), []);
+        assert!(!place.at(STAGING).exists());
+        let ours = storage.clone().owned_by(names(&["ours", "ours-too"]));
+        copy(&ours, VOLUME, "to", &Progress::default()).await.unwrap();
+        place.put(&[&format!("{STAGING}/of-before/copy/a/"), &format!("{STAGING}/file")]);
+        let hours = |number| Duration::from_hours(number);
+        let before = SystemTime::now();
+        for (path, age) in [
+            (format!("{VOLUME}/{}", staging::MAKER), 2),
+            ("of-before/copy".to_owned(), 3),
+            ("of-before".to_owned(), 4),
+        ] {
+            let at = File::open(place.at(STAGING).join(path)).unwrap();
+            at.set_modified(before - hours(age)).unwrap();
+        }
+        let mut found = storage.staged().await.unwrap();
+        found.sort_by_key(|staged| staged.volume.clone());
+        let [unnoted, noted] = &found[..] else { panic!("{found:?}") };
+        let is_about = |quiet: Duration, age| quiet >= hours(age) && quiet < hours(age) + PATIENCE;
+        assert!(noted.volume == VOLUME && is_about(noted.quiet, 2), "{noted:?}");
+        assert!(unnoted.volume == "of-before" && is_about(unnoted.quiet, 3), "{unnoted:?}");
+        assert!(ours.is_own(noted) && storage.clone().owned_by(names(&["x", "ours-too"])).is_own(noted));
+        assert!(!storage.is_own(noted) && !storage.clone().owned_by(names(&["x"])).is_own(noted));
+        assert!(!ours.is_own(unnoted));
+    });
+}
+
+#[test]
+fn a_copy_that_is_being_made_is_shown_to_be_each_minute() {
+    copying(async |place, storage| {
+        let maker = place.at(STAGING).join(VOLUME).join(staging::MAKER);
+        let (begun, mut has_begun) = tokio::sync::mpsc::unbounded_channel();
+        let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        let waiting = acting(&storage, {
+            let maker = maker.clone();
+            move || {
+                File::open(&maker).unwrap().set_modified(old).unwrap();
+                begun.send(()).unwrap();
+                let since = Instant::now();
+                while fs::metadata(&maker).unwrap().modified().unwrap() == old && since.elapsed() < PATIENCE {
+                    sleep(Duration::from_millis(5));
+                }
+            }
+        });
+        let later = async {
+            has_begun.recv().await.unwrap();
+            tokio::time::pause();
+            tokio::time::advance(Duration::from_secs(61)).await;
+            tokio::time::resume();
+        };
+        let progress = Progress::default();
+        let (copied, ()) = tokio::join!(copy(&waiting, VOLUME, "to", &progress), later);
+        copied.unwrap();
+        assert!(seen(place) > old, "nobody has shown that he works on it");
+    });
+}
+
+/// A copy that does not fit, and what is left of it.
+#[test]
+fn a_copy_for_which_there_is_no_room_leaves_nothing_that_takes_room() {
+    for options in ["size=2m", "nr_inodes=40"] {
+        copying(async |place, storage| {
+            fs::write(place.at("from/large"), vec![1; 4 << 20]).unwrap();
+            for number in 0..100 {
+                fs::write(place.at("from/a").join(number.to_string()), "").unwrap();
+            }
+            let small = place.base.path().join("small");
+            fs::create_dir(&small).unwrap();
+            let _mounted = Mounted::tmpfs(options, &small);
+            let free = || {
+                let found = nix::sys::statvfs::statvfs(&small).unwrap();
+                (found.blocks_free(), found.files_free())
+            };
+            let before = free();
+            {
+                let root = (place.engine.open)(&small).unwrap();
+                let target = Storage::from((place.engine.open)(&small).unwrap());
+                let source = storage.open_source(&rel("from")).await.unwrap().unwrap();
+                let (directory, top) = (rel("to"), Ownership::default());
+                let job = CopyTo { volume: VOLUME, directory: &directory, top, group: None, now: 1 };
+                let failed = target.copy(source, job, &Progress::default()).await.unwrap_err();
+                assert_eq!(failed.problem, Problem::Os(Errno::ENOSPC), "{options}");
+                target.place(VOLUME, &directory, true).await.unwrap_err();
+                // Where there is no room for the trash either, it is removed where it is.
+                if let Some(name) = target.unstage(VOLUME, 1).await.unwrap() {
+                    assert_eq!(root.reap(&name, 2, &|| true).unwrap().left, Left::Nothing);
+                }
+                drop(fs::remove_dir(small.join(TRASH)));
+                fs::remove_dir(small.join(STAGING)).unwrap();
+                assert_eq!(fs::read_dir(&small).unwrap().count(), 0, "{options}");
+            }
+            assert_eq!(free(), before, "{options}");
+        });
+    }
 }

@@ -15,6 +15,7 @@ mod create;
 mod refuse;
 mod archive;
 mod copy;
+mod copy_random;
 mod remove;
 mod races;
 

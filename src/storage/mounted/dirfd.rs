@@ -6,16 +6,13 @@
 
 use std::ffi::{CStr, CString};
 use std::io::Write;
-use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use nix::dir::{Dir, OwningIter, Type};
 use nix::errno::Errno as Raw;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat, renameat};
-use nix::sys::stat::{
-    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, fstat, fstatat, mkdirat, mknodat, utimensat,
-};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat, renameat};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fstat, fstatat, mkdirat, mknodat, utimensat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
 
@@ -211,10 +208,7 @@ impl DirFd {
         if current.contains(Mode::S_IRWXU) {
             return Ok(());
         }
-        // A descriptor for passing cannot be handed to fchmod. This path is no tenant's: it leads to the very
-        // directory that is open, which is neither a link nor looked up by a name.
-        let this = format!("/proc/self/fd/{}", self.fd.0.as_raw_fd());
-        Ok(fchmodat(AT_FDCWD, &*this, current | Mode::S_IRWXU, FchmodatFlags::FollowSymlink)?)
+        self.fd.set_mode_by_path((current | Mode::S_IRWXU).bits() & 0o7777)
     }
 
     /// Opens the file `name` for reading. Whatever it is by now, it is not waited for and not followed.
@@ -263,6 +257,16 @@ impl DirFd {
     pub(crate) fn set_owners_of(&self, name: &CStr, uid: u32, gid: u32) -> Result<(), Problem> {
         let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         Ok(fchownat(&self.fd, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)?)
+    }
+
+    /// Sets the mode of the entry `name`, which is not opened for that. A link is refused.
+    pub(crate) fn set_mode_of(&self, name: &CStr, mode: u32) -> Result<(), Problem> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let entry = self.open_by(name, flags, Mode::empty())?;
+        if entry.attributes()?.kind == FileKind::Link {
+            return Err(Problem::Link);
+        }
+        entry.set_mode_by_path(mode)
     }
 
     /// Sets the times of the entry `name`, of a link itself.

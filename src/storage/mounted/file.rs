@@ -7,12 +7,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, fchown};
 
 use nix::errno::Errno as Raw;
-use nix::fcntl::copy_file_range;
-use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, futimens};
+use nix::fcntl::{AT_FDCWD, copy_file_range};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstat, futimens};
 use nix::sys::statfs::{FsType, fstatfs};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Whence, lseek};
-use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fsetxattr};
+use rustix::fs::{AtFlags, StatxFlags, XattrFlags, fgetxattr, flistxattr, fsetxattr, statx};
 
 use crate::storage::entry::{Attributes, FileKind, Time};
 use crate::storage::error::{Errno, Problem};
@@ -50,9 +50,28 @@ impl Fd {
         Ok(fchmod(self, Mode::from_bits_truncate(mode))?)
     }
 
+    /// Sets the mode of what is open for its path only, and is no link: that cannot be handed to fchmod.
+    pub(super) fn set_mode_by_path(&self, mode: u32) -> Result<(), Problem> {
+        // This path is no tenant's: it leads to the very entry that is open, which is not looked up by a name.
+        let this = format!("/proc/self/fd/{}", self.0.as_raw_fd());
+        Ok(fchmodat(AT_FDCWD, &*this, Mode::from_bits_truncate(mode), FchmodatFlags::FollowSymlink)?)
+    }
+
     /// Sets the times of the last reading and the last writing.
     pub(crate) fn set_times(&self, accessed: Time, modified: Time) -> Result<(), Problem> {
         Ok(futimens(self, &timespec(accessed), &timespec(modified))?)
+    }
+
+    /// Sets both times to what the file system's own clock says.
+    pub(crate) fn touch(&self) -> Result<(), Problem> {
+        Ok(futimens(self, &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_NOW)?)
+    }
+
+    /// Finds when it was made; `None` where the kernel, or the file system, does not tell.
+    pub(crate) fn born(&self) -> Option<Time> {
+        let found = statx(self, c"", AtFlags::EMPTY_PATH, StatxFlags::BTIME).ok()?;
+        let is_told = found.stx_mask & StatxFlags::BTIME.bits() != 0;
+        is_told.then_some(Time { seconds: found.stx_btime.tv_sec, nanoseconds: found.stx_btime.tv_nsec })
     }
 
     /// Lists the names of the extended attributes, access lists among them.
@@ -176,6 +195,7 @@ pub(super) fn attributes(found: &FileStat) -> Attributes {
         device: number(found.st_rdev),
         accessed: Time { seconds: number(found.st_atime), nanoseconds: number(found.st_atime_nsec) },
         modified: Time { seconds: number(found.st_mtime), nanoseconds: number(found.st_mtime_nsec) },
+        changed: Time { seconds: number(found.st_ctime), nanoseconds: number(found.st_ctime_nsec) },
     }
 }
 

@@ -16,6 +16,39 @@ const CHUNK: usize = 8 << 20;
 /// nothing but zeros is left out: the file then has a hole there.
 const BLOCK: usize = 128 << 10;
 
+/// How many times an entry is tried that is another each time it is looked at.
+pub(super) const TRIES: u32 = 16;
+
+/// Why an entry is not copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missed {
+    /// The source has nothing of that name any more, or something else than before: it is worth another look.
+    Changed(Problem),
+    /// It cannot be copied.
+    Failed(Problem),
+}
+
+/// Unless it is said to lie in the source, a problem lies in the copy, where nothing comes or goes by itself.
+impl From<Problem> for Missed {
+    fn from(problem: Problem) -> Self {
+        Self::Failed(problem)
+    }
+}
+
+impl Missed {
+    /// Sorts what was answered to a look at the source, in which others come and go.
+    pub(super) fn in_source(problem: Problem) -> Self {
+        use Errno::{EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO, ESTALE};
+        let has_changed = matches!(
+            problem,
+            Problem::Link
+                | Problem::NotDirectory
+                | Problem::Os(EISDIR | ELOOP | ENOENT | ENOTDIR | ENXIO | ESTALE)
+        );
+        if has_changed { Self::Changed(problem) } else { Self::Failed(problem) }
+    }
+}
+
 /// How far a copy is. Clones are the same one.
 #[derive(Debug, Clone, Default)]
 pub struct Progress(Arc<Counts>);
@@ -85,33 +118,62 @@ impl Entries<'_> {
         !self.progress.is_stopped() && (self.goes_on)()
     }
 
-    /// Copies the file `name` in `source` to a new file `new` in `target`.
-    pub(super) fn file(&self, source: &Dir, name: &CStr, target: &Dir, new: &CStr) -> Result<(), Problem> {
-        let from = source.open_file(name)?;
-        let found = from.inode().attributes()?;
-        if found.kind != FileKind::File {
-            return Err(Problem::Os(Errno::ESTALE));
+    /// Opens the file `name` in `source`, and finds out what it is as it is open.
+    pub(super) fn open(source: &Dir, name: &CStr) -> Result<(File, Attributes), Missed> {
+        let from = source.open_file(name).map_err(Missed::in_source)?;
+        let found = from.inode().attributes().map_err(Missed::in_source)?;
+        if found.kind == FileKind::File {
+            Ok((from, found))
+        } else {
+            Err(Missed::Changed(Problem::Os(Errno::ESTALE)))
         }
-        let to = target.create_file(new)?;
-        self.content(&from, &to, &found)?;
-        copy_xattrs(from.inode(), to.inode())?;
-        self.own(to.inode(), &found)?;
+    }
+
+    /// Copies an open file to a new file `new` in `target`. Half a copy is not left where the source has changed.
+    pub(super) fn file(&self, from: &File, found: &Attributes, target: &Dir, new: &CStr) -> Result<(), Missed> {
+        let to = made_anew(target, new, || target.create_file(new))?;
+        let copied = self.content(from, &to, found).and_then(|()| copy_xattrs(from.inode(), to.inode()));
+        if let Err(Missed::Changed(_)) = copied {
+            take_away(target, new)?;
+        }
+        copied?;
+        self.own(to.inode(), found)?;
         // An NFS client says only now that there was no room.
-        to.sync()
+        Ok(to.sync()?)
     }
 
     /// Copies a symbolic link. It is not followed.
-    pub(super) fn link(&self, source: &Dir, target: &Dir, name: &CStr, found: &Attributes) -> Result<(), Problem> {
-        target.symlink(&source.read_link(name)?, name)?;
-        self.own_entry(target, name, found)
+    pub(super) fn link(&self, source: &Dir, target: &Dir, name: &CStr, found: &Attributes) -> Result<(), Missed> {
+        let is_no_link = Problem::Os(Errno::EINVAL);
+        let leads_to = source.read_link(name).map_err(|problem| {
+            if problem == is_no_link { Missed::Changed(problem) } else { Missed::in_source(problem) }
+        })?;
+        let now = source.entry(name).map_err(Missed::in_source)?;
+        if (now.inode, now.changed) != (found.inode, found.changed) {
+            return Err(Missed::Changed(Problem::Os(Errno::ESTALE)));
+        }
+        made_anew(target, name, || target.symlink(&leads_to, name))?;
+        Ok(self.own_entry(target, name, found)?)
     }
 
-    /// Copies a pipe, a socket or a device, if this process may make one; tells whether it has.
-    pub(super) fn node(&self, target: &Dir, name: &CStr, found: &Attributes) -> Result<bool, Problem> {
-        match target.make_node(name, found.kind, found.mode, found.device) {
-            Err(Problem::Os(Errno::EPERM | Errno::EACCES | Errno::EOPNOTSUPP | Errno::EINVAL)) => Ok(false),
-            made => made.and_then(|()| self.own_entry(target, name, found)).map(|()| true),
+    /// Copies a pipe, a socket or a device; tells whether it has. Only what this process, or the file system, has no
+    /// leave to make is left out.
+    pub(super) fn node(&self, target: &Dir, name: &CStr, found: &Attributes) -> Result<bool, Missed> {
+        // Anybody may make a pipe.
+        let takes_leave = found.kind != FileKind::Fifo;
+        let node = || target.make_node(name, found.kind, found.mode, found.device);
+        match made_anew(target, name, node) {
+            Err(Problem::Os(Errno::EOPNOTSUPP | Errno::EINVAL)) => return Ok(false),
+            Err(Problem::Os(Errno::EPERM | Errno::EACCES)) if takes_leave => return Ok(false),
+            made => made?,
         }
+        self.own_entry(target, name, found)?;
+        // The umask may have taken bits from it, and the change of owners others.
+        if target.entry(name)?.mode != found.mode {
+            target.set_mode_of(name, found.mode)?;
+            target.set_times_of(name, found.accessed, found.modified)?;
+        }
+        Ok(true)
     }
 
     /// Gives a copy its owners, its mode and its times, in this order: an owner loses some of the mode's bits.
@@ -135,12 +197,12 @@ impl Entries<'_> {
     }
 
     /// Copies what is in a file, and leaves holes where it has some.
-    fn content(&self, from: &File, to: &File, found: &Attributes) -> Result<(), Problem> {
+    fn content(&self, from: &File, to: &File, found: &Attributes) -> Result<(), Missed> {
         let size = found.size;
         to.truncate(size)?;
         let mut at = 0;
         while at < size {
-            let Some(data) = from.next_data(at, size)? else { break };
+            let Some(data) = from.next_data(at, size).map_err(Missed::in_source)? else { break };
             let end = data.end;
             // Where it has holes of which nobody tells, as over NFS v3, they are looked for.
             let has_hidden_holes = data == (0..size) && found.on_disk < size;
@@ -154,38 +216,76 @@ impl Entries<'_> {
 
     /// Copies a part of a file, by reading it if that is wanted or there is no other way; tells whether it was all
     /// there.
-    fn part(&self, from: &File, to: &File, part: Range<u64>, by_reading: bool) -> Result<bool, Problem> {
+    fn part(&self, from: &File, to: &File, part: Range<u64>, by_reading: bool) -> Result<bool, Missed> {
         let Range { start: mut at, end } = part;
         let mut block = if by_reading { vec![0; BLOCK] } else { Vec::new() };
         while at < end {
             if !self.go_on() {
-                return Err(Problem::NotLeading);
+                return Err(Missed::Failed(Problem::NotLeading));
             }
             let left = usize::try_from(end - at).unwrap_or(usize::MAX);
             let copied = if block.is_empty() {
-                from.copy_range(to, at, left.min(CHUNK))
+                match from.copy_range(to, at, left.min(CHUNK)) {
+                    // Some kernels and servers say "nothing" where they do not copy. Reading tells.
+                    Ok(0)
+                    | Err(Problem::Os(
+                        Errno::EXDEV | Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM,
+                    )) => None,
+                    copied => Some(copied.map_err(Missed::in_source)?),
+                }
             } else {
-                copy_block(from, to, at, block.get_mut(..left.min(BLOCK)).unwrap_or_default())
+                Some(copy_block(from, to, at, block.get_mut(..left.min(BLOCK)).unwrap_or_default())?)
             };
             match copied {
-                Ok(0) => return Ok(false),
-                Ok(copied) => {
+                None => block = vec![0; BLOCK],
+                Some(0) => return ended(from, at).map(|()| false),
+                Some(copied) => {
                     at += copied as u64;
                     self.progress.0.bytes.fetch_add(copied as u64, Ordering::Relaxed);
                 }
-                Err(Problem::Os(
-                    Errno::EXDEV | Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM,
-                )) if block.is_empty() => block = vec![0; BLOCK],
-                Err(problem) => return Err(problem),
             }
         }
         Ok(true)
     }
 }
 
+/// Makes sure that a file ends where nothing more could be read: it may have become shorter, but what is there and
+/// cannot be read is no end.
+fn ended(from: &File, at: u64) -> Result<(), Missed> {
+    match from.inode().attributes().map_err(Missed::in_source)?.size {
+        size if size > at => Err(Missed::Changed(Problem::Os(Errno::EIO))),
+        _ => Ok(()),
+    }
+}
+
+/// Makes an entry of a copy. One of that name that is there already, and is no directory, is taken away first: a lost
+/// answer has made it, or a listing has shown its name twice while others came and went. Nobody else makes entries
+/// in a copy.
+pub(super) fn made_anew<T>(
+    target: &Dir,
+    name: &CStr,
+    make: impl Fn() -> Result<T, Problem>,
+) -> Result<T, Problem> {
+    for _ in 1..TRIES {
+        match make() {
+            Err(Problem::Os(Errno::EEXIST)) => take_away(target, name)?,
+            done => return done,
+        }
+    }
+    make()
+}
+
+/// Takes an entry of a copy away that is no directory. None there is success.
+pub(super) fn take_away(target: &Dir, name: &CStr) -> Result<(), Problem> {
+    match target.unlink(name) {
+        Err(Problem::Os(Errno::ENOENT)) => Ok(()),
+        removed => removed,
+    }
+}
+
 /// Copies one block by reading and writing it, unless it is nothing but zeros.
-fn copy_block(from: &File, to: &File, at: u64, block: &mut [u8]) -> Result<usize, Problem> {
-    let read = from.read_at(block, at)?;
+fn copy_block(from: &File, to: &File, at: u64, block: &mut [u8]) -> Result<usize, Missed> {
+    let read = from.read_at(block, at).map_err(Missed::in_source)?;
     let block = block.get(..read).unwrap_or_default();
     if block.iter().any(|byte| *byte != 0) {
         to.write_at(block, at)?;
@@ -195,10 +295,10 @@ fn copy_block(from: &File, to: &File, at: u64, block: &mut [u8]) -> Result<usize
 
 /// Copies extended attributes, access lists among them, where both sides have such. Those of the kernel's security
 /// modules are nobody's to copy.
-pub(super) fn copy_xattrs(from: Inode<'_>, to: Inode<'_>) -> Result<(), Problem> {
+pub(super) fn copy_xattrs(from: Inode<'_>, to: Inode<'_>) -> Result<(), Missed> {
     let names = match from.xattr_names() {
         Err(Problem::Os(Errno::EOPNOTSUPP | Errno::ENOSYS)) => return Ok(()),
-        names => names?,
+        names => names.map_err(Missed::in_source)?,
     };
     for name in names {
         if name.to_bytes().starts_with(b"security.") || name.to_bytes().starts_with(b"trusted.") {
@@ -206,7 +306,7 @@ pub(super) fn copy_xattrs(from: Inode<'_>, to: Inode<'_>) -> Result<(), Problem>
         }
         let value = match from.xattr(&name) {
             Err(Problem::Os(Errno::ENODATA)) => continue,
-            value => value?,
+            value => value.map_err(Missed::in_source)?,
         };
         match to.set_xattr(&name, &value) {
             Err(Problem::Os(Errno::EOPNOTSUPP)) => {}

@@ -2,10 +2,14 @@
 //!
 //! Several threads work on one copy. They share a stack of tasks, so that they stay together deep in the tree: few
 //! directories are open, and few names in memory. No link is followed and no mount point crossed. A file that has
-//! several names in the tree is copied once, into a directory beside the copy, and given its names from there.
+//! several names in the tree is copied once, into a directory beside the copy, and given its names from there. Its
+//! name there tells which file it is and how it was, so that no other file's content, nor older content of the same,
+//! gets a name of it.
 //!
 //! A copy is no snapshot: each file is as it was when its turn came, and what goes before its turn is not in the
-//! copy.
+//! copy. Nothing else is passed by: that an entry has gone is what the source says of its name, or of a directory
+//! above it, never an error by itself. What goes wrong in the copy, to which nobody else has access, is never passed
+//! by.
 
 use std::ffi::{CStr, CString};
 use std::sync::Arc;
@@ -15,10 +19,10 @@ use std::thread;
 use parking_lot::{Condvar, Mutex};
 
 use crate::storage::dir::{Dir, Listing};
-use crate::storage::entry::{Access, Attributes, FileKind};
+use crate::storage::entry::{Access, Attributes, FileKind, Time};
 use crate::storage::error::{Errno, Problem};
 use crate::storage::mounted::thread::give_way;
-use crate::storage::ops::copy_file::{Entries, Progress, copy_xattrs};
+use crate::storage::ops::copy_file::{Entries, Missed, Progress, TRIES, copy_xattrs, made_anew, take_away};
 use crate::storage::root::OWN_MODE;
 use crate::values::ownership::{Mode, Ownership};
 
@@ -35,7 +39,7 @@ pub(crate) struct TreeCopy<'a> {
     /// An empty directory that becomes its copy.
     pub(crate) target: Dir,
     /// An empty directory on the same file system as `target`.
-    pub(crate) links: Dir,
+    pub(crate) links: &'a Dir,
     /// The owner, group and mode of the copy's own directory, where they differ from the source's.
     pub(crate) top: Ownership,
     /// A group, and the one that takes its place in the copy.
@@ -71,7 +75,7 @@ pub(crate) fn copy(order: TreeCopy<'_>) -> Result<(), (String, Problem)> {
         stripes: std::array::from_fn(|_| Mutex::new(())),
     };
     let listing = source.listing().map_err(own)?;
-    let top = Arc::new(Node { source, target, status, parent: None, pending: AtomicUsize::new(1) });
+    let top = Arc::new(Node { source, target, status, above: None, pending: AtomicUsize::new(1) });
     copy.push(Task::List(top, listing));
     thread::scope(|scope| {
         // On threads that do nothing else, because they give way. With fewer it takes longer.
@@ -95,9 +99,33 @@ struct Node {
     source: Dir,
     target: Dir,
     status: Attributes,
-    parent: Option<Arc<Self>>,
+    /// The directory that it is in, and its name there; `None` is the top.
+    above: Option<(Arc<Self>, CString)>,
     /// How many of its tasks and of the directories in it are not done.
     pending: AtomicUsize,
+}
+
+impl Node {
+    /// Tells whether this directory is not in the source any more, where it was found. The top is never said to be
+    /// gone.
+    fn has_gone(&self) -> bool {
+        let mut node = self;
+        while let Some((above, name)) = &node.above {
+            match above.source.entry(&**name) {
+                Ok(found) => {
+                    return (found.inode, found.file_system) != (node.status.inode, node.status.file_system);
+                }
+                Err(Problem::Os(Errno::ENOENT)) => return true,
+                Err(_) => node = above,
+            }
+        }
+        false
+    }
+
+    /// Tells whether the source has no entry of this name any more.
+    fn has_lost(&self, name: &CStr) -> bool {
+        matches!(self.source.entry(name), Err(Problem::Os(Errno::ENOENT))) || self.has_gone()
+    }
 }
 
 enum Task {
@@ -105,8 +133,8 @@ enum Task {
     List(Arc<Node>, Listing),
     /// Copies entries of a directory.
     Entries(Arc<Node>, Vec<CString>),
-    /// Begins with a directory in another one.
-    Enter(Arc<Node>, CString),
+    /// Begins with a directory in another one, for the first time or not.
+    Enter(Arc<Node>, CString, u32),
 }
 
 struct Crew {
@@ -116,7 +144,7 @@ struct Crew {
 }
 
 struct Copy<'a> {
-    links: Dir,
+    links: &'a Dir,
     entries: Entries<'a>,
     crew: Mutex<Crew>,
     changed: Condvar,
@@ -167,7 +195,13 @@ impl Copy<'_> {
     fn perform(&self, task: Task) -> Result<(), Failed> {
         match task {
             Task::List(node, mut listing) => {
-                let names = listing.next(BATCH).map_err(|problem| (c".".to_owned(), problem))?;
+                let names = match listing.next(BATCH).map_err(Missed::in_source) {
+                    Ok(names) => names,
+                    Err(Missed::Changed(_)) if node.has_gone() => Vec::new(),
+                    Err(Missed::Changed(problem) | Missed::Failed(problem)) => {
+                        return Err((c".".to_owned(), problem));
+                    }
+                };
                 if names.is_empty() {
                     return self.release(node);
                 }
@@ -179,22 +213,18 @@ impl Copy<'_> {
             }
             Task::Entries(node, names) => {
                 for name in names {
-                    if !self.entries.go_on() {
-                        return Err((name, Problem::NotLeading));
-                    }
-                    match self.entry(&node, &name) {
-                        Err(problem) if is_passed_by(problem, &node, &name) => {}
-                        Err(problem) => return Err((name, problem)),
-                        Ok(()) => {}
-                    }
+                    self.entry(&node, &name, 0).map_err(|problem| (name, problem))?;
                 }
                 self.release(node)
             }
-            Task::Enter(node, name) => {
+            Task::Enter(node, name, tried) => {
                 match self.enter(&node, &name) {
-                    Err(problem) if is_passed_by(problem, &node, &name) => {}
-                    Err(problem) => return Err((name, problem)),
                     Ok(()) => {}
+                    Err(Missed::Changed(_)) if node.has_lost(&name) => {}
+                    Err(Missed::Changed(_)) if tried < TRIES => {
+                        self.entry(&node, &name, tried + 1).map_err(|problem| (name, problem))?;
+                    }
+                    Err(Missed::Changed(problem) | Missed::Failed(problem)) => return Err((name, problem)),
                 }
                 self.release(node)
             }
@@ -209,24 +239,45 @@ impl Copy<'_> {
                 break;
             }
             let own = |problem| (c".".to_owned(), problem);
-            copy_xattrs(node.source.inode(), node.target.inode()).map_err(own)?;
+            match copy_xattrs(node.source.inode(), node.target.inode()) {
+                Ok(()) => {}
+                Err(Missed::Changed(_)) if node.has_gone() => {}
+                Err(Missed::Changed(problem) | Missed::Failed(problem)) => return Err(own(problem)),
+            }
             self.entries.own(node.target.inode(), &node.status).map_err(own)?;
             self.entries.progress.count_entry();
-            next = node.parent.as_ref().map(Arc::clone);
+            next = node.above.as_ref().map(|(above, _)| Arc::clone(above));
         }
         Ok(())
     }
 
-    fn entry(&self, node: &Arc<Node>, name: &CStr) -> Result<(), Problem> {
-        let found = node.source.entry(name)?;
+    /// Copies an entry, which is looked at again as long as it is another each time, unless it has gone. A directory
+    /// becomes a task of its own; `tried` is how many there were for it.
+    fn entry(&self, node: &Arc<Node>, name: &CStr, tried: u32) -> Result<(), Problem> {
+        let mut last = Problem::NotLeading;
+        for _ in 0..TRIES {
+            if !self.entries.go_on() {
+                return Err(Problem::NotLeading);
+            }
+            match self.entry_once(node, name, tried) {
+                Ok(()) => return Ok(()),
+                Err(Missed::Changed(_)) if node.has_lost(name) => return Ok(()),
+                Err(Missed::Changed(problem)) => last = problem,
+                Err(Missed::Failed(problem)) => return Err(problem),
+            }
+        }
+        Err(last)
+    }
+
+    fn entry_once(&self, node: &Arc<Node>, name: &CStr, tried: u32) -> Result<(), Missed> {
+        let found = node.source.entry(name).map_err(Missed::in_source)?;
         match found.kind {
             FileKind::Directory => {
                 node.pending.fetch_add(1, Ordering::Relaxed);
-                self.push(Task::Enter(Arc::clone(node), name.to_owned()));
+                self.push(Task::Enter(Arc::clone(node), name.to_owned(), tried));
                 return Ok(());
             }
-            FileKind::File if found.links > 1 => self.file_with_names(node, name, &found)?,
-            FileKind::File => self.entries.file(&node.source, name, &node.target, name)?,
+            FileKind::File => self.file(node, name)?,
             FileKind::Link => self.entries.link(&node.source, &node.target, name, &found)?,
             FileKind::Fifo
             | FileKind::Socket
@@ -243,47 +294,101 @@ impl Copy<'_> {
         Ok(())
     }
 
-    fn enter(&self, above: &Arc<Node>, name: &CStr) -> Result<(), Problem> {
-        let source = above.source.open(name, Access::Read)?;
-        let status = source.inode().attributes()?;
-        let listing = source.listing()?;
-        above.target.make(name, OWN_MODE)?;
+    fn enter(&self, above: &Arc<Node>, name: &CStr) -> Result<(), Missed> {
+        let source = above.source.open(name, Access::Read).map_err(Missed::in_source)?;
+        let status = source.inode().attributes().map_err(Missed::in_source)?;
+        let listing = source.listing().map_err(Missed::in_source)?;
+        make_directory(&above.target, name)?;
         let target = above.target.open(name, Access::Read)?;
         above.pending.fetch_add(1, Ordering::Relaxed);
-        let parent = Some(Arc::clone(above));
-        let node = Arc::new(Node { source, target, status, parent, pending: AtomicUsize::new(1) });
+        let above = Some((Arc::clone(above), name.to_owned()));
+        let node = Arc::new(Node { source, target, status, above, pending: AtomicUsize::new(1) });
         self.push(Task::List(node, listing));
         Ok(())
     }
 
-    /// Copies a file that has several names, perhaps in this tree: once, and then gives it each name.
-    fn file_with_names(&self, node: &Node, name: &CStr, found: &Attributes) -> Result<(), Problem> {
+    /// Copies a file. One that has several names, perhaps in this tree, is copied once and then given each name.
+    fn file(&self, node: &Node, name: &CStr) -> Result<(), Missed> {
+        // From here on it is the open file that is copied, whatever gets its name.
+        let (from, found) = Entries::open(&node.source, name)?;
+        if found.links < 2 {
+            return self.entries.file(&from, &found, &node.target, name);
+        }
         let stripe = usize::try_from(found.inode % STRIPES as u64).unwrap_or_default();
         let _lock = self.stripes.get(stripe).map(Mutex::lock);
-        // A number has no NUL in it.
-        let own = CString::new(found.inode.to_string()).unwrap_or_default();
-        let link = || self.links.link(&*own, &node.target, name);
-        match link() {
-            Err(Problem::Os(Errno::ENOENT)) => {
-                self.entries.file(&node.source, name, &self.links, &own)?;
-                link()
-            }
-            Err(Problem::Os(Errno::EMLINK)) => self.entries.file(&node.source, name, &node.target, name),
-            linked => linked,
+        let own = name_of(&found);
+        match self.give_name(&own, node, name)? {
+            Named::Yes => return Ok(()),
+            Named::Refused => return self.entries.file(&from, &found, &node.target, name),
+            Named::Absent => {}
         }
+        self.entries.file(&from, &found, self.links, &own)?;
+        let named = self.give_name(&own, node, name)?;
+        if !from.inode().attributes().is_ok_and(|now| name_of(&now) == own) {
+            // Half of what is in it may be newer: no other name is to get that.
+            take_away(self.links, &own)?;
+        }
+        match named {
+            Named::Yes => Ok(()),
+            Named::Refused => self.entries.file(&from, &found, &node.target, name),
+            // Made just now, and nobody but us takes it away.
+            Named::Absent => Err(Missed::Failed(Problem::Os(Errno::ENOENT))),
+        }
+    }
+
+    /// Gives the copy of a file one of the file's names, if there is such a copy.
+    fn give_name(&self, own: &CStr, node: &Node, name: &CStr) -> Result<Named, Problem> {
+        let linked = made_anew(&node.target, name, || match self.links.link(own, &node.target, name) {
+            // Carried out, and then an answer was lost.
+            Err(Problem::Os(Errno::EEXIST)) if self.is_named(own, node, name) => Ok(()),
+            linked => linked,
+        });
+        match linked {
+            Ok(()) => Ok(Named::Yes),
+            Err(Problem::Os(Errno::ENOENT)) => Ok(Named::Absent),
+            Err(Problem::Os(Errno::EMLINK | Errno::EPERM | Errno::EXDEV | Errno::EOPNOTSUPP)) => {
+                Ok(Named::Refused)
+            }
+            Err(problem) => Err(problem),
+        }
+    }
+
+    fn is_named(&self, own: &CStr, node: &Node, name: &CStr) -> bool {
+        let (own, named) = (self.links.entry(own), node.target.entry(name));
+        let of = |found: Attributes| (found.inode, found.file_system);
+        own.is_ok_and(|own| named.is_ok_and(|named| of(named) == of(own)))
     }
 }
 
-/// Tells whether an entry is not to be copied: it has gone, or a listing has shown it twice while others came and
-/// went.
-fn is_passed_by(problem: Problem, node: &Node, name: &CStr) -> bool {
-    problem == Problem::Os(Errno::EEXIST) || (problem.has_gone() && has_gone(node, name))
+/// Whether the copy of a file that has several names has got one of them.
+enum Named {
+    Yes,
+    /// There is no copy of the file as it is now.
+    Absent,
+    /// It cannot have one more, or the file system has no such names.
+    Refused,
 }
 
-/// Tells whether an entry of the source is not there any more, or is another by now.
-fn has_gone(node: &Node, name: &CStr) -> bool {
-    let now = node.source.entry(name).map(|found| found.kind);
-    !matches!(now, Ok(FileKind::Directory | FileKind::File))
+/// Makes a directory of the copy, or takes the one that is there: a lost answer has made it, or a listing has shown its
+/// name twice while others came and went.
+fn make_directory(target: &Dir, name: &CStr) -> Result<(), Problem> {
+    made_anew(target, name, || match target.make(name, OWN_MODE) {
+        Err(Problem::Os(Errno::EEXIST)) if target.entry(name)?.kind == FileKind::Directory => Ok(()),
+        made => made,
+    })
+}
+
+/// Makes the name of a file's copy among those of files with several names. It says which file that is, and how it was
+/// when it was copied. A file of the same number is another, or another by now, if anything else differs, and then it
+/// has another name.
+fn name_of(found: &Attributes) -> CString {
+    let Attributes { kind: _, mode, uid, gid, size, on_disk: _, inode, links, .. } = found;
+    let Attributes { file_system, device: _, accessed: _, modified, changed, .. } = found;
+    let time = |time: &Time| format!("{}.{}", time.seconds, time.nanoseconds);
+    let (modified, changed) = (time(modified), time(changed));
+    let name = format!("{file_system}-{inode}-{links}-{size}-{modified}-{changed}-{mode:o}-{uid}-{gid}");
+    // Numbers have no NUL in them.
+    CString::new(name).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -319,6 +424,31 @@ mod tests {
         }
 
         fn copy_as(&self, top: Ownership, group: Option<(u32, u32)>) -> Result<(), (String, Problem)> {
+            self.copy_while(top, group, &|| {})
+        }
+
+        /// Copies, and calls `meanwhile` before each entry.
+        fn copy_while(
+            &self,
+            top: Ownership,
+            group: Option<(u32, u32)>,
+            meanwhile: &(dyn Fn() + Sync),
+        ) -> Result<(), (String, Problem)> {
+            self.copy_with(4, top, group, meanwhile)
+        }
+
+        /// Copies with one thread, and calls `meanwhile` before each entry.
+        fn copy_alone_while(&self, meanwhile: &(dyn Fn() + Sync)) -> Result<(), (String, Problem)> {
+            self.copy_with(1, Ownership::default(), None, meanwhile)
+        }
+
+        fn copy_with(
+            &self,
+            workers: usize,
+            top: Ownership,
+            group: Option<(u32, u32)>,
+            meanwhile: &(dyn Fn() + Sync),
+        ) -> Result<(), (String, Problem)> {
             let open = |name: &str| {
                 let top = Dir::open_mounted(self.dir.path()).unwrap();
                 top.open(name, Access::Read).unwrap()
@@ -326,13 +456,31 @@ mod tests {
             copy(TreeCopy {
                 source: open("source"),
                 target: open("copy"),
-                links: open("links"),
+                links: &open("links"),
                 top,
                 group,
-                workers: 4,
+                workers,
                 progress: &self.progress,
-                goes_on: &|| true,
+                goes_on: &|| {
+                    meanwhile();
+                    true
+                },
             })
+        }
+
+        /// Copies, and once there is an entry `path` in the copy, does something, once.
+        fn copy_and_when(&self, path: &str, act: impl Fn() + Sync) -> Result<(), (String, Problem)> {
+            let done = Mutex::new(false);
+            let meanwhile = || {
+                let mut done = done.lock();
+                if !*done && self.copied(path).symlink_metadata().is_ok() {
+                    *done = true;
+                    act();
+                }
+            };
+            let copied = self.copy_alone_while(&meanwhile);
+            assert!(*done.lock(), "{path} was never there before the last entry");
+            copied
         }
 
         fn copy(&self) {
@@ -399,6 +547,135 @@ mod tests {
         assert_eq!(copied.len(), 1 << 30);
         assert!(copied.blocks() * 512 < 1 << 20, "{}", copied.blocks());
         assert!(trees.progress.bytes() < 4 << 20, "{}", trees.progress.bytes());
+    }
+
+    /// An answer that is lost makes mkdir and all others say that the name is taken, by what they have made.
+    #[test]
+    fn what_a_lost_answer_has_made_is_gone_into_or_made_anew_and_never_passed_by() {
+        let trees = Trees::new();
+        for made in ["source/a/b", "copy/a/b"] {
+            fs::create_dir_all(trees.dir.path().join(made)).unwrap();
+        }
+        for path in ["a/b/file", "a/one", "changed/file"] {
+            fs::create_dir_all(trees.source(path).parent().unwrap()).unwrap();
+            fs::write(trees.source(path), path).unwrap();
+        }
+        fs::hard_link(trees.source("a/one"), trees.source("a/two")).unwrap();
+        symlink("there", trees.source("a/link")).unwrap();
+        let top = Dir::open_mounted(&trees.source("")).unwrap();
+        top.make_node("pipe", FileKind::Fifo, 0o640, 0).unwrap();
+        for path in ["a/b/file", "a/one", "a/two", "changed"] {
+            fs::write(trees.copied(path), "half").unwrap();
+        }
+        fs::write(trees.copied("pipe"), "").unwrap();
+        symlink("elsewhere", trees.copied("a/link")).unwrap();
+        trees.copy();
+        for path in ["", "a", "a/b", "a/b/file", "a/one", "a/two", "a/link", "pipe", "changed", "changed/file"] {
+            assert_eq!(seen(&trees.copied(path)), seen(&trees.source(path)), "{path}");
+        }
+        for (path, text) in [("a/b/file", "a/b/file"), ("a/two", "a/one"), ("changed/file", "changed/file")] {
+            assert_eq!(fs::read_to_string(trees.copied(path)).unwrap(), text);
+        }
+        assert_eq!(fs::read_link(trees.copied("a/link")).unwrap(), Path::new("there"));
+        let inode = |path| fs::metadata(trees.copied(path)).unwrap().ino();
+        assert_eq!(inode("a/one"), inode("a/two"));
+    }
+
+    #[test]
+    fn a_file_that_was_changed_between_two_of_its_names_is_copied_again_for_the_second() {
+        let trees = Trees::new();
+        for name in ["a", "b"] {
+            fs::create_dir(trees.source(name)).unwrap();
+        }
+        fs::write(trees.source("a/one"), "old").unwrap();
+        fs::hard_link(trees.source("a/one"), trees.source("b/two")).unwrap();
+        let before = fs::metadata(trees.source("a/one")).unwrap();
+        let is_first = |path: &str| trees.copied(path).symlink_metadata().is_ok();
+        let done = Mutex::new(None);
+        let meanwhile = || {
+            let first = ["a/one", "b/two"].into_iter().find(|path| is_first(path));
+            let mut done = done.lock();
+            if done.is_some() || first.is_none() {
+                return;
+            }
+            // Only the time that nobody can set tells that it is not as it was.
+            loop {
+                fs::write(trees.source("a/one"), "new").unwrap();
+                let file = File::options().write(true).open(trees.source("a/one")).unwrap();
+                file.set_modified(before.modified().unwrap()).unwrap();
+                let now = file.metadata().unwrap();
+                if (now.ctime(), now.ctime_nsec()) != (before.ctime(), before.ctime_nsec()) {
+                    break;
+                }
+            }
+            *done = first;
+        };
+        trees.copy_alone_while(&meanwhile).unwrap();
+        let first = done.lock().unwrap();
+        let second = if first == "a/one" { "b/two" } else { "a/one" };
+        assert_eq!(fs::read_to_string(trees.copied(first)).unwrap(), "old");
+        assert_eq!(fs::read_to_string(trees.copied(second)).unwrap(), "new");
+    }
+
+    #[test]
+    fn files_that_differ_in_anything_but_their_number_are_not_taken_for_one() {
+        let time = |seconds| Time { seconds, nanoseconds: 5 };
+        let found = Attributes {
+            kind: FileKind::File,
+            mode: 0o644,
+            uid: 1,
+            gid: 2,
+            size: 3,
+            on_disk: 4096,
+            inode: u64::MAX,
+            links: 2,
+            file_system: 9,
+            device: 0,
+            accessed: time(1),
+            modified: time(i64::MIN),
+            changed: time(3),
+        };
+        let others = [
+            Attributes { mode: 0o600, ..found },
+            Attributes { uid: 2, ..found },
+            Attributes { gid: 1, ..found },
+            Attributes { size: 4, ..found },
+            Attributes { inode: 1, ..found },
+            Attributes { links: 3, ..found },
+            Attributes { file_system: 8, ..found },
+            Attributes { modified: time(3), ..found },
+            Attributes { changed: Time { nanoseconds: 6, ..time(3) }, ..found },
+        ];
+        for other in others {
+            assert_ne!(name_of(&other), name_of(&found), "{other:?}");
+        }
+        let read_and_flushed = Attributes { accessed: time(2), on_disk: 8192, ..found };
+        assert_eq!(name_of(&read_and_flushed), name_of(&found));
+        assert!(name_of(&found).to_bytes().len() < 255);
+    }
+
+    #[test]
+    fn what_goes_from_the_source_is_not_missed_and_what_goes_from_the_copy_is() {
+        let trees = Trees::new();
+        for number in 0..300 {
+            fs::create_dir_all(trees.source("a")).unwrap();
+            symlink("there", trees.source("a").join(number.to_string())).unwrap();
+        }
+        let remains = |path| fs::read_dir(path).unwrap().count();
+        let gone = || fs::rename(trees.source("a"), trees.dir.path().join("kept")).unwrap();
+        trees.copy_and_when("a", gone).unwrap();
+        assert_eq!(remains(trees.copied("a")), 300, "what was open when it was moved is copied");
+        fs::rename(trees.dir.path().join("kept"), trees.source("a")).unwrap();
+        fs::remove_dir_all(trees.copied("a")).unwrap();
+        trees.copy_and_when("a", || fs::remove_dir_all(trees.source("a")).unwrap()).unwrap();
+
+        let swept = Trees::new();
+        fs::create_dir(swept.source("a")).unwrap();
+        for number in 0..300 {
+            symlink("there", swept.source("a").join(number.to_string())).unwrap();
+        }
+        let failed = swept.copy_and_when("a", || fs::remove_dir_all(swept.copied("a")).unwrap());
+        assert_eq!(failed.unwrap_err().1, Problem::Os(Errno::ENOENT));
     }
 
     #[test]
