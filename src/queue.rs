@@ -119,8 +119,8 @@ enum Position {
     Ready,
     Delayed((Instant, u64)),
     Taken,
-    /// Taken, and pushed since.
-    TakenAgain,
+    /// Taken, and pushed since, as a key that has failed so many times.
+    TakenAgain(u32),
 }
 
 impl<K> Default for Queue<K> {
@@ -139,10 +139,31 @@ impl<K: Clone + Eq + Hash> Queue<K> {
             None => state.make_ready(key, 0),
             Some(item) => match item.position {
                 Position::Ready => item.failures = 0,
-                Position::Taken | Position::TakenAgain => item.position = Position::TakenAgain,
+                Position::Taken | Position::TakenAgain(_) => item.position = Position::TakenAgain(0),
                 Position::Delayed(due) => {
                     state.delayed.remove(&due);
                     state.make_ready(key, 0);
+                }
+            },
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Makes `key` ready to be taken as one that has failed so many times in a row: what was done for it outside of
+    /// its rounds has failed again. A key that is taken becomes ready once it is finished.
+    pub fn push_failed(&self, key: K, failures: u32) {
+        let mut state = self.state.lock();
+        match state.items.get_mut(&key) {
+            None => state.make_ready(key, failures),
+            Some(item) => match item.position {
+                // Ready as one that has not failed, or pushed as such: that is newer.
+                Position::Ready | Position::TakenAgain(_) => {}
+                Position::Taken => item.position = Position::TakenAgain(failures),
+                Position::Delayed(due) => {
+                    let failures = item.failures.max(failures);
+                    state.delayed.remove(&due);
+                    state.make_ready(key, failures);
                 }
             },
         }
@@ -189,7 +210,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         let Some(item) = state.items.get(key) else { return };
         let failures = item.failures;
         match (item.position, next) {
-            (Position::TakenAgain, _) => state.make_ready(key.clone(), 0),
+            (Position::TakenAgain(failures), _) => state.make_ready(key.clone(), failures),
             (_, Next::PutBack) => state.make_ready(key.clone(), failures),
             (_, Next::Done) => drop(state.items.remove(key)),
             (_, Next::Retry(reason)) => {
@@ -322,6 +343,30 @@ mod tests {
         }
         queue.push("a");
         assert_eq!(taken_within(&queue, SOON).await, Some(("a", 0)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_failed_elsewhere_waits_longer_though_its_key_was_pushed() {
+        let queue = Queue::default();
+        for failures in 0..9 {
+            queue.push_failed("a", failures);
+            assert_eq!(taken_within(&queue, SOON).await, Some(("a", failures)));
+            queue.finish(&"a", Next::Retry(RetryReason::Export));
+            let begun = Instant::now();
+            assert_eq!(queue.take().await, ("a", failures + 1));
+            assert!(begun.elapsed() >= retry_after(failures + 1));
+            queue.finish(&"a", Next::Done);
+        }
+        // Its round may not have ended by then.
+        queue.push("a");
+        queue.take().await;
+        queue.push_failed("a", 5);
+        queue.finish(&"a", Next::Done);
+        assert_eq!(queue.take().await, ("a", 5));
+        queue.push("a");
+        queue.push_failed("a", 5);
+        queue.finish(&"a", Next::Done);
+        assert_eq!(queue.take().await, ("a", 0), "it has changed meanwhile");
     }
 
     #[tokio::test(start_paused = true)]

@@ -179,7 +179,7 @@ async fn work_until(
     stop: watch::Receiver<bool>,
 ) {
     let Context { exports, state, metrics, .. } = context.clone();
-    let copies = Copies::new(exports.clone(), state.ledger().clone(), metrics.clone());
+    let copies = Copies::new(context.clone(), leadership.clone());
     let provisioner = Arc::new(Provisioner::new(context.clone(), leadership.clone(), copies.clone()));
     let mut background = background(&context, &leadership, usage_calls);
     let waited_for = Arc::clone(&provisioner);

@@ -40,6 +40,8 @@ pub enum Reason {
     ExportNotAnswering,
     /// A volume could not be reclaimed, now or ever.
     VolumeFailedDelete,
+    /// A volume whose claim is gone stays until another claim is a copy of it.
+    VolumeWaitsForCopy,
     /// A volume was deleted, but its directory stays: another volume uses it, or no claim had the volume.
     VolumeDirectoryKept,
     /// A volume was reclaimed, though it was not clear how it should be.
@@ -66,6 +68,7 @@ impl Reason {
             | Self::ProvisioningSucceeded
             | Self::Resizing
             | Self::Cloning
+            | Self::VolumeWaitsForCopy
             | Self::VolumeResizeSuccessful
             | Self::UsageWithinRequest => "Normal",
             Self::ReclaimUnclear
@@ -87,6 +90,7 @@ impl Reason {
             Self::ProvisioningFailed => "ProvisioningFailed",
             Self::ExportNotAnswering => "ExportNotAnswering",
             Self::VolumeFailedDelete => "VolumeFailedDelete",
+            Self::VolumeWaitsForCopy => "VolumeWaitsForCopy",
             Self::VolumeDirectoryKept => "VolumeDirectoryKept",
             Self::VolumeReclaimUnclear => "VolumeReclaimUnclear",
             Self::Resizing => "Resizing",

@@ -19,7 +19,7 @@ pub(super) struct Mirror<K, R> {
 
 #[derive(Debug)]
 struct Record<R> {
-    record: Arc<R>,
+    object: Arc<R>,
     /// The list that last showed the object, or after which the watch showed it.
     shown: Generation,
     /// When the watch showed the object as it is recorded; unset if a list did.
@@ -38,9 +38,9 @@ impl<K: Clone + Eq + Hash, R: PartialEq> Mirror<K, R> {
     pub(super) fn put(&mut self, key: &K, record: Option<R>) -> bool {
         let Some(record) = record else { return self.remove(key) };
         let watched = (!self.is_listing).then(Instant::now);
-        let now = Record { record: Arc::new(record), shown: self.generation, watched };
-        let record = Arc::clone(&now.record);
-        self.records.insert(key.clone(), now).is_none_or(|before| before.record != record)
+        let now = Record { object: Arc::new(record), shown: self.generation, watched };
+        let record = Arc::clone(&now.object);
+        self.records.insert(key.clone(), now).is_none_or(|before| before.object != record)
     }
 
     /// Removes an object's record. Tells whether there was one.
@@ -63,13 +63,13 @@ impl<K: Clone + Eq + Hash, R: PartialEq> Mirror<K, R> {
     pub(super) fn end_list_but(&mut self, stays: impl Fn(&R) -> bool) -> Vec<K> {
         let generation = self.generation;
         self.is_listing = false;
-        let is_gone = |record: &Record<R>| record.shown != generation && !stays(&record.record);
+        let is_gone = |record: &Record<R>| record.shown != generation && !stays(&record.object);
         self.records.extract_if(|_, record| is_gone(record)).map(|(key, _)| key).collect()
     }
 
     /// Returns the record of an object.
     pub(super) fn get(&self, key: &K) -> Option<Arc<R>> {
-        self.records.get(key).map(|record| Arc::clone(&record.record))
+        self.records.get(key).map(|record| Arc::clone(&record.object))
     }
 
     /// Returns when the watch showed an object as it is recorded; `None` if a list did. A list shows objects in the
@@ -78,9 +78,15 @@ impl<K: Clone + Eq + Hash, R: PartialEq> Mirror<K, R> {
         self.records.get(key)?.watched
     }
 
+    /// Returns all records for which `wanted` is true.
+    pub(super) fn all(&self, wanted: impl Fn(&R) -> bool) -> Vec<Arc<R>> {
+        let records = self.records.values().map(|record| &record.object);
+        records.filter(|record| wanted(record)).map(Arc::clone).collect()
+    }
+
     /// Iterates over all records and their keys.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &R)> {
-        self.records.iter().map(|(key, record)| (key, &*record.record))
+        self.records.iter().map(|(key, record)| (key, &*record.object))
     }
 }
 

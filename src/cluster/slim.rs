@@ -192,7 +192,8 @@ mod tests {
         let Slim(slim) = serde_json::from_value(object).unwrap();
         let expected = volume::Volume::read(&whole);
         assert!(expected.deleting && expected.finalizer && expected.phase == volume::Phase::Released);
-        assert!(expected.capacity.is_some() && expected.disposed.is_some() && expected.lived.is_some());
+        assert!(expected.capacity.is_some() && expected.disposed.is_some());
+        assert!(expected.lived.is_some() && expected.since.is_some());
         assert_eq!(volume::Volume::read(&slim), expected);
         assert_eq!(slim.metadata.managed_fields, None);
     }
@@ -217,6 +218,7 @@ mod tests {
         let Slim(slim) = serde_json::from_value(object).unwrap();
         let expected = claim::Claim::read(&whole, "us");
         assert!(expected.as_ref().is_some_and(|claim| claim.block && claim.selector && claim.source.is_some()));
+        assert!(expected.as_ref().is_some_and(|claim| claim.created.is_some()));
         assert_eq!(claim::Claim::read(&slim, "us"), expected);
     }
 

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::cluster::mirror::Mirror;
+use crate::decide::copy::{holds, names};
 use crate::decide::scope::Scope;
 use crate::decide::volume::{is_work, located};
 use crate::ledger::{Entry, Ledger};
@@ -116,6 +117,43 @@ impl ClusterState {
     #[must_use]
     pub fn volume(&self, name: &VolumeName) -> Option<Arc<Volume>> {
         self.volumes.lock().work.get(name)
+    }
+
+    /// Returns a claim that waits and may be a copy of a volume whose own claim is gone. The volume stays until the
+    /// claim is bound, gone, or refused for good.
+    #[must_use]
+    pub fn waits_for_copy(&self, volume: &Volume) -> Option<ClaimRef> {
+        // The records are copied out: no lock is taken while another is held.
+        let named = volume.claim.as_ref()?;
+        let waiting: Vec<Arc<Claim>> = self.claims.lock().all(|claim| names(claim, named));
+        let found = waiting.iter().find(|claim| self.holds(claim, volume));
+        found.map(|claim| claim.claim.clone())
+    }
+
+    /// Returns the name of a volume whose own claim is gone and that stays for this claim to be a copy of it: of
+    /// several, the one that was released first.
+    #[must_use]
+    pub fn kept_for(&self, claim: &Claim) -> Option<VolumeName> {
+        let released: Vec<Arc<Volume>> = self.volumes.lock().work.all(|volume| {
+            volume.phase == Phase::Released && volume.claim.as_ref().is_some_and(|named| names(claim, named))
+        });
+        let held = released.iter().filter(|volume| self.holds(claim, volume));
+        held.min_by_key(|volume| volume.since).map(|volume| volume.name.clone())
+    }
+
+    fn holds(&self, claim: &Claim, volume: &Volume) -> bool {
+        let (class, judged) = (self.class(&claim.class), self.ledger.judged(&claim.claim.uid));
+        holds(claim, class.as_deref(), judged.as_ref(), volume, &self.scope)
+    }
+
+    /// Queues the volumes that may have stayed for a claim to be a copy of them.
+    pub fn reconsider_sources_of(&self, claim: &Claim) {
+        let released = self.volumes.lock().work.all(|volume| {
+            volume.phase == Phase::Released && volume.claim.as_ref().is_some_and(|named| names(claim, named))
+        });
+        for volume in released {
+            self.changed_volumes.push(volume.name.clone());
+        }
     }
 
     /// Returns the class of this name, whichever provisioner it names.
@@ -239,7 +277,11 @@ impl ClusterState {
                 }
             }
             Watched::Claims => {
+                let copies = self.claims.lock().all(|claim| claim.source.is_some());
                 let gone = self.claims.lock().end_list();
+                for claim in copies.iter().filter(|claim| gone.contains(&claim.claim.uid)) {
+                    self.reconsider_sources_of(claim);
+                }
                 for uid in gone {
                     self.changed_claims.push(uid);
                 }
@@ -294,8 +336,12 @@ impl ClusterState {
 
     /// Records a claim as it is now; `None` if the claim does not wait for us, or is gone.
     pub fn put_claim(&self, uid: &ClaimUid, record: Option<Claim>) {
+        let before = self.claim(uid).filter(|claim| claim.source.is_some());
         if self.claims.lock().put(uid, record) {
             self.changed_claims.push(uid.clone());
+            if let Some(before) = before {
+                self.reconsider_sources_of(&before);
+            }
         }
     }
 

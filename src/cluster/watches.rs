@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::{StreamExt, join};
@@ -100,12 +101,13 @@ pub async fn follow(client: Client, state: Arc<ClusterState>, listing: ListMode,
         health.listed();
         info!("all StorageClasses, PersistentVolumeClaims and PersistentVolumes have been read");
     };
-    let following = Following { client: &client, state: &state, health: &health, setback };
+    let seen = AtomicU64::new(0);
+    let following = Following { client: &client, state: &state, health: &health, seen: &seen, setback };
     join!(
         following.kind::<StorageClass>(listing, classes),
         following.kind::<Slim<PersistentVolumeClaim>>(listing, claims),
         following.kind::<Slim<PersistentVolume>>(listing, volumes),
-        setback::notice(client.clone(), setbacks),
+        setback::notice(client.clone(), &seen, setbacks),
         all_listed,
     );
 }
@@ -115,6 +117,8 @@ struct Following<'a> {
     client: &'a Client,
     state: &'a ClusterState,
     health: &'a WatchHealth,
+    /// The greatest version of an object that was seen.
+    seen: &'a AtomicU64,
     /// Changes when the API server has gone back to an earlier state.
     setback: watch::Receiver<u32>,
 }
@@ -136,6 +140,7 @@ impl Following<'_> {
                     Some(Ok(event)) => {
                         pause = REWATCH.0;
                         self.health.works(K::KIND.as_str());
+                        self.see(&event);
                         take_in(self.state, event, &listed);
                     }
                     Some(Err(error)) if listing == ListMode::Streamed && is_unsupported(&error) => {
@@ -148,6 +153,13 @@ impl Following<'_> {
                     None => break,
                 }
             }
+        }
+    }
+
+    fn see<K: Recorded>(&self, event: &Event<K>) {
+        if let Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) = event {
+            let version = object.meta().resource_version.as_deref().and_then(|version| version.parse().ok());
+            self.seen.fetch_max(version.unwrap_or_default(), Ordering::Relaxed);
         }
     }
 

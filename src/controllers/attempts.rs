@@ -1,10 +1,12 @@
 //! Work begun for claims whose volumes do not exist yet. Kept here and nowhere else.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
-use crate::controllers::copies::{Copy, CopyState};
+use crate::controllers::copies::{Copy, CopyFailure, CopyJob, CopyState};
 use crate::decide::copy::CopySource;
 use crate::ledger::Reserved;
 use crate::model::exports::{ExportId, Location};
@@ -20,8 +22,21 @@ pub(super) enum Stage {
     Made(Created),
     /// A copy was ordered, and is being made or has ended one way or the other.
     Copying(Copy),
+    /// A copy has failed, and is made again.
+    Failed(Arc<Failure>),
     /// The volume was created; the claim only has to be bound to it.
     VolumeCreated,
+}
+
+/// A copy that has failed.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    /// The order.
+    pub(super) job: CopyJob,
+    /// How the copy has failed.
+    pub(super) copy: CopyFailure,
+    /// When that was.
+    pub(super) at: Instant,
 }
 
 /// The leftovers of an attempt on the export.
@@ -33,6 +48,8 @@ pub(super) enum Left {
     Directory(Created),
     /// A copy that is not in its place yet.
     Unplaced(Copy),
+    /// A complete copy that is still where it was made.
+    Staged,
     /// A copy in its place.
     Placed(Created),
 }
@@ -46,11 +63,16 @@ impl Stage {
             Self::Copying(copy) => match copy.state() {
                 CopyState::Waiting | CopyState::Running => Left::Unplaced(copy.clone()),
                 CopyState::Ended(Ok(created)) => Left::Placed(created),
-                // The remains of a failed copy have been removed.
-                CopyState::Ended(Err(_)) => Left::Nothing,
+                CopyState::Ended(Err(failure)) => left_by(&failure),
             },
+            Self::Failed(failure) => left_by(&failure.copy),
         }
     }
+}
+
+/// Returns what a failed copy has left. The remains of one that was not complete have been removed.
+fn left_by(failure: &CopyFailure) -> Left {
+    if failure.complete.is_some() { Left::Staged } else { Left::Nothing }
 }
 
 #[derive(Debug)]
@@ -59,6 +81,8 @@ struct Attempt {
     /// The source of the copy, if the claim is to be one.
     source: Option<CopySource>,
     stage: Stage,
+    /// How many copies have failed in a row.
+    failed_copies: u32,
     /// The reservation, which is given up when it is dropped.
     reserved: Reserved,
 }
@@ -88,6 +112,8 @@ impl Attempts {
     pub(super) fn export(&self, claim: &ClaimUid) -> Option<ExportId> {
         self.get(claim).and_then(|(at, stage)| match stage {
             Stage::Made(_) | Stage::Copying(_) => Some(at.export),
+            // A copy that found no room, say, may be made elsewhere.
+            Stage::Failed(failure) => failure.copy.complete.map(|_| at.export),
             Stage::Reserved | Stage::VolumeCreated => None,
         })
     }
@@ -95,20 +121,37 @@ impl Attempts {
     /// Returns the source of a claim's copy, once the copy was ordered.
     pub(super) fn source(&self, claim: &ClaimUid) -> Option<CopySource> {
         let attempts = self.0.lock();
-        attempts.get(claim).filter(|attempt| matches!(attempt.stage, Stage::Copying(_)))?.source.clone()
+        let is_ordered = |attempt: &&Attempt| matches!(attempt.stage, Stage::Copying(_) | Stage::Failed(_));
+        attempts.get(claim).filter(is_ordered)?.source.clone()
     }
 
     /// Begins an attempt, or continues the one that is under way in the same place.
     pub(super) fn begin(&self, claim: &ClaimUid, at: &Location, source: Option<CopySource>, reserved: Reserved) {
         let mut attempts = self.0.lock();
-        let mut stage = Stage::Reserved;
+        let (mut stage, mut failed_copies) = (Stage::Reserved, 0);
         if let Some(before) = attempts.remove(claim) {
+            failed_copies = before.failed_copies;
             if before.at == *at && !matches!(before.stage, Stage::VolumeCreated) {
                 stage = before.stage;
             }
             before.reserved.hand_over();
         }
-        attempts.insert(claim.clone(), Attempt { at: at.clone(), source, stage, reserved });
+        attempts.insert(claim.clone(), Attempt { at: at.clone(), source, stage, failed_copies, reserved });
+    }
+
+    /// Returns how many copies for a claim have failed in a row.
+    pub(super) fn failed_copies(&self, claim: &ClaimUid) -> u32 {
+        self.0.lock().get(claim).map_or(0, |attempt| attempt.failed_copies)
+    }
+
+    /// Notes that a copy for a claim has failed. One that was stopped does not count.
+    pub(super) fn failed(&self, claim: &ClaimUid, failure: Failure) {
+        let mut attempts = self.0.lock();
+        let Some(attempt) = attempts.get_mut(claim) else { return };
+        if !failure.copy.error.is_stop() {
+            attempt.failed_copies = attempt.failed_copies.saturating_add(1);
+        }
+        attempt.stage = Stage::Failed(Arc::new(failure));
     }
 
     /// Notes that a claim's directory was made. Returns what all rounds together have made of it.

@@ -85,13 +85,9 @@ pub(super) async fn confirm(
                 claim_has_gone(context, &now).await?;
             }
         }
-        // Its name is another volume's by now.
-        Some(_) => {
-            context.state.forget_volume(volume);
-            return Err(VolumeOutcome::Gone);
-        }
         None if volume.deleted_while_bound => claim_has_gone(context, volume).await?,
-        None => {
+        // Its name may be another volume's by now.
+        _ => {
             context.state.forget_volume(volume);
             return Err(VolumeOutcome::Gone);
         }

@@ -1,31 +1,38 @@
 //! Copies directories in the background, for as long as that takes.
 //!
-//! The module does not know whom a copy is for: it copies a directory to another place, on the same export or
-//! another one, and tells the caller how the copy ended.
+//! The module does not know whom a copy is for: it copies a volume's directory to another place, on the same export
+//! or another one, and tells the caller how the copy ended.
 //!
 //! Each copy is made in a staging place of its own on the export, and renamed to where it belongs when it is
 //! complete. A crash before the rename leaves the staging place, which the next copy for the same volume empties
 //! to begin anew; a crash after it leaves a directory that is recognized by its inode number, noted in the staging
 //! place.
+//!
+//! What is copied is a volume, not a place: when its directory has been opened, and again before the copy goes to its
+//! own place, the API server is asked whether the volume is still the one that was ordered.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
-use tokio::time::sleep;
-use tracing::warn;
+use parking_lot::Mutex;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, error, warn};
 
-use crate::export::Export;
-use crate::ledger::Ledger;
-use crate::model::exports::{Location, PerExport};
-use crate::observe::metrics::{self, Metrics};
-use crate::storage::{CopyTo, Created, Errno, Problem, Progress, StorageError};
+use crate::cluster::election::Leadership;
+use crate::controllers::context::Context;
+use crate::controllers::copy_slots::CopySlots;
+use crate::decide::copy::{CopySource, Full};
+use crate::model::exports::Location;
+use crate::model::volume::Phase;
+use crate::observe::metrics;
+use crate::queue::retry_after;
+use crate::storage::{COPY_PAUSE_MAX, Complete, CopyTo, Created, Errno, Problem, Progress, Storage, StorageError};
+use crate::values::headroom::FsUsage;
 use crate::values::names::VolumeName;
 use crate::values::ownership::Ownership;
 use crate::values::time::seconds_now;
-
-/// The number of copies that are made at the same time.
-const AT_A_TIME: usize = 2;
 
 /// The interval at which the progress of a copy is counted, and a copy that waits looks whether it was stopped.
 const COUNT: Duration = Duration::from_secs(1);
@@ -35,8 +42,10 @@ const COUNT: Duration = Duration::from_secs(1);
 pub struct CopyJob {
     /// The volume that the copy is for; its staging place has the same name.
     pub volume: VolumeName,
-    /// The directory to copy.
-    pub from: Location,
+    /// The namespace that the copy is for, which takes turns with others.
+    pub namespace: Box<str>,
+    /// The volume whose directory is copied.
+    pub from: CopySource,
     /// The place where the copy belongs.
     pub to: Location,
     /// The mode and owners of the copy's top directory, where they differ from the source's.
@@ -52,8 +61,46 @@ pub enum CopyState {
     Waiting,
     /// The copy is being made.
     Running,
-    /// The copy is in its place; or it failed, and what there was of it has been removed.
-    Ended(Result<Created, StorageError>),
+    /// The copy is in its place; or it failed.
+    Ended(Result<Created, CopyFailure>),
+}
+
+/// How a copy has failed. What there was of it has been removed, unless it was complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyFailure {
+    /// The reason.
+    pub error: CopyError,
+    /// The complete copy, which is still where it was made: only its place could not be had.
+    pub complete: Option<Complete>,
+    /// The space that was not enough, if that was the reason.
+    pub full: Option<Full>,
+}
+
+/// Reasons why a copy failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CopyError {
+    /// An export refused, or could not be used; or the copy was stopped.
+    Storage(StorageError),
+    /// The volume to copy is not what it was when the copy was ordered.
+    SourceChanged,
+    /// The volume to copy has no directory.
+    NoDirectory,
+    /// A defect of this program broke the copy off.
+    Defect,
+}
+
+impl CopyError {
+    /// Tells whether the copy was stopped, or might not go on because another process leads.
+    #[must_use]
+    pub fn is_stop(&self) -> bool {
+        matches!(self, Self::Storage(error) if error.problem == Problem::NotLeading)
+    }
+}
+
+impl From<StorageError> for CopyError {
+    fn from(error: StorageError) -> Self {
+        Self::Storage(error)
+    }
 }
 
 /// A copy that was ordered. Clones are the same copy.
@@ -102,35 +149,82 @@ impl Copy {
     }
 }
 
+/// The task of a copy, as far as others see it. However the task ends, the copy has ended.
+struct Task(watch::Sender<CopyState>);
+
+impl Task {
+    fn ended(&self, result: Result<Created, CopyFailure>) {
+        self.0.send_replace(CopyState::Ended(result));
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        if !matches!(*self.0.borrow(), CopyState::Ended(_)) {
+            if std::thread::panicking() {
+                error!("a defect of this program broke off a copy; will make it again");
+            }
+            self.ended(Err(CopyFailure { error: CopyError::Defect, complete: None, full: None }));
+        }
+    }
+}
+
+/// Counts a copy that is being made.
+struct Running(Gauge);
+
+impl Running {
+    fn new(gauge: Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// What is known of a copy while it is made, and counts if it fails.
+#[derive(Debug, Default)]
+struct Made {
+    /// The complete copy, once there is one and its source was still the same.
+    complete: Option<Complete>,
+    /// How full the copy's export was before.
+    before: Option<FsUsage>,
+}
+
 /// Makes copies. Clones share the copies under way.
 #[derive(Debug, Clone)]
 pub struct Copies {
-    exports: PerExport<Export>,
-    ledger: Ledger,
-    metrics: Metrics,
-    slots: Arc<Semaphore>,
+    context: Context,
+    leadership: Leadership,
+    slots: CopySlots,
 }
 
 impl Copies {
     /// Creates a maker of copies, with no copy under way.
     #[must_use]
-    pub fn new(exports: PerExport<Export>, ledger: Ledger, metrics: Metrics) -> Self {
-        Self { exports, ledger, metrics, slots: Arc::new(Semaphore::new(AT_A_TIME)) }
+    pub fn new(context: Context, leadership: Leadership) -> Self {
+        let exports = context.exports.clone();
+        let slots = CopySlots::new(move |export| exports.get(export).is_usable());
+        Self { context, leadership, slots }
     }
 
-    /// Starts a copy.
+    /// Starts a copy. One that is complete already only goes to its place.
     #[must_use]
-    pub fn start(&self, job: CopyJob) -> Copy {
+    pub fn start(&self, job: CopyJob, complete: Option<Complete>) -> Copy {
         let (sender, state) = watch::channel(CopyState::Waiting);
         let copy = Copy { job: Arc::new(job), progress: Progress::default(), state };
         let (copies, started) = (self.clone(), copy.clone());
-        tokio::spawn(async move { copies.run(started, sender).await });
+        let task = Task(sender);
+        tokio::spawn(async move { copies.run(started, complete, task).await });
         copy
     }
 
     /// Moves a volume's staging place on an export into the trash.
     pub async fn clear(&self, volume: &VolumeName, at: &Location) {
-        let export = self.exports.get(at.export);
+        let export = self.context.export(at);
         match export.storage.unstage(volume.as_str(), seconds_now()).await {
             Ok(Some(_)) => export.backlog.pushed(),
             Ok(None) => {}
@@ -139,75 +233,175 @@ impl Copies {
         }
     }
 
-    async fn run(self, copy: Copy, state: watch::Sender<CopyState>) {
-        let job = copy.job();
-        let result = {
-            // A copy that was cancelled does not wait: its claim's directory stays reserved until it has ended.
-            let _slot = tokio::select! {
-                slot = self.slots.acquire() => slot.ok(),
-                () = stopped(&copy.progress) => None,
-            };
-            let label = metrics::export_label(&self.exports.get(job.to.export).name);
-            let running = self.metrics.copies_running.get_or_create(&label).clone();
-            running.inc();
-            let result = self.copy_and_place(job, &copy.progress, &state).await;
-            running.dec();
-            let ended = if result.is_ok() { metrics::SUCCEEDED } else { metrics::FAILED };
-            self.metrics.copies.get_or_create(&metrics::result(ended)).inc();
-            result
+    async fn run(self, copy: Copy, complete: Option<Complete>, task: Task) {
+        let made = Mutex::new(Made { complete, before: None });
+        let result = self.make(&copy, &made, &task).await;
+        let ended = if result.is_ok() { metrics::SUCCEEDED } else { metrics::FAILED };
+        self.context.metrics.copies.get_or_create(&metrics::result(ended)).inc();
+        let result = match result {
+            Ok(created) => Ok(created),
+            Err(error) => {
+                let made = made.into_inner();
+                Err(self.failed(&copy, error, &made).await)
+            }
         };
-        if result.is_err() && self.is_unplaced(job).await {
-            // The remains of a copy would only take up space.
+        task.ended(result);
+    }
+
+    /// Finds out what is left of a copy that has failed. The remains of one that is not complete would only take up
+    /// space.
+    async fn failed(&self, copy: &Copy, error: CopyError, made: &Made) -> CopyFailure {
+        let job = copy.job();
+        let complete = match made.complete {
+            Some(staged) if !copy.progress.is_stopped() && self.is_staged(job, staged).await => Some(staged),
+            _ => None,
+        };
+        if complete.is_none() && self.is_unplaced(job).await {
             self.clear(&job.volume, &job.to).await;
         }
-        state.send_replace(CopyState::Ended(result));
+        let is_full = matches!(&error, CopyError::Storage(error) if matches!(error.problem, Problem::Os(Errno::ENOSPC | Errno::EDQUOT)));
+        let (progress, before) = (copy.progress(), made.before);
+        let full = is_full.then(|| Full::new(before, progress.bytes(), progress.files()));
+        CopyFailure { error, complete, full: full.filter(|_| complete.is_none()) }
+    }
+
+    /// Tells whether a complete copy is still where it was made, as far as can be told.
+    async fn is_staged(&self, job: &CopyJob, staged: Complete) -> bool {
+        self.to(job).is_staged(job.volume.as_str(), staged).await.unwrap_or(true)
     }
 
     /// Tells whether a copy is surely not in its place. One that is there is known by what is in its staging place.
     async fn is_unplaced(&self, job: &CopyJob) -> bool {
-        let storage = &self.exports.get(job.to.export).storage;
-        matches!(storage.is_placed(job.volume.as_str(), &job.to.path).await, Ok(false))
+        matches!(self.to(job).is_placed(job.volume.as_str(), &job.to.path).await, Ok(false))
     }
 
-    async fn copy_and_place(
+    fn to(&self, job: &CopyJob) -> &Storage {
+        &self.context.export(&job.to).storage
+    }
+
+    async fn make(&self, copy: &Copy, made: &Mutex<Made>, task: &Task) -> Result<Created, CopyError> {
+        let job = copy.job();
+        // Before it waits, so that whoever ordered it learns soon what stands in the way.
+        if let Some(created) = self.look(job).await? {
+            return Ok(created);
+        }
+        let turn = self.slots.take(&job.namespace, [job.from.at.export, job.to.export]);
+        // A copy that was cancelled does not wait: its claim's directory stays reserved until it has ended.
+        let _slot = tokio::select! {
+            slot = turn => slot,
+            () = stopped(&copy.progress) => return Err(halted(job)),
+        };
+        let label = metrics::export_label(&self.context.export(&job.to).name);
+        let _running = Running::new(self.context.metrics.copies_running.get_or_create(&label).clone());
+        if let Some(created) = self.look(job).await? {
+            return Ok(created);
+        }
+        let complete = made.lock().complete;
+        let staged = match complete {
+            Some(staged) => staged,
+            None => self.copy(copy, made, task).await?,
+        };
+        made.lock().complete = Some(staged);
+        self.place(copy, staged).await
+    }
+
+    /// Returns that a copy is in its place already, if it is; else makes sure that it can go there: to find that out
+    /// after the copying would be late.
+    async fn look(&self, job: &CopyJob) -> Result<Option<Created>, CopyError> {
+        if self.to(job).is_placed(job.volume.as_str(), &job.to.path).await? {
+            return Ok(Some(Created { made: 1 }));
+        }
+        self.to(job).is_vacant(&job.to.path, self.is_alone(job)).await?;
+        Ok(None)
+    }
+
+    /// Tells whether no other volume has the copy's directory. One that another volume has may be mounted, so it is
+    /// not replaced, be it empty.
+    fn is_alone(&self, job: &CopyJob) -> bool {
+        self.context.state.ledger().is_alone(&job.volume, &job.to)
+    }
+
+    /// Copies the source's directory aside.
+    async fn copy(&self, copy: &Copy, made: &Mutex<Made>, task: &Task) -> Result<Complete, CopyError> {
+        let (job, progress) = (copy.job(), copy.progress());
+        let from = &self.context.export(&job.from.at).storage;
+        let moving = || StorageError {
+            doing: "copy",
+            path: job.from.at.path.to_string(),
+            problem: Problem::Os(Errno::ESTALE),
+        };
+        let _reading = self.context.state.ledger().read(&job.from.at).ok_or_else(moving)?;
+        // It stays this directory from here on, whatever is moved. What else could be at the path by now is found
+        // out after that.
+        let source = from.open_source(&job.from.at.path).await?.ok_or(CopyError::NoDirectory)?;
+        self.identify(job, progress).await?;
+        task.0.send_replace(CopyState::Running);
+        let to = self.to(job);
+        made.lock().before = to.usage();
+        let (volume, directory) = (job.volume.as_str(), &job.to.path);
+        let order = CopyTo { volume, directory, top: job.top, group: job.group, now: seconds_now() };
+        let mut counted = (0, 0);
+        let copied = tokio::select! {
+            copied = to.copy(source, order, progress) => copied,
+            never = self.count_forever(job, progress, &mut counted) => match never {},
+        };
+        self.count(job, progress, &mut counted);
+        let staged = copied?;
+        self.identify(job, progress).await?;
+        Ok(staged)
+    }
+
+    /// Puts a complete copy to its place, as soon as this process leads, if that is soon.
+    async fn place(&self, copy: &Copy, staged: Complete) -> Result<Created, CopyError> {
+        let (job, mut leadership) = (copy.job(), self.leadership.clone());
+        tokio::select! {
+            // If that takes too long, the change is refused.
+            _ = timeout(COPY_PAUSE_MAX, leadership.held()) => {}
+            () = stopped(copy.progress()) => {}
+        }
+        if copy.progress().is_stopped() {
+            return Err(halted(job));
+        }
+        Ok(self.to(job).place(job.volume.as_str(), staged, &job.to.path, self.is_alone(job)).await?)
+    }
+
+    /// Makes sure that the volume to copy is still the one that was ordered. Waits until the API server answers: it
+    /// would be a waste to throw a copy away because it does not.
+    async fn identify(&self, job: &CopyJob, progress: &Progress) -> Result<(), CopyError> {
+        let Context { cluster, state, scope, .. } = &self.context;
+        let mut failures = 0;
+        let found = loop {
+            match cluster.volume(&job.from.volume).await {
+                Ok(found) => break found,
+                Err(error) => {
+                    debug!(volume = job.from.volume.as_str(), %error, "failed to read the volume to copy");
+                }
+            }
+            failures += 1;
+            tokio::select! {
+                () = sleep(retry_after(failures)) => {}
+                () = stopped(progress) => return Err(halted(job)),
+            }
+        };
+        // One that was deleted while it had a claim is still ours to reclaim, and stays until the copy is made.
+        let remembered = || state.volume(&job.from.volume).filter(|volume| volume.deleted_while_bound);
+        let volume = found.or_else(|| remembered().map(Arc::unwrap_or_clone)).ok_or(CopyError::SourceChanged)?;
+        let ledger = state.ledger();
+        // Without its claim, nothing tells whether what lies there is the volume's own or another's by now.
+        let is_doubtful = volume.phase != Phase::Bound
+            && ledger.is_shared_abroad(&job.from.volume, &job.from.at, &job.namespace);
+        if is_doubtful || volume.disposed.is_some() || !job.from.is(&volume, scope) {
+            return Err(CopyError::SourceChanged);
+        }
+        Ok(())
+    }
+
+    async fn count_forever(
         &self,
         job: &CopyJob,
         progress: &Progress,
-        state: &watch::Sender<CopyState>,
-    ) -> Result<Created, StorageError> {
-        let volume = job.volume.as_str();
-        let (from, to) = (&self.exports.get(job.from.export).storage, &self.exports.get(job.to.export).storage);
-        let failed = |problem| StorageError { doing: "copy", path: job.from.path.to_string(), problem };
-        if to.is_placed(volume, &job.to.path).await? {
-            return Ok(Created { made: 1 });
-        }
-        if progress.is_stopped() {
-            return Err(failed(Problem::NotLeading));
-        }
-        let Some(_reading) = self.ledger.read(&job.from) else {
-            return Err(failed(Problem::Os(Errno::ESTALE)));
-        };
-        let gone = || failed(Problem::Os(Errno::ENOENT));
-        let source = from.open_source(&job.from.path).await?.ok_or_else(gone)?;
-        state.send_replace(CopyState::Running);
-        let order = CopyTo { volume, directory: &job.to.path, top: job.top, group: job.group, now: seconds_now() };
-        let copying = to.copy(source, order, progress);
-        let mut counted = (0, 0);
-        let copied = tokio::select! {
-            copied = copying => copied,
-            () = self.count_forever(job, progress, &mut counted) => Ok(()),
-        };
-        self.count(job, progress, &mut counted);
-        copied?;
-        if progress.is_stopped() {
-            return Err(failed(Problem::NotLeading));
-        }
-        // An empty directory that another volume has may be mounted, so it is not replaced.
-        let onto_empty = self.ledger.is_alone(&job.volume, &job.to);
-        to.place(volume, &job.to.path, onto_empty).await
-    }
-
-    async fn count_forever(&self, job: &CopyJob, progress: &Progress, counted: &mut (u64, u64)) {
+        counted: &mut (u64, u64),
+    ) -> std::convert::Infallible {
         loop {
             sleep(COUNT).await;
             self.count(job, progress, counted);
@@ -216,10 +410,10 @@ impl Copies {
 
     /// Counts what has been copied since the last time.
     fn count(&self, job: &CopyJob, progress: &Progress, counted: &mut (u64, u64)) {
-        let label = metrics::export_label(&self.exports.get(job.to.export).name);
-        let now = (progress.files(), progress.bytes());
-        self.metrics.copied_files.get_or_create(&label).inc_by(now.0.saturating_sub(counted.0));
-        self.metrics.copied_bytes.get_or_create(&label).inc_by(now.1.saturating_sub(counted.1));
+        let label = metrics::export_label(&self.context.export(&job.to).name);
+        let (now, metrics) = ((progress.files(), progress.bytes()), &self.context.metrics);
+        metrics.copied_files.get_or_create(&label).inc_by(now.0.saturating_sub(counted.0));
+        metrics.copied_bytes.get_or_create(&label).inc_by(now.1.saturating_sub(counted.1));
         *counted = now;
     }
 }
@@ -228,5 +422,36 @@ impl Copies {
 async fn stopped(progress: &Progress) {
     while !progress.is_stopped() {
         sleep(COUNT).await;
+    }
+}
+
+/// The error of a copy that was stopped.
+fn halted(job: &CopyJob) -> CopyError {
+    let path = job.from.at.path.to_string();
+    StorageError { doing: "copy", path, problem: Problem::NotLeading }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_copy_has_ended_however_its_task_ends() {
+        for breaks_off in [true, false] {
+            let (sender, mut state) = watch::channel(CopyState::Running);
+            let task = Task(sender);
+            let running = tokio::spawn(async move {
+                let _task = task;
+                assert!(!breaks_off, "a defect");
+                std::future::pending::<()>().await;
+            });
+            if !breaks_off {
+                running.abort();
+            }
+            assert!(running.await.is_err());
+            let ended = state.wait_for(|state| matches!(state, CopyState::Ended(_))).await;
+            let CopyState::Ended(result) = ended.unwrap().clone() else { panic!("it is under way for ever") };
+            assert_eq!(result.unwrap_err().error, CopyError::Defect);
+        }
     }
 }

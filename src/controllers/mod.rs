@@ -6,6 +6,7 @@
 pub mod report;
 pub mod context;
 pub mod pool;
+mod copy_slots;
 pub mod copies;
 mod attempts;
 mod claim_outcome;

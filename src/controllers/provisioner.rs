@@ -13,18 +13,20 @@ use crate::controllers::attempts::{Attempts, Stage};
 use crate::controllers::claim_copies::{ClaimCopies, copy_job};
 use crate::controllers::claim_outcome::{ClaimOutcome, ClaimRound, Directory, Unread};
 use crate::controllers::context::{Context, Slot};
-use crate::controllers::copies::Copies;
+use crate::controllers::copies::{Copies, CopyError};
 use crate::controllers::take_back::TakeBack;
 use crate::controllers::there::{predecessor, there};
 use crate::decide::choice::There;
 use crate::decide::claim::{ClaimFacts, ClaimPlan, Denial, Provision, denied, for_claim};
-use crate::decide::copy::Origin;
+use crate::decide::copy::{Origin, names};
+use crate::decide::volume::located;
 use crate::failpoint::Failpoint;
 use crate::ledger::{GidRequest, Reservation};
 use crate::model::claim::{Claim, DataSource};
 use crate::model::class::Class;
 use crate::model::exports::{Location, PerExport};
 use crate::model::parameters::{BadParameter, Fate};
+use crate::model::volume::Phase;
 use crate::queue::{Next, is_worth_saying};
 use crate::storage::{Problem, StorageError, explain};
 use crate::values::headroom::Headroom;
@@ -59,7 +61,7 @@ impl Provisioner {
     pub fn new(context: Context, leadership: Leadership, copies: Copies) -> Self {
         let attempts = Arc::<Attempts>::default();
         let copies = ClaimCopies::new(context.clone(), copies, Arc::clone(&attempts));
-        let take_back = TakeBack::new(context.clone(), copies.clone(), Arc::clone(&attempts));
+        let take_back = TakeBack::new(context.clone(), leadership.clone(), copies.clone(), Arc::clone(&attempts));
         Self { context, leadership, attempts, copies, take_back }
     }
 
@@ -85,6 +87,9 @@ impl Provisioner {
         if self.attempts.has_volume(&claim.claim.uid) && self.context.state.ledger().exists(&claim.volume_name()) {
             return Ok(ClaimOutcome::AwaitsBinding);
         }
+        if self.has_copy(claim).await.map_err(|error| ClaimOutcome::FailedToRead(Unread::Source, error))? {
+            return Ok(ClaimOutcome::AwaitsBinding);
+        }
         let class = self.class(claim).await.map_err(|error| ClaimOutcome::FailedToRead(Unread::Class, error))?;
         let origin = self.origin(claim, class.as_deref()).await;
         let origin = origin.map_err(|error| ClaimOutcome::FailedToRead(Unread::Source, error))?;
@@ -97,7 +102,9 @@ impl Provisioner {
         };
         let facts =
             ClaimFacts { claim, class: class.as_deref(), headrooms: &headroom, there: &there, origin: &origin };
-        match for_claim(&facts, &self.context.scope) {
+        let plan = for_claim(&facts, &self.context.scope);
+        self.keep_source(claim, &plan)?;
+        match plan {
             ClaimPlan::Ignore(why) => Ok(ClaimOutcome::Ignored(why)),
             ClaimPlan::Refuse(refusal) => {
                 let is_said = refusal.passes_with().is_none() || is_worth_saying(round.failures);
@@ -152,12 +159,56 @@ impl Provisioner {
             return Ok(Origin::default());
         };
         let cluster = &self.context.cluster;
+        let kept = match self.context.state.kept_for(claim) {
+            Some(volume) => cluster.volume(&volume).await?.filter(|volume| {
+                let is_named = volume.claim.as_ref().is_some_and(|of| names(claim, of));
+                is_named && volume.phase == Phase::Released && volume.disposed.is_none()
+            }),
+            None => None,
+        };
         let source = cluster.source_claim(&claim.claim.namespace, source).await?;
         let volume = match source.as_ref().and_then(|source| source.volume.as_ref()) {
             Some(volume) => cluster.volume(volume).await?,
             None => None,
         };
-        Ok(Origin { known: None, claim: source, volume })
+        Ok(Origin { known: None, kept, claim: source, volume })
+    }
+
+    /// Tells whether a claim that is to be a copy has its volume already, as after a restart. Then there is nothing
+    /// to copy, and nothing of the making of the copy is needed any more.
+    async fn has_copy(&self, claim: &Claim) -> Result<bool, ApiError> {
+        if !matches!(claim.source, Some(DataSource::Claim(_))) || self.attempts.contains(&claim.claim.uid) {
+            return Ok(false);
+        }
+        let (uid, scope) = (&claim.claim.uid, &self.context.scope);
+        let found = self.context.cluster.volume(&claim.volume_name()).await?;
+        let Some(volume) = found.filter(|found| found.was_made_for(uid, &scope.provisioner)) else {
+            return Ok(false);
+        };
+        if let Ok(at) = located(&volume, &scope.exports) {
+            self.copies.clear_later(volume.name, at);
+        }
+        Ok(true)
+    }
+
+    /// Notes which volume has to stay because the claim is to be a copy of it, from now on until the claim is bound or
+    /// gone; or that none has to, because the claim is refused for good.
+    fn keep_source(&self, claim: &Claim, plan: &ClaimPlan) -> Result<(), ClaimOutcome> {
+        let (uid, ledger) = (&claim.claim.uid, self.context.state.ledger());
+        match plan {
+            ClaimPlan::Provision(provision) => match &provision.copy_of {
+                Some(source) if !ledger.keep_for(uid, &source.volume, &source.uid, &source.at) => {
+                    return Err(ClaimOutcome::WaitsForMove);
+                }
+                _ => {}
+            },
+            ClaimPlan::Refuse(refusal) if claim.source.is_some() && refusal.passes_with().is_none() => {
+                self.copies.let_go(ledger.keep_none_for(uid));
+                self.context.state.reconsider_sources_of(claim);
+            }
+            ClaimPlan::Refuse(_) | ClaimPlan::Ignore(_) => {}
+        }
+        Ok(())
     }
 
     /// Finds the headroom that each export has for a claim. A directory that was begun stays on its export.
@@ -251,8 +302,13 @@ impl Provisioner {
                 let looked = self.context.wait(slot, &claim.claim, at.export, looking).await;
                 looked.map_err(|error| self.failed_to_make(at, &error))?;
             }
+            if self.copies.is_outdated(claim, &job)
+                && self.take_back.trash_copy(&claim.volume_name(), at).await.is_err()
+            {
+                return Ok(ClaimOutcome::WaitsForMove);
+            }
             let Some(copied) = self.copies.result(claim, job) else { return Ok(ClaimOutcome::Copying) };
-            copied.map_err(|error| self.failed_to_make(at, &error))?
+            copied.map_err(|error| self.failed_to_copy(provision, &error))?
         } else {
             let creating = self.context.export(at).storage.create_as(&at.path, provision.ownership);
             let made = self.context.wait(slot, &claim.claim, at.export, creating).await;
@@ -284,6 +340,24 @@ impl Provisioner {
             (false, 0) => Directory::Adopted,
             (false, _) => Directory::New,
         }))
+    }
+
+    fn failed_to_copy(&self, provision: &Provision, error: &CopyError) -> ClaimOutcome {
+        let source = provision.copy_of.as_ref();
+        let (volume, path) =
+            source.map(|source| (source.volume.as_str(), source.at.path.as_str())).unwrap_or_default();
+        let words = match error {
+            CopyError::Storage(error) => return self.failed_to_make(&provision.at, error),
+            CopyError::SourceChanged => format!(
+                "the volume {volume:?} of the claim to copy was deleted, or given to another claim or path, before \
+                 the copy was complete: what was copied is thrown away"
+            ),
+            CopyError::NoDirectory => {
+                format!("the volume {volume:?} of the claim to copy has no directory {path:?} any more")
+            }
+            CopyError::Defect => "a defect of this program broke the copy off; it is made again".to_owned(),
+        };
+        ClaimOutcome::FailedToMake { words, path: path.to_owned() }
     }
 
     fn failed_to_make(&self, at: &Location, error: &StorageError) -> ClaimOutcome {

@@ -21,7 +21,7 @@ use crate::ledger::Departure;
 use crate::model::exports::Location;
 use crate::model::parameters::Fate;
 use crate::model::volume::Volume;
-use crate::queue::Next;
+use crate::queue::{Next, is_worth_saying};
 use crate::storage::{Problem, State, StorageError, explain};
 use crate::values::names::VolumeName;
 use crate::values::time::seconds_now;
@@ -101,6 +101,7 @@ impl Reclaimer {
             self.usable(at, *fate)?;
             confirm(&self.context, volume, plan, is_retry).await?;
         }
+        self.is_no_source(round)?;
         let departure = self.depart(round, at).await?;
         let proof = confirm(&self.context, volume, plan, is_retry).await?;
         let disposal = if let Some(neighbour) = departure.neighbours().first() {
@@ -138,10 +139,17 @@ impl Reclaimer {
 
     /// Makes sure that the export can be used, as far as is known without asking it.
     fn usable(&self, at: &Location, fate: Fate) -> Result<(), VolumeOutcome> {
-        match self.context.export(at).storage.state() {
-            State::Unusable(error) if fate != Fate::Retain => Err(self.failed_to_dispose(at, fate, &error)),
-            _ => Ok(()),
+        let state = self.context.export(at).storage.state();
+        if let (State::Unusable(error), true) = (state, fate != Fate::Retain) {
+            return Err(self.failed_to_dispose(at, fate, &error));
         }
+        Ok(())
+    }
+
+    /// Lets a volume stay that a claim waits to be a copy of.
+    fn is_no_source(&self, round: &Round<'_>) -> Result<(), VolumeOutcome> {
+        let Some(claim) = self.context.state.waits_for_copy(round.volume) else { return Ok(()) };
+        Err(VolumeOutcome::WaitsForCopy { claim, is_said: is_worth_saying(round.failures) })
     }
 
     /// Finds out who else uses the directory. If no volume does, the directory is ours to move, and no claim is
@@ -193,10 +201,11 @@ impl Reclaimer {
     }
 
     fn failed_to_dispose(&self, at: &Location, fate: Fate, error: &StorageError) -> VolumeOutcome {
-        match error.problem {
-            Problem::NotLeading => return VolumeOutcome::NotLeading,
-            Problem::TooLate => return VolumeOutcome::Changed,
-            _ => {}
+        if error.problem == Problem::NotLeading {
+            return VolumeOutcome::NotLeading;
+        }
+        if error.problem == Problem::TooLate {
+            return VolumeOutcome::Changed;
         }
         VolumeOutcome::FailedToDispose { fate, words: explain(error, &self.context.export(at).address) }
     }

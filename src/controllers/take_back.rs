@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tracing::warn;
 
 use crate::cluster::api::ApiError;
+use crate::cluster::election::Leadership;
 use crate::controllers::attempts::{Attempts, Left, Stage};
 use crate::controllers::claim_copies::ClaimCopies;
 use crate::controllers::claim_outcome::{ClaimOutcome, Unread};
@@ -25,14 +26,20 @@ use crate::values::time::seconds_now;
 #[derive(Debug, Clone)]
 pub(super) struct TakeBack {
     context: Context,
+    leadership: Leadership,
     copies: ClaimCopies,
     attempts: Arc<Attempts>,
 }
 
 impl TakeBack {
     /// Puts it together from its parts.
-    pub(super) fn new(context: Context, copies: ClaimCopies, attempts: Arc<Attempts>) -> Self {
-        Self { context, copies, attempts }
+    pub(super) fn new(
+        context: Context,
+        leadership: Leadership,
+        copies: ClaimCopies,
+        attempts: Arc<Attempts>,
+    ) -> Self {
+        Self { context, leadership, copies, attempts }
     }
 
     /// Removes what earlier rounds made for the claim in another place than it is to have now. That comes before
@@ -52,6 +59,10 @@ impl TakeBack {
                 copy.cancel();
                 return Err(ClaimOutcome::Copying);
             }
+            Left::Staged => {
+                self.copies.clear(&claim.volume_name(), &elsewhere).await;
+                return Ok(());
+            }
             Left::Directory(_) | Left::Placed(_) => {}
         }
         let volume = claim.volume_name();
@@ -64,6 +75,14 @@ impl TakeBack {
             Found::Nowhere => {
                 if let Left::Directory(created) | Left::Placed(created) = left {
                     self.undo(&volume, &elsewhere, created).await;
+                }
+                if let Left::Placed(_) = left {
+                    let (path, export) = (elsewhere.path.as_str(), &*self.context.export(&elsewhere).name);
+                    warn!(
+                        claim = %claim.claim, path, export,
+                        "the claim is to lie elsewhere now: the copy that was made for it is left where it is unless \
+                         it is empty, and is made again"
+                    );
                 }
             }
         }
@@ -87,6 +106,10 @@ impl TakeBack {
             warn!(path, export = name, "an empty directory that is no longer needed was left");
             return;
         }
+        if !self.knows_neighbours().await {
+            warn!(path, export = name, "an empty directory that is no longer needed was left");
+            return;
+        }
         let departure = self.context.state.ledger().depart(volume, at);
         if departure.as_ref().is_some_and(Departure::is_alone)
             && let Err(error) = export.storage.undo(&at.path, created).await
@@ -99,7 +122,10 @@ impl TakeBack {
     ///
     /// # Errors
     /// Returns when to try again, if the copy cannot be moved yet.
-    async fn trash_copy(&self, volume: &VolumeName, at: &Location) -> Result<(), Next> {
+    pub(super) async fn trash_copy(&self, volume: &VolumeName, at: &Location) -> Result<(), Next> {
+        if !self.knows_neighbours().await {
+            return Err(Next::Retry(RetryReason::ApiServer));
+        }
         let departure = self.context.state.ledger().depart(volume, at);
         let departure = departure.ok_or(Next::Retry(RetryReason::Neighbour))?;
         if departure.is_alone() {
@@ -111,6 +137,14 @@ impl TakeBack {
         drop(departure);
         self.copies.clear(volume, at).await;
         Ok(())
+    }
+
+    /// Makes sure that all volumes are known that existed when this process began to lead: another one of them may
+    /// lie in what is taken back.
+    async fn knows_neighbours(&self) -> bool {
+        let Some(since) = self.leadership.since() else { return false };
+        let refreshed = self.context.refresh(since).await;
+        refreshed.inspect_err(|error| warn!(%error, "failed to read which volumes exist")).is_ok()
     }
 
     /// Moves what is in the place of a copy into the trash, if it is the copy: somebody may have moved that away,
@@ -133,6 +167,7 @@ impl TakeBack {
 
     /// Removes what was made for a claim that no longer waits for us, unless its volume exists.
     pub(super) async fn forget(&self, uid: &ClaimUid) -> Next {
+        self.copies.let_go(self.context.state.ledger().forget_source_of(uid));
         let Some((at, stage)) = self.attempts.get(uid) else { return Next::Done };
         let (volume, left) = (uid.volume_name(), stage.left());
         match &left {
@@ -142,6 +177,7 @@ impl TakeBack {
                 copy.cancel();
                 return Next::Done;
             }
+            Left::Staged => self.copies.clear(&volume, &at).await,
             Left::Directory(_) | Left::Placed(_) => {
                 let found = match self.find_volume(&volume, &at).await {
                     Ok(found) => found,

@@ -211,6 +211,7 @@ fn of_each_outcome_of_a_volume_is_told_what_an_admin_can_use() {
     let (quiet, warn) = (Level::DEBUG, Level::WARN);
     let neighbour_goes = retry(RetryReason::Neighbour);
     let asks_again = retry(RetryReason::ApiServer);
+    let waits = |is_said| Outcome::WaitsForCopy { claim: claim(true).claim, is_said };
     let rows: Vec<(Outcome, Told)> = vec![
         (Outcome::Ignored(VolumeIgnored::Foreign), (quiet, None, vec![], Next::Done)),
         (Outcome::Patched, (quiet, None, vec![], Next::Done)),
@@ -220,6 +221,8 @@ fn of_each_outcome_of_a_volume_is_told_what_an_admin_can_use() {
         (Outcome::ClaimExists, (quiet, None, vec![], retry(RetryReason::Changed))),
         (Outcome::Gone, (quiet, None, vec![], Next::Done)),
         (Outcome::BeingCopied, (quiet, None, vec![], neighbour_goes)),
+        (waits(false), (quiet, None, vec![], neighbour_goes)),
+        (waits(true), (quiet, Some(Reason::VolumeWaitsForCopy), vec![], neighbour_goes)),
         (Outcome::BeingGiven, (quiet, None, vec![], neighbour_goes)),
         (Outcome::Refused(VolumeRefusal::NotNfs), (warn, failed, vec!["not_nfs"], Next::Done)),
         (Outcome::FailedToPatch("protect", error()), (warn, None, vec![], asks_again)),

@@ -13,7 +13,7 @@ use crate::ledger::placements::Neighbour;
 use crate::model::parameters::Fate;
 use crate::model::volume::Volume;
 use crate::queue::{Next, RetryReason};
-use crate::values::names::ClassName;
+use crate::values::names::{ClaimRef, ClassName};
 use crate::values::path::Name;
 use crate::values::time::milliseconds;
 
@@ -32,6 +32,13 @@ pub(super) enum VolumeOutcome {
     FailedToPatch(&'static str, ApiError),
     /// The directory is being copied for a claim.
     BeingCopied,
+    /// The volume stays until this claim is a copy of it.
+    WaitsForCopy {
+        /// The claim.
+        claim: ClaimRef,
+        /// Whether to say so in an event.
+        is_said: bool,
+    },
     /// A claim is being given the directory, or one above or in it.
     BeingGiven,
     /// The volume is not any more as it was when the round began: the watch has not shown it yet.
@@ -174,6 +181,7 @@ impl VolumeOutcome {
             Self::LetGo => let_go(round),
             Self::FailedToPatch(doing, error) => round.warning(format!("failed to {doing} the volume"), error),
             Self::BeingCopied => Report::quiet("its directory is being copied", round.who(), neighbour),
+            Self::WaitsForCopy { claim, is_said } => waits_for_copy(claim, *is_said, round),
             Self::BeingGiven => Report::quiet("a claim is being given the directory", round.who(), neighbour),
             Self::Changed => {
                 let message = "is not as it was when the round began; will look again";
@@ -233,6 +241,16 @@ impl Disposal {
             Self::Before(_) => "before",
         }
     }
+}
+
+fn waits_for_copy(claim: &ClaimRef, is_said: bool, round: &VolumeRound<'_>) -> Report {
+    let message = format!(
+        "stays until the PersistentVolumeClaim {claim} is a copy of it, and is reclaimed then. To have it reclaimed \
+         now, delete that claim."
+    );
+    let fields = Fields { reason: Some(message.clone()), ..round.who() };
+    let event = is_said.then_some((Reason::VolumeWaitsForCopy, message));
+    Report { event, ..Report::quiet("a claim is to be a copy of it", fields, Next::Retry(RetryReason::Neighbour)) }
 }
 
 fn refused(refusal: &VolumeRefusal, round: &VolumeRound<'_>) -> Report {

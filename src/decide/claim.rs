@@ -184,7 +184,7 @@ fn plan(facts: &ClaimFacts<'_>, class: &Class, scope: &Scope) -> Result<Provisio
     let copy_of = match &claim.source {
         Some(DataSource::Claim(name)) => {
             let bad = |problem| ClaimRefusal::Source { name: name.clone(), problem };
-            Some(copy_source(origin, requested, scope).map_err(bad)?)
+            Some(copy_source(origin, claim, requested, scope).map_err(bad)?)
         }
         Some(DataSource::Abroad { .. } | DataSource::Snapshot(_) | DataSource::Other) | None => None,
     };

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::mem::{Discriminant, discriminant};
+use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolume;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
@@ -64,6 +66,7 @@ fn mk_claim() -> Claim {
     Claim {
         claim: ClaimRef { namespace: "shop".into(), name: "data".into(), uid: UID.into() },
         resource_version: "7".into(),
+        created: None,
         class: "nfs".into(),
         deleting: false,
         node_selected: false,
@@ -100,6 +103,7 @@ fn mk_volume() -> Volume {
         uid: "2".into(),
         resource_version: "7".into(),
         phase: Phase::Released,
+        since: None,
         deleting: false,
         reclaim: ReclaimPolicy::Delete,
         deleted_while_bound: false,

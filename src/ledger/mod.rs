@@ -12,15 +12,18 @@ use std::sync::Arc;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::model::exports::{ExportId, Location};
-use crate::values::names::VolumeName;
+use crate::values::names::{ClaimUid, VolumeName};
 use crate::values::ownership::GidRange;
 
 pub mod generation;
 pub mod placements;
 pub mod gids;
+pub mod sources;
 
 use gids::Gids;
 use placements::{Conflict, Neighbour, Placements, Relation};
+pub use sources::Judged;
+use sources::Sources;
 
 /// The requests of a volume that is about to be made, besides its directory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -94,6 +97,7 @@ pub struct Ledger(Arc<Mutex<Books>>);
 struct Books {
     placements: Placements,
     gids: Gids,
+    sources: Sources,
 }
 
 impl Ledger {
@@ -103,7 +107,7 @@ impl Ledger {
 
     /// Notes an existing volume, whoever made it.
     pub fn settle(&self, volume: &VolumeName, entry: Entry<'_>) {
-        let Books { placements, gids } = &mut *self.books();
+        let Books { placements, gids, .. } = &mut *self.books();
         gids.settle(volume, entry.gid);
         match entry.at {
             Some(at) => {
@@ -116,14 +120,14 @@ impl Ledger {
 
     /// Notes that a volume does not exist.
     pub fn forget(&self, volume: &VolumeName) {
-        let Books { placements, gids } = &mut *self.books();
+        let Books { placements, gids, .. } = &mut *self.books();
         placements.leave(volume);
         gids.leave(volume);
     }
 
     /// Notes that a neighbour does not exist, unless it was noted again since it was found.
     pub fn forget_neighbour(&self, neighbour: &Neighbour) {
-        let Books { placements, gids } = &mut *self.books();
+        let Books { placements, gids, .. } = &mut *self.books();
         if placements.leave_as(&neighbour.volume, neighbour.noted) {
             gids.leave(&neighbour.volume);
         }
@@ -131,7 +135,7 @@ impl Ledger {
 
     /// Begins a list of all volumes.
     pub fn begin_list(&self) {
-        let Books { placements, gids } = &mut *self.books();
+        let Books { placements, gids, .. } = &mut *self.books();
         placements.begin_list();
         gids.begin_list();
     }
@@ -140,7 +144,7 @@ impl Ledger {
     /// our exports. Reservations stay.
     #[must_use]
     pub fn end_list(&self) -> Vec<VolumeName> {
-        let Books { placements, gids } = &mut *self.books();
+        let Books { placements, gids, .. } = &mut *self.books();
         gids.end_list();
         placements.end_list()
     }
@@ -177,7 +181,7 @@ impl Ledger {
     /// Notes that a volume that had a directory reserved has been made. Does nothing if the volume is known to be
     /// gone by now.
     pub fn made(&self, volume: &VolumeName) {
-        let Books { placements, gids } = &mut *self.books();
+        let Books { placements, gids, .. } = &mut *self.books();
         placements.made(volume);
         gids.made(volume);
     }
@@ -191,11 +195,11 @@ impl Ledger {
     }
 
     /// Begins the departure of a volume, which tells whether the volume may take its directory with it. Returns
-    /// `None`, and changes nothing, while the directory is being copied. See [`Placements::depart`].
+    /// `None`, and changes nothing, while the directory is being copied, or is to be. See [`Placements::depart`].
     #[must_use]
     pub fn depart(&self, volume: &VolumeName, at: &Location) -> Option<Departure> {
         let mut books = self.books();
-        if books.placements.is_read(at) {
+        if books.placements.is_read(at) || books.sources.is_source(volume) {
             return None;
         }
         let neighbours = books.placements.depart(volume, at);
@@ -215,6 +219,42 @@ impl Ledger {
     #[must_use]
     pub fn is_shared(&self, volume: &VolumeName, at: &Location) -> bool {
         !self.books().placements.sharers(volume, at).is_empty()
+    }
+
+    /// Notes that a claim is to be a copy of a volume, which stays with its directory until the claim is judged
+    /// otherwise or forgotten. Returns `false`, and notes nothing, if the directory is being moved away.
+    #[must_use]
+    pub fn keep_for(&self, claim: &ClaimUid, volume: &VolumeName, uid: &str, at: &Location) -> bool {
+        let mut books = self.books();
+        let is_free = !books.placements.is_moving(at);
+        if is_free {
+            books.sources.judge(claim, Judged::CopyOf { volume: volume.clone(), uid: uid.into() });
+        }
+        is_free
+    }
+
+    /// Notes that a claim is not to be a copy of anything, as it is. Returns the volume that was kept for it.
+    #[must_use]
+    pub fn keep_none_for(&self, claim: &ClaimUid) -> Option<VolumeName> {
+        self.books().sources.judge(claim, Judged::NoCopy)
+    }
+
+    /// Forgets what was found out about the source of a claim. Returns the volume that was kept for it.
+    #[must_use]
+    pub fn forget_source_of(&self, claim: &ClaimUid) -> Option<VolumeName> {
+        self.books().sources.forget(claim)
+    }
+
+    /// Returns what was found out about the source of a claim.
+    #[must_use]
+    pub fn judged(&self, claim: &ClaimUid) -> Option<Judged> {
+        self.books().sources.of(claim).cloned()
+    }
+
+    /// Tells whether a volume of another namespace, or of none, has the same directory, one above or one in it.
+    #[must_use]
+    pub fn is_shared_abroad(&self, volume: &VolumeName, at: &Location, namespace: &str) -> bool {
+        self.books().placements.is_shared_abroad(volume, at, namespace)
     }
 
     /// Tells whether no other volume has the same directory, one above or one in it.

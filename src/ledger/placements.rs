@@ -324,13 +324,25 @@ impl Placements {
         self.around(volume.as_str(), &text(location)).next().is_none()
     }
 
+    /// Tells whether another volume that has the same directory, one above or one in it, is not of this namespace.
+    #[must_use]
+    pub fn is_shared_abroad(&self, volume: &VolumeName, location: &Location, namespace: &str) -> bool {
+        self.around(volume.as_str(), &text(location)).any(|(other, _)| other.namespace() != Some(namespace))
+    }
+
+    /// Tells whether a directory, or one above or in it, is being moved away.
+    #[must_use]
+    pub fn is_moving(&self, location: &Location) -> bool {
+        let path = text(location);
+        self.moving.iter().any(|(_, moved)| related(moved, &path))
+    }
+
     /// Notes that a directory is being copied. Returns `false`, and notes nothing, if the directory is being moved
     /// away.
     pub fn begin_reading(&mut self, location: &Location) -> bool {
-        let path = text(location);
-        let is_free = !self.moving.iter().any(|(_, moved)| related(moved, &path));
+        let is_free = !self.is_moving(location);
         if is_free {
-            self.read.push(path);
+            self.read.push(text(location));
         }
         is_free
     }

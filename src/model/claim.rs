@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -31,6 +32,8 @@ pub struct Claim {
     pub claim: ClaimRef,
     /// The version that was read, for the volume's `claimRef`.
     pub resource_version: Box<str>,
+    /// When the claim was created, by the API server's clock.
+    pub created: Option<Timestamp>,
     /// The name of the claim's class; empty if it names none.
     pub class: ClassName,
     /// Whether the claim is being deleted.
@@ -92,6 +95,7 @@ impl Claim {
         Some(Self {
             claim: claim_ref(claim)?,
             resource_version: metadata.resource_version.as_deref().unwrap_or_default().into(),
+            created: metadata.creation_timestamp.as_ref().map(|created| created.0),
             class: class_of(claim).into(),
             deleting: metadata.deletion_timestamp.is_some(),
             node_selected: annotation(annotation::SELECTED_NODE).is_some_and(|node| !node.is_empty()),
@@ -151,8 +155,8 @@ pub struct SourceClaim {
     pub uid: ClaimUid,
     /// The volume that the claim is bound to; `None` while it is not bound.
     pub volume: Option<VolumeName>,
-    /// Whether the claim is being deleted.
-    pub deleting: bool,
+    /// Since when the claim is being deleted, by the API server's clock, if it is.
+    pub deleting: Option<Timestamp>,
 }
 
 impl SourceClaim {
@@ -164,7 +168,7 @@ impl SourceClaim {
         Self {
             uid: claim.metadata.uid.as_deref().unwrap_or_default().into(),
             volume: volume.filter(|_| is_bound).map(Into::into),
-            deleting: claim.metadata.deletion_timestamp.is_some(),
+            deleting: claim.metadata.deletion_timestamp.as_ref().map(|since| since.0),
         }
     }
 }

@@ -84,6 +84,7 @@ pub enum Phase {
 }
 
 /// Any volume of the cluster.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug, Clone, PartialEq)]
 pub struct Volume {
     /// The volume's name.
@@ -94,6 +95,8 @@ pub struct Volume {
     pub resource_version: Box<str>,
     /// The volume's phase.
     pub phase: Phase,
+    /// When the volume got its phase, by the API server's clock; unset if the API server does not tell.
+    pub since: Option<Timestamp>,
     /// Whether the volume is being deleted.
     pub deleting: bool,
     /// The volume's own reclaim policy, which an admin may have changed since the volume was made.
@@ -162,6 +165,7 @@ impl Volume {
                 Some("Released") => Phase::Released,
                 _ => Phase::Other,
             },
+            since: volume.status.as_ref().and_then(|status| Some(status.last_phase_transition_time.as_ref()?.0)),
             deleting: metadata.deletion_timestamp.is_some(),
             reclaim: policy.map_or(ReclaimPolicy::Retain, ReclaimPolicy::read),
             deleted_while_bound: false,

@@ -11,6 +11,7 @@ pub fn explain(error: &StorageError, export: &ExportAddress) -> String {
     let what = format!("{doing} {path:?} on the export {export}: {problem}");
     let advice = match (*doing, *problem) {
         ("chown", Problem::Os(Errno::EPERM | Errno::EACCES)) => Some(CHOWN),
+        (PLACE, Problem::Os(Errno::EEXIST | Errno::ENOTEMPTY)) => Some(TAKEN),
         (_, problem) => advice(problem),
     };
     match advice {
@@ -18,6 +19,13 @@ pub fn explain(error: &StorageError, export: &ExportAddress) -> String {
         None => what,
     }
 }
+
+/// What is being done when a copy goes to its directory.
+const PLACE: &str = "place the copy at";
+
+/// The advice where a copy cannot go to its directory.
+const TAKEN: &str = "A copy goes only to a directory that is not there yet, or is empty and no other volume's. Move away \
+     what is there, or make the claim again with another path (class parameter pathPattern).";
 
 /// The advice where a directory may not be given away.
 const CHOWN: &str = "Only root may give a directory to others, and the NFS server takes this provisioner for another user \

@@ -9,6 +9,7 @@
 //! error and no engine. How an export is reached is decided in two files, `dir.rs`, below all operations, and
 //! `reach.rs`.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,6 +44,7 @@ use error::Doing;
 pub use error::{Errno, Problem, StorageError};
 pub use explain::{advice, explain};
 pub use mounted::mount::Mount;
+pub use ops::complete::Complete;
 pub use ops::copy_file::Progress;
 use ops::copy_tree::{self, TreeCopy};
 pub use ops::create::Created;
@@ -52,6 +54,7 @@ pub use ops::stage::Staged;
 use ops::stage::{Stage, place_of};
 pub use ops::trash::{Left, Reaped, Trashed};
 pub use ops::write_test::{Leftovers, Made, WriteStep, WriteTest};
+pub use pool::COPY_PAUSE_MAX;
 use pool::{Fence, Observer, Others, Pool, on_thread};
 pub use pool::{Opened, State};
 pub use reach::{ExportSpec, MustBeNfs, Reach};
@@ -389,12 +392,19 @@ impl Storage {
     /// trash.
     ///
     /// Ends soon after `progress` is stopped, or whoever waits for it goes away, but for the one call in each
-    /// thread that the server has not answered. Cut anywhere it leaves what [`Storage::unstage`] and the next copy
-    /// take away. As long as it goes on, others see that it does ([`Storage::staged`]).
+    /// thread that the server has not answered. Pauses while nothing may be changed, for [`COPY_PAUSE_MAX`] at most.
+    /// Cut anywhere it leaves what [`Storage::unstage`] and the next copy take away. As long as it goes on, others see
+    /// that it does ([`Storage::staged`]).
     ///
     /// # Errors
-    /// `ENOENT` if the source does not lie where it was opened any more. What could not be copied, and why; [`Problem::NotLeading`] if it was stopped; and if the export cannot be used.
-    pub async fn copy(&self, source: Source, job: CopyTo<'_>, progress: &Progress) -> Result<(), StorageError> {
+    /// `ENOENT` if the source does not lie where it was opened any more. What could not be copied, and why;
+    /// [`Problem::NotLeading`] if it was stopped; and if the export cannot be used.
+    pub async fn copy(
+        &self,
+        source: Source,
+        job: CopyTo<'_>,
+        progress: &Progress,
+    ) -> Result<Complete, StorageError> {
         let CopyTo { volume, directory, top, group, now } = job;
         let (paths, volume) = (vec![directory.clone(), place_of(volume)?], volume.to_owned());
         let place = place_of(&volume)?;
@@ -426,14 +436,15 @@ impl Storage {
             }
             stage.complete(&directory).doing("complete the copy for", &directory)
         };
+        let copied = self.pool.copy(&self.fence, progress, copy);
         tokio::select! {
-            copied = self.pool.copy(&self.fence, progress, copy) => copied,
-            () = self.touch_forever(&place, touched) => Ok(()),
+            copied = copied => copied,
+            never = self.touch_forever(&place, touched) => match never {},
         }
     }
 
     /// Shows others that a copy is being made, for ever.
-    async fn touch_forever(&self, place: &RelPath, stage: Arc<Stage>) {
+    async fn touch_forever(&self, place: &RelPath, stage: Arc<Stage>) -> Infallible {
         loop {
             sleep(TOUCH).await;
             let stage = Arc::clone(&stage);
@@ -464,17 +475,44 @@ impl Storage {
     /// by [`Storage::is_placed`].
     ///
     /// # Errors
-    /// If the copy is not complete, there is a directory already that is not to be replaced, a component is a link or no directory, the file
-    /// system refuses, or the export cannot be used.
+    /// If the copy is not complete, or not in the place any more in which it was made; if there is a directory already
+    /// that is not to be replaced, a component is a link or no directory, the file system refuses, or the export cannot
+    /// be used.
     pub async fn place(
         &self,
         volume: &str,
+        complete: Complete,
         directory: &RelPath,
         onto_empty: bool,
     ) -> Result<Created, StorageError> {
         let (paths, volume) = (vec![directory.clone(), place_of(volume)?], volume.to_owned());
         let directory = directory.clone();
-        self.change_all("place", paths, move |root| root.place(&volume, &directory, onto_empty)).await
+        let place = move |root: &Root| {
+            // One that was put there by a call without an answer is found by the call that follows.
+            if root.is_staged(&volume, complete)? || root.is_placed(&volume, &directory)? {
+                return root.place(&volume, &directory, onto_empty);
+            }
+            Err(Problem::Os(Errno::ESTALE)).doing("place the copy at", directory)
+        };
+        self.change_all("place", paths, place).await
+    }
+
+    /// Makes sure that a copy could be put to its directory as things are; see [`Root::is_vacant`].
+    ///
+    /// # Errors
+    /// Those of [`Root::is_vacant`], and if the export cannot be used.
+    pub async fn is_vacant(&self, directory: &RelPath, onto_empty: bool) -> Result<(), StorageError> {
+        let directory = directory.clone();
+        self.pool.call("look", move |root| root.is_vacant(&directory, onto_empty)).await
+    }
+
+    /// Tells whether a volume's copy is still in the place in which it was made; see [`Root::is_staged`].
+    ///
+    /// # Errors
+    /// Those of [`Root::is_staged`], and if the export cannot be used.
+    pub async fn is_staged(&self, volume: &str, complete: Complete) -> Result<bool, StorageError> {
+        let volume = volume.to_owned();
+        self.pool.call("look", move |root| root.is_staged(&volume, complete)).await
     }
 
     /// Tells whether a volume's directory is the copy that was made for it.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -19,6 +20,13 @@ pub(crate) const CALLS_MAX: usize = 16;
 
 /// How many threads work on one copy.
 const COPIERS: usize = 8;
+
+/// How long a copy waits to be allowed to go on when nothing may be changed for a while: hours of copying are not
+/// thrown away because another process led, or none, for a moment. What it writes meanwhile lies aside.
+pub const COPY_PAUSE_MAX: Duration = Duration::from_mins(10);
+
+/// The interval at which a copy that waits looks whether it may go on.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// How many threads remove what is in the trash at a time, beside those of the other calls.
 const REAPERS_MAX: usize = 16;
@@ -230,7 +238,7 @@ impl Pool {
 
     /// Runs a copy, which is given how many threads it may have, and what to ask before each change. Ends soon
     /// after `progress` is stopped, or whoever waits for it goes away, but for the one call in each thread that
-    /// the server has not answered.
+    /// the server has not answered. Pauses while the fence is closed, for [`COPY_PAUSE_MAX`] at most.
     pub(crate) async fn copy<T: Send + 'static>(
         self: &Arc<Self>,
         fence: &Fence,
@@ -243,8 +251,15 @@ impl Pool {
         let copied = self
             .block("copy", opened, (), move |_, running| {
                 let goes_on = || {
-                    running.answered();
-                    fence.lets_pass()
+                    let begun = Instant::now();
+                    loop {
+                        running.answered();
+                        let is_over = progress.is_stopped() || begun.elapsed() >= COPY_PAUSE_MAX;
+                        if fence.lets_pass() || is_over {
+                            return fence.lets_pass();
+                        }
+                        thread::sleep(PAUSE);
+                    }
                 };
                 call(COPIERS, &goes_on, &progress)
             })

@@ -15,7 +15,7 @@ use crate::support::process::Process;
 use crate::support::space::{Space, annotations};
 
 /// A claim that is to be a copy of "source".
-fn copy(size: &str) -> Value {
+pub(crate) fn copy(size: &str) -> Value {
     json!({"spec": {
         "dataSource": {"kind": "PersistentVolumeClaim", "name": "source"},
         "resources": {"requests": {"storage": size}},
@@ -23,7 +23,7 @@ fn copy(size: &str) -> Value {
 }
 
 /// Makes and fills the claim "source"; its volume.
-async fn source(space: &Space, class: &str, files: usize) -> PersistentVolume {
+pub(crate) async fn source(space: &Space, class: &str, files: usize) -> PersistentVolume {
     space.claim("source", class, json!({})).await;
     let volume = space.bound("source").await;
     let at = space.at(&Space::directory(&volume));
@@ -37,12 +37,12 @@ async fn source(space: &Space, class: &str, files: usize) -> PersistentVolume {
     volume
 }
 
-fn name_of(volume: &PersistentVolume) -> &str {
+pub(crate) fn name_of(volume: &PersistentVolume) -> &str {
     volume.metadata.name.as_deref().unwrap()
 }
 
 /// Waits until nothing is left of the making of copies.
-async fn nothing_is_left(space: &Space) {
+pub(crate) async fn nothing_is_left(space: &Space) {
     eventually("nothing to be left", || async {
         let left = fs::read_dir(space.at(STAGING)).map_or(0, Iterator::count);
         (left == 0).then_some(())
@@ -174,19 +174,22 @@ async fn a_copy_whose_volume_is_refused_stays_for_its_claim_and_goes_with_it() {
         space.claim(name, &class, copy("1Mi")).await;
         space.event(name, "ProvisioningFailed").await;
     }
-    // Both are complete, so their source is not needed any more.
+    // Both are complete, but their source stays until they have their volumes: nothing else tells the next process
+    // what they are copies of.
     space.delete_claim("source").await;
-    space.gone(name_of(&volume)).await;
-    let directories = space.entries();
+    assert!(space.event(name_of(&volume), "VolumeWaitsForCopy").await.contains("denied-"));
+    let source = Space::directory(&volume);
+    let directories: Vec<String> = space.entries().into_iter().filter(|entry| *entry != source).collect();
     assert_eq!(directories.len(), 2, "{directories:?}");
     let inode = |directory: &str| fs::metadata(space.at(directory)).unwrap().ino();
     let of = |claim: &str| directories.iter().find(|directory| directory.contains(claim)).unwrap();
     let before = inode(of("denied-stays"));
 
     space.delete_claim("denied-gone").await;
-    eventually("the copy to go with its claim", || async { (space.entries().len() == 1).then_some(()) }).await;
+    eventually("the copy to go with its claim", || async { (space.entries().len() == 2).then_some(()) }).await;
     allow_volumes(&space).await;
     let copied = space.bound("denied-stays").await;
+    space.gone(name_of(&volume)).await;
     assert_eq!(inode(&Space::directory(&copied)), before, "the same copy");
     assert_eq!(fs::read_to_string(space.at(of("denied-stays")).join("a/b/file")).unwrap(), "text");
     nothing_is_left(&space).await;

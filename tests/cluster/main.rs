@@ -23,6 +23,7 @@ mod support;
 
 mod chart;
 mod clone;
+mod copies;
 mod doctor;
 mod expand;
 mod exports;

@@ -2,12 +2,13 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 use nfs_provisioner::layout::{STAGING, TRASH, staging};
-use nfs_provisioner::storage::{CopyTo, Created, Errno, Left, Problem, Progress, Storage, StorageError};
+use nfs_provisioner::storage::{Complete, CopyTo, Created, Errno, Left, Problem, Progress, Storage, StorageError};
 use nfs_provisioner::values::ownership::Ownership;
 
 use crate::{Mounted, PATIENCE, Place, VOLUME, by_each_engine, rel, stamps};
@@ -22,7 +23,7 @@ fn copying(case: impl AsyncFn(&Place, Storage) + Copy) {
     });
 }
 
-async fn copy(storage: &Storage, volume: &str, to: &str, progress: &Progress) -> Result<(), StorageError> {
+async fn copy(storage: &Storage, volume: &str, to: &str, progress: &Progress) -> Result<Complete, StorageError> {
     let source = storage.open_source(&rel("from")).await?.unwrap();
     let (directory, top) = (rel(to), Ownership::default());
     storage.copy(source, CopyTo { volume, directory: &directory, top, group: None, now: 1 }, progress).await
@@ -42,12 +43,12 @@ fn a_copy_is_made_aside_and_then_renamed_to_its_directory() {
     copying(async |place, storage| {
         let to = rel("ns/to");
         assert_eq!(storage.open_source(&rel("absent")).await.unwrap().map(drop), None);
-        copy(&storage, VOLUME, "ns/to", &Progress::default()).await.unwrap();
+        let made = copy(&storage, VOLUME, "ns/to", &Progress::default()).await.unwrap();
         let copied = fs::metadata(place.at(STAGING).join(VOLUME).join(staging::COPY)).unwrap().ino();
         let mark = staging::mark(copied);
         assert_eq!(staged(place), [&*mark, staging::COPY, staging::LINKS, staging::MAKER]);
         assert!(!storage.is_placed(VOLUME, &to).await.unwrap() && !place.at("ns").exists());
-        assert_eq!(storage.place(VOLUME, &to, false).await, Ok(Created { made: 2 }));
+        assert_eq!(storage.place(VOLUME, made, &to, false).await, Ok(Created { made: 2 }));
         assert_eq!(fs::read_to_string(place.at("ns/to/a/f")).unwrap(), "from/a/f");
         assert_eq!(fs::metadata(place.at("ns/to")).unwrap().ino(), copied);
         assert_eq!(staged(place), [&*mark, staging::LINKS, staging::MAKER]);
@@ -64,9 +65,13 @@ fn a_copy_is_made_aside_and_then_renamed_to_its_directory() {
 fn a_copy_is_not_placed_over_what_is_there() {
     copying(async |place, storage| {
         place.put(&["empty/", "full/f"]);
-        copy(&storage, VOLUME, "empty", &Progress::default()).await.unwrap();
+        let made = copy(&storage, VOLUME, "empty", &Progress::default()).await.unwrap();
         let placed = async |to, onto_empty| {
-            storage.place(VOLUME, &rel(to), onto_empty).await.map_err(|error| error.problem)
+            // Before the copying the same is said, of which nothing comes.
+            let vacant = storage.is_vacant(&rel(to), onto_empty).await;
+            let placed = storage.place(VOLUME, made, &rel(to), onto_empty).await.map_err(|error| error.problem);
+            assert_eq!(vacant.map_err(|error| error.problem).err(), placed.err());
+            placed
         };
         let taken = |problem| matches!(problem, Problem::Os(Errno::EEXIST | Errno::ENOTEMPTY));
         assert!(placed("empty", false).await.is_err_and(taken));
@@ -85,9 +90,49 @@ fn what_an_earlier_copy_has_left_is_put_away() {
             place.put(&[&format!("{STAGING}/{VOLUME}/{}/old", staging::COPY)]);
         }
         assert_eq!(storage.trashed(9).await.unwrap().names.len(), 1);
-        copy(&storage, VOLUME, "to", &Progress::default()).await.unwrap();
-        storage.place(VOLUME, &rel("to"), false).await.unwrap();
+        let made = copy(&storage, VOLUME, "to", &Progress::default()).await.unwrap();
+        storage.place(VOLUME, made, &rel("to"), false).await.unwrap();
         assert!(place.at("to/a/f").exists() && !place.at("to/old").exists());
+    });
+}
+
+/// Two processes that both believed to lead have begun the same copy.
+#[test]
+fn a_copy_that_another_has_put_away_is_not_placed_and_nor_is_the_others() {
+    copying(async |place, storage| {
+        let first = copy(&storage, VOLUME, "to", &Progress::default()).await.unwrap();
+        let second = copy(&storage, VOLUME, "to", &Progress::default()).await.unwrap();
+        assert!(!storage.is_staged(VOLUME, first).await.unwrap());
+        let refused = storage.place(VOLUME, first, &rel("to"), true).await.unwrap_err();
+        assert_eq!((refused.problem, place.at("to").exists()), (Problem::Os(Errno::ESTALE), false));
+        assert!(storage.is_staged(VOLUME, second).await.unwrap());
+        assert_eq!(storage.place(VOLUME, second, &rel("to"), true).await, Ok(Created { made: 1 }));
+        assert!(!storage.is_staged(VOLUME, second).await.unwrap());
+    });
+}
+
+#[test]
+fn a_copy_pauses_while_nothing_may_be_changed_and_goes_on_after_that() {
+    copying(async |place, storage| {
+        // It may begin, and then not go on for a while.
+        let (asked, again) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
+        let (counted, opened) = (Arc::clone(&asked), Arc::clone(&again));
+        let fenced = storage
+            .fenced_by(move || counted.fetch_add(1, Ordering::SeqCst) == 0 || opened.load(Ordering::SeqCst));
+        let progress = Progress::default();
+        let mut copying = std::pin::pin!(copy(&fenced, VOLUME, "to", &progress));
+        let mut tries = 0;
+        while asked.load(Ordering::SeqCst) < 20 {
+            let waited = tokio::time::timeout(Duration::from_millis(20), &mut copying).await;
+            assert!(waited.is_err(), "it has ended: {waited:?}");
+            tries += 1;
+            assert!(tries < 1000, "nobody asks whether it may go on");
+        }
+        assert_eq!(fs::read_dir(place.at(STAGING).join(VOLUME).join(staging::COPY)).unwrap().count(), 0);
+        again.store(true, Ordering::SeqCst);
+        let made = copying.await.unwrap();
+        fenced.place(VOLUME, made, &rel("to"), true).await.unwrap();
+        assert!(place.at("to/a/f").exists());
     });
 }
 
@@ -109,10 +154,12 @@ fn a_copy_that_is_stopped_is_not_complete() {
 fn copies_are_made_in_no_place_but_their_own() {
     copying(async |place, storage| {
         let outside = stamps(&place.at("../outside"));
+        let made = copy(&storage, VOLUME, "to", &Progress::default()).await.unwrap();
+        fs::remove_dir_all(place.at(STAGING)).unwrap();
         for volume in ["..", "a/b", "../../outside", ""] {
             let refused = [
                 copy(&storage, volume, "to", &Progress::default()).await.unwrap_err(),
-                storage.place(volume, &rel("to"), false).await.unwrap_err(),
+                storage.place(volume, made, &rel("to"), false).await.unwrap_err(),
                 storage.unstage(volume, 1).await.unwrap_err(),
             ];
             for error in refused {
@@ -133,12 +180,16 @@ fn copies_are_made_in_no_place_but_their_own() {
 fn a_copy_that_was_placed_without_an_answer_is_placed() {
     copying(async |place, storage| {
         for (to, onto_empty) in [("to", false), ("to-empty", true), ("ns/to", false)] {
-            copy(&storage, VOLUME, to, &Progress::default()).await.unwrap();
+            let made = copy(&storage, VOLUME, to, &Progress::default()).await.unwrap();
             fs::create_dir_all(place.at(to).parent().unwrap()).unwrap();
             fs::rename(place.at(STAGING).join(VOLUME).join(staging::COPY), place.at(to)).unwrap();
             for _ in 0..2 {
                 assert!(storage.is_placed(VOLUME, &rel(to)).await.unwrap());
-                assert_eq!(storage.place(VOLUME, &rel(to), onto_empty).await, Ok(Created { made: 1 }), "{to}");
+                assert_eq!(
+                    storage.place(VOLUME, made, &rel(to), onto_empty).await,
+                    Ok(Created { made: 1 }),
+                    "{to}"
+                );
             }
             assert_eq!(fs::read_to_string(place.at(to).join("a/f")).unwrap(), "from/a/f");
         }
@@ -149,15 +200,16 @@ fn a_copy_that_was_placed_without_an_answer_is_placed() {
 fn a_directory_that_has_got_the_number_of_a_copy_is_not_the_copy() {
     copying(async |place, storage| {
         let to = rel("to");
-        copy(&storage, VOLUME, "to", &Progress::default()).await.unwrap();
-        storage.place(VOLUME, &to, false).await.unwrap();
+        let made = copy(&storage, VOLUME, "to", &Progress::default()).await.unwrap();
+        storage.place(VOLUME, made, &to, false).await.unwrap();
         assert!(storage.is_placed(VOLUME, &to).await.unwrap());
         // Ext4 gives the number that was freed last.
         fs::remove_dir_all(place.at("to")).unwrap();
         fs::create_dir(place.at("to")).unwrap();
         fs::write(place.at("to/theirs"), "").unwrap();
         assert!(!storage.is_placed(VOLUME, &to).await.unwrap());
-        assert_eq!(storage.place(VOLUME, &to, true).await.unwrap_err().problem, Problem::Os(Errno::ENOENT));
+        let refused = storage.place(VOLUME, made, &to, true).await.unwrap_err();
+        assert_eq!(refused.problem, Problem::Os(Errno::ESTALE));
         assert!(place.at("to/theirs").exists());
     });
 }
@@ -169,7 +221,9 @@ fn a_mark_of_a_version_that_noted_the_path_alone_is_one_too() {
         let number = fs::metadata(place.at("to")).unwrap().ino();
         fs::write(place.at(STAGING).join(VOLUME).join(staging::mark(number)), "to").unwrap();
         assert!(storage.is_placed(VOLUME, &rel("to")).await.unwrap());
-        assert_eq!(storage.place(VOLUME, &rel("to"), false).await, Ok(Created { made: 1 }));
+        // One that notes another path is not.
+        fs::write(place.at(STAGING).join(VOLUME).join(staging::mark(number)), "other").unwrap();
+        assert!(!storage.is_placed(VOLUME, &rel("to")).await.unwrap());
     });
 }
 
@@ -180,11 +234,12 @@ fn what_is_not_complete_is_never_placed() {
         progress.stop();
         copy(&storage, VOLUME, "to", &progress).await.unwrap_err();
         assert_eq!(staged(place), [staging::COPY, staging::LINKS, staging::MAKER]);
+        let made = copy(&storage, VOLUME, "to", &Progress::default()).await.unwrap();
+        let copied = fs::metadata(place.at(STAGING).join(VOLUME).join(staging::COPY)).unwrap().ino();
+        fs::remove_file(place.at(STAGING).join(VOLUME).join(staging::mark(copied))).unwrap();
         for _ in 0..2 {
-            assert_eq!(
-                storage.place(VOLUME, &rel("to"), true).await.unwrap_err().problem,
-                Problem::Os(Errno::ENOENT)
-            );
+            let refused = storage.place(VOLUME, made, &rel("to"), true).await.unwrap_err();
+            assert_eq!(refused.problem, Problem::Os(Errno::ENOENT));
         }
         assert!(!place.at("to").exists());
     });
@@ -227,7 +282,6 @@ fn a_source_that_is_moved_or_removed_in_the_middle_gives_no_copy() {
         for act in acts {
             let failed = copy(&acting(&storage, act), VOLUME, "to", &Progress::default()).await;
             assert_eq!(failed.unwrap_err().problem, Problem::Os(Errno::ENOENT));
-            storage.place(VOLUME, &rel("to"), true).await.unwrap_err();
             assert!(!place.at("to").exists());
             if place.at("moved").exists() {
                 drop(fs::remove_dir_all(place.at("from")));
@@ -328,7 +382,6 @@ fn a_copy_for_which_there_is_no_room_leaves_nothing_that_takes_room() {
                 let job = CopyTo { volume: VOLUME, directory: &directory, top, group: None, now: 1 };
                 let failed = target.copy(source, job, &Progress::default()).await.unwrap_err();
                 assert_eq!(failed.problem, Problem::Os(Errno::ENOSPC), "{options}");
-                target.place(VOLUME, &directory, true).await.unwrap_err();
                 // Where there is no room for the trash either, it is removed where it is.
                 if let Some(name) = target.unstage(VOLUME, 1).await.unwrap() {
                     assert_eq!(root.reap(&name, 2, &|| true).unwrap().left, Left::Nothing);

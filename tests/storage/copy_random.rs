@@ -228,7 +228,7 @@ fn try_one(seed: u64) -> usize {
     let is_quiet = random.below(4) == 0;
     let storage = Storage::from((random.one(ENGINES).open)(&root).unwrap());
     let over = AtomicBool::new(is_quiet);
-    std::thread::scope(|scope| {
+    let made = std::thread::scope(|scope| {
         for _ in 0..2 {
             let mut random = Random(random.next());
             let (directories, others, over) = (&directories, &others, &over);
@@ -242,10 +242,10 @@ fn try_one(seed: u64) -> usize {
             storage.copy(source, job, &Progress::default()).await
         });
         over.store(true, Ordering::Relaxed);
-        copied.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        copied.unwrap_or_else(|error| panic!("seed {seed}: {error}"))
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(storage.place(VOLUME, &rel("to"), false)).unwrap();
+    runtime.block_on(storage.place(VOLUME, made, &rel("to"), false)).unwrap();
     let judged = judge(&before, &snapshot(&top), &snapshot(&root.join("to")), seed);
     assert!(!is_quiet || judged == before.len(), "seed {seed}: only {judged} of {} can be told", before.len());
     judged

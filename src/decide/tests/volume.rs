@@ -331,11 +331,11 @@ fn a_volume_that_seems_to_be_restored_is_archived_unless_an_admin_says_otherwise
         assert_eq!((fate, doubt == Some(Doubt::NeverBound)), (expected, is_doubted), "{volume:?}");
     }
     // What the volume recorded of its class or its claim says no more than the class.
-    for record in
-        [(|volume: &mut Volume| volume.on_delete_of_claim = Some("delete".into())) as fn(&mut Volume), |volume| {
-            volume.on_delete_of_class = Some(Fate::Delete)
-        }]
-    {
+    let records: [Change<Volume>; 2] = [
+        |volume| volume.on_delete_of_claim = Some("delete".into()),
+        |volume| volume.on_delete_of_class = Some(Fate::Delete),
+    ];
+    for record in records {
         let volume = mk_volume().with(|volume| volume.lived = at(2)).with(record);
         let found = reclaim(&volume, None, &scope("/export"));
         assert!(matches!(found, VolumePlan::Reclaim { fate: Fate::Archive, .. }), "{found:?}");

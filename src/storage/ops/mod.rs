@@ -5,6 +5,7 @@ pub(crate) mod remove_tree;
 pub(crate) mod create;
 pub(crate) mod archive;
 pub(crate) mod trash;
+pub(crate) mod complete;
 pub(crate) mod stage;
 pub(crate) mod copy_file;
 pub(crate) mod copy_tree;

@@ -14,6 +14,7 @@ use crate::layout::{STAGING, TrashName};
 use crate::storage::dir::Dir;
 use crate::storage::entry::{Access, Attributes, FileKind, Time};
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
+use crate::storage::ops::complete::Complete;
 use crate::storage::ops::create::Created;
 use crate::storage::ops::remove_tree;
 use crate::storage::root::{PARENT_MODE, Root, grant, make, make_private};
@@ -60,11 +61,11 @@ impl Stage {
     }
 
     /// Notes that the copy for a directory is complete. It is on disk then.
-    pub(crate) fn complete(&self, directory: &RelPath) -> Result<(), Problem> {
+    pub(crate) fn complete(&self, directory: &RelPath) -> Result<Complete, Problem> {
         let (found, said) = described(&self.copy, directory)?;
         self.place.write(&*mark(found.inode), said.to_json().as_bytes())?;
         Failpoint::CopyMarked.passed();
-        Ok(())
+        Ok(Complete { inode: found.inode })
     }
 }
 
