@@ -122,6 +122,7 @@ async fn no_volume_stays_for_a_claim_that_was_refused_or_was_made_too_late() {
     let volume = space.bound("source").await;
     space.claim("too-small", &class, copy("1Mi")).await;
     assert!(space.event("too-small", "ProvisioningFailed").await.contains("has 2Mi"));
+    space.long_in_use(name_of(&volume)).await;
     drop(provisioner);
     space.delete_claim("source").await;
     space.phase(name_of(&volume), "Released").await;

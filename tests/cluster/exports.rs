@@ -129,6 +129,7 @@ async fn an_export_that_is_not_served_is_refused_and_its_volumes_are_kept() {
     let class = space.class("other", json!({"parameters": {"export": "other", "onDelete": "delete"}})).await;
     space.claim("data", &class, json!({})).await;
     let volume = space.bound("data").await.metadata.name.unwrap();
+    space.long_in_use(&volume).await;
     both.stop();
 
     let one = space.start();

@@ -323,6 +323,7 @@ async fn what_happened_while_it_was_away_is_picked_up_after_a_restart() {
     let class = space.class("nfs", json!({"parameters": {"archiveOnDelete": "false"}})).await;
     space.claim("before", &class, json!({})).await;
     let before = space.bound("before").await.metadata.name.unwrap();
+    space.long_in_use(&before).await;
     assert!(provisioner.stop().success());
 
     space.claim("meanwhile", &class, json!({})).await;
@@ -376,7 +377,8 @@ async fn a_refused_volume_takes_back_only_what_was_made_for_it() {
 pub(crate) async fn forbid_volumes(space: &Space, start: &str) {
     let name = format!("{}-policy", space.namespace);
     let expression = format!(
-        "object.spec.claimRef.namespace != '{}' || !object.spec.claimRef.name.startsWith('{start}')",
+        "!has(object.spec.claimRef) || object.spec.claimRef.namespace != '{}' || \
+         !object.spec.claimRef.name.startsWith('{start}')",
         space.namespace
     );
     let rule = json!({"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["persistentvolumes"]});

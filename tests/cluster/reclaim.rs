@@ -168,7 +168,7 @@ async fn a_volume_that_is_deleted_while_no_claim_has_it_goes_and_its_directory_s
 #[tokio::test]
 async fn an_archive_never_overwrites_another() {
     let space = Space::new().await;
-    let _provisioner = space.start();
+    let provisioner = space.start();
     let class = space.class("nfs", json!({})).await;
     for (name, path) in [("first", "/export/a/data"), ("second", "/export/b/data"), ("third", "/export/c/data")] {
         let volume = released(&space, name, path, &class, json!({})).await;
@@ -177,7 +177,7 @@ async fn an_archive_never_overwrites_another() {
     let mut contents: Vec<String> =
         space.entries().iter().filter_map(|entry| fs::read_to_string(space.at(entry).join("file")).ok()).collect();
     contents.sort();
-    assert_eq!(contents, ["first", "second", "third"]);
+    assert_eq!(contents, ["first", "second", "third"], "{}", provisioner.log());
     // Their names tell of the last component only; whose they were is noted.
     let note = fs::read_to_string(space.at(".nfs-provisioner-archives/archived-data")).unwrap();
     assert!(note.contains("\"directory\":\"a/data\"") && note.contains(&space.namespace), "{note}");

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Event, Namespace, PersistentVolume, PersistentVolumeClaim, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding};
@@ -204,6 +205,15 @@ impl Space {
             volumes.get_opt(volume).await.ok()?.is_none().then_some(())
         })
         .await;
+    }
+
+    /// Waits until a volume is old enough not to be taken for one that was restored from a backup, though its
+    /// provisioner may not see it bound.
+    pub(crate) async fn long_in_use(&self, volume: &str) {
+        let made =
+            self.volumes().get(volume).await.expect("a volume").metadata.creation_timestamp.expect("a time");
+        let is_old = || Timestamp::now().duration_since(made.0).as_secs() > 31;
+        eventually("the volume to be old", || async { is_old().then_some(()) }).await;
     }
 
     /// All volumes of a class.
