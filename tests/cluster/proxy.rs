@@ -102,7 +102,7 @@ async fn watches_go_wrong_as_told_and_well_otherwise() {
     let space = Space::new().await;
     let proxy = Proxy::start(space.plane);
     let make = async |name: &str| {
-        let volume = released(&space, name, &format!("/export/{name}"), "none", kept()).await;
+        let volume = released(&space, name, &format!("/export/proxied/{name}"), "none", kept()).await;
         space.phase(name_of(&volume), "Released").await;
         name_of(&volume).to_owned()
     };
