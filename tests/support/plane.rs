@@ -39,6 +39,11 @@ impl Plane {
 
     /// As [`Plane::start`], with more flags for `controlplane up`.
     pub(crate) fn start_with(flags: &[&str]) -> Self {
+        // Its ports are free when it chooses them, and may be another one's when it listens.
+        (0..3).find_map(|_| Self::try_start(flags)).expect("the control plane is ready")
+    }
+
+    fn try_start(flags: &[&str]) -> Option<Self> {
         let binary = binary();
         assert!(binary.exists(), "{} is missing: run `make controlplane`", binary.display());
         let mut child = Command::new(binary)
@@ -50,15 +55,19 @@ impl Plane {
             .expect("the control plane starts");
         let stdin = child.stdin.take().expect("piped");
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
-        let ready: Value = serde_json::from_str(&next_line(&mut stdout)).expect("the control plane is ready");
+        let Ok(ready) = serde_json::from_str::<Value>(&next_line(&mut stdout)) else {
+            // It has said why.
+            let _ = child.wait();
+            return None;
+        };
         let text = |key: &str| PathBuf::from(ready[key].as_str().expect("a path"));
-        Self {
+        Some(Self {
             child,
             talk: Mutex::new((stdin, stdout)),
             kubeconfig: text("kubeconfig"),
             dir: text("dir"),
             seconds: ready["seconds"].as_f64().expect("a number"),
-        }
+        })
     }
 
     /// The one that all tests of this program share.
