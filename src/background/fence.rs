@@ -31,12 +31,17 @@ pub async fn end_if_changes_outlive_leadership(exports: PerExport<Export>, mut l
         leadership.held().await;
         leadership.lost().await;
         sleep(FENCE_AFTER).await;
-        let under_way: usize = exports.values().map(|export| export.storage.changes_under_way()).sum();
         // If this process leads again by now, what is under way can also be what it has begun since. A call that hangs
-        // tells that it is not.
-        let hangs = exports.values().any(|export| export.storage.stuck_calls() > 0);
-        if under_way > 0 && (hangs || !leadership.is_held()) {
+        // on the same export tells that it is not.
+        let is_late = |export: &&Export| {
+            let Export { storage, .. } = export;
+            storage.changes_under_way() > 0 && (storage.stuck_calls() > 0 || !leadership.is_held())
+        };
+        let late = exports.values().find(is_late);
+        if let Some(Export { name, storage, .. }) = late {
+            let under_way = storage.changes_under_way();
             error!(
+                export = &**name,
                 under_way,
                 "stopped leading while the export has not answered whether directories have been changed; ending, so \
                  that they will not be changed later"

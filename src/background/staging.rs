@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
-use tokio::time::interval;
+use tokio::time::sleep;
 use tracing::{debug, info};
 
 use crate::cluster::election::Leadership;
@@ -48,20 +48,23 @@ pub fn noted_as_ours(exports: &PerExport<Export>, state: &Arc<ClusterState>) -> 
 pub async fn sweep_forever(
     exports: PerExport<Export>,
     copies: Copies,
-    mut leadership: Leadership,
+    leadership: Leadership,
     is_needed: impl Fn(&ClaimUid) -> bool,
 ) {
-    let mut ticks = interval(SWEEP);
-    let seen = exports.map(|_| tokio::sync::Mutex::new(Seen::default()));
-    loop {
-        ticks.tick().await;
-        leadership.held().await;
-        let sweep = async |(id, export)| {
-            let mut seen = seen.get(id).lock().await;
+    join_all(exports.iter().map(async |(id, export)| {
+        let (mut leadership, mut seen, mut since) = (leadership.clone(), Seen::default(), None);
+        loop {
+            leadership.held().await;
+            if since != leadership.since() {
+                // What was seen long ago says nothing of the time in between.
+                (seen, since) = (Seen::default(), leadership.since());
+            }
             sweep(id, export, &copies, &mut seen, &is_needed).await;
-        };
-        join_all(exports.iter().map(sweep)).await;
-    }
+            // After the look, however long that has taken: two looks in a row are so far apart.
+            sleep(SWEEP).await;
+        }
+    }))
+    .await;
 }
 
 async fn sweep(

@@ -224,9 +224,10 @@ impl Cluster {
     /// # Errors
     /// Returns any API error.
     pub async fn dispose(&self, volume: &Volume, done: &str) -> Result<(), ApiError> {
+        let claim = volume.own_claim().map(|claim| claim.uid.as_str()).unwrap_or_default();
         let metadata = json!({
             "$deleteFromPrimitiveList/finalizers": [FINALIZER], "uid": volume.uid,
-            "annotations": {annotation::DISPOSED: done},
+            "annotations": {annotation::DISPOSED: format!("{claim} {done}")},
         });
         unless_gone(self.patch(volume, metadata).await)
     }

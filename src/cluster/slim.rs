@@ -178,7 +178,7 @@ mod tests {
             "kind": "PersistentVolume", "apiVersion": "v1",
             "metadata": metadata(&json!({
                 PROVISIONED_BY: "us", MIGRATED_TO: "them", ON_DELETE: "retain", ON_DELETE_OF_CLASS: "archive",
-                DISPOSED: "removed",
+                DISPOSED: "1-2 removed",
             })),
             "spec": {
                 "accessModes": ["ReadWriteMany"], "capacity": {"storage": "1Mi"}, "volumeMode": "Filesystem",

@@ -6,6 +6,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -22,7 +23,7 @@ use crate::model::claim::Claim;
 use crate::model::class::Class;
 use crate::model::expansion::Expansion;
 use crate::model::exports::Location;
-use crate::model::volume::{Phase, Volume};
+use crate::model::volume::{Phase, ReclaimPolicy, Volume};
 use crate::queue::Queue;
 use crate::values::names::{ClaimRef, ClaimUid, ClassName, VolumeName};
 use crate::values::quantity::bytes;
@@ -63,6 +64,8 @@ pub struct ClusterState {
     volumes: Mutex<Volumes>,
     /// When there was last a reason to doubt that the watch of volumes had shown all volumes.
     doubted: Mutex<Option<Instant>>,
+    /// Whether classes may be other than the watch has shown.
+    are_classes_doubted: AtomicBool,
     /// The queue of pending claims to look at.
     pub changed_claims: Arc<Queue<ClaimUid>>,
     /// The queue of volumes to look at.
@@ -83,6 +86,7 @@ impl ClusterState {
             expansions: Mutex::default(),
             volumes: Mutex::default(),
             doubted: Mutex::default(),
+            are_classes_doubted: AtomicBool::default(),
             changed_claims: Arc::default(),
             changed_volumes: Arc::default(),
             changed_expansions: Arc::default(),
@@ -193,7 +197,10 @@ impl ClusterState {
     /// its behalf.
     pub fn disposed(&self, volume: &Volume, done: &str) {
         let mut volumes = self.volumes.lock();
-        volumes.disposed.insert(volume.name.clone(), (volume.uid.clone(), done.into()));
+        let claim = volume.own_claim().map(|claim| claim.uid.clone());
+        volumes
+            .disposed
+            .insert(volume.name.clone(), Disposed { volume: volume.uid.clone(), claim, done: done.into() });
         if let Some(record) = volumes.work.get(&volume.name).filter(|record| record.uid == volume.uid) {
             let record = Volume { disposed: Some(done.into()), ..Volume::clone(&record) };
             self.settle(&record);
@@ -221,9 +228,26 @@ impl ClusterState {
         doubted.is_none_or(|doubted| doubted < watched).then_some(watched)
     }
 
-    /// Notes that what the watch of volumes has not shown may exist all the same.
-    pub fn doubt(&self) {
-        *self.doubted.lock() = Some(Instant::now());
+    /// Notes that what the watch of a kind has shown, or not shown, may be otherwise by now.
+    pub fn doubt(&self, kind: Watched) {
+        match kind {
+            Watched::Volumes => *self.doubted.lock() = Some(Instant::now()),
+            Watched::Classes => self.are_classes_doubted.store(true, Ordering::Relaxed),
+            Watched::Claims => {}
+        }
+    }
+
+    /// Notes that the watch of a kind goes on.
+    pub fn trust(&self, kind: Watched) {
+        if kind == Watched::Classes {
+            self.are_classes_doubted.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells whether classes may be other than the watch has shown.
+    #[must_use]
+    pub fn are_classes_doubted(&self) -> bool {
+        self.are_classes_doubted.load(Ordering::Relaxed)
     }
 
     /// Returns since when the watch of volumes has had no reason to be doubted; `None` if there never was one.
@@ -233,9 +257,10 @@ impl ClusterState {
 
     /// Records a volume that a list has just shown, and that the watch has not shown yet.
     pub fn heard_of(&self, volume: &Volume) {
-        let _volumes = self.volumes.lock();
+        let mut volumes = self.volumes.lock();
         if !self.ledger.exists(&volume.name) {
-            self.settle(volume);
+            let volume = volumes.remember(volume.clone(), &self.scope);
+            self.settle(&volume);
         }
     }
 
@@ -252,13 +277,16 @@ impl ClusterState {
     /// Begins a list of all objects of a kind.
     pub fn begin_list(&self, kind: Watched) {
         match kind {
-            Watched::Classes => self.classes.lock().begin_list(),
+            Watched::Classes => {
+                self.doubt(kind);
+                self.classes.lock().begin_list();
+            }
             Watched::Claims => {
                 self.claims.lock().begin_list();
                 self.expansions.lock().begin_list();
             }
             Watched::Volumes => {
-                self.doubt();
+                self.doubt(kind);
                 let mut volumes = self.volumes.lock();
                 self.ledger.begin_list();
                 volumes.work.begin_list();
@@ -295,6 +323,8 @@ impl ClusterState {
     }
 
     fn end_list_of_volumes(&self) {
+        // The list may have been older than what was known.
+        self.doubt(Watched::Volumes);
         let mut volumes = self.volumes.lock();
         let gone = self.ledger.end_list();
         let work = volumes.end_list(&gone);
@@ -408,10 +438,29 @@ struct Volumes {
     /// The uids of reclaimed volumes that the watch still shows: their deletion by the API server and the removal
     /// of their finalizers are changes, too.
     reclaimed: Mirror<VolumeName, Box<str>>,
-    /// The uids of volumes whose directories have been dealt with, and what was done.
-    disposed: HashMap<VolumeName, (Box<str>, Box<str>)>,
+    /// The volumes whose directories have been dealt with.
+    disposed: HashMap<VolumeName, Disposed>,
     /// The volumes that were bound not long after they were created.
     bound: Recent,
+}
+
+/// A volume whose directory has been dealt with.
+#[derive(Debug)]
+struct Disposed {
+    /// The volume's uid.
+    volume: Box<str>,
+    /// The uid of the claim that it had then.
+    claim: Option<ClaimUid>,
+    /// What was done.
+    done: Box<str>,
+}
+
+impl Disposed {
+    /// Tells whether this is still what a volume is like. One that has got another claim has a directory again.
+    fn is_of(&self, volume: &Volume) -> bool {
+        let claim = volume.own_claim().map(|claim| &claim.uid);
+        self.volume == volume.uid && self.claim.as_ref() == claim && volume.phase == Phase::Released
+    }
 }
 
 impl Volumes {
@@ -438,8 +487,8 @@ impl Volumes {
         let deleted = self.deleted_while_bound.get(&volume.name);
         volume.deleted_while_bound = deleted.is_some_and(|deleted| deleted.uid == volume.uid);
         volume.seen_bound = is_ours && self.bound.contains(&volume);
-        let disposed = self.disposed.get(&volume.name).filter(|(uid, _)| *uid == volume.uid);
-        volume.disposed = volume.disposed.or_else(|| disposed.map(|(_, done)| done.clone()));
+        let disposed = self.disposed.get(&volume.name).filter(|disposed| disposed.is_of(&volume));
+        volume.disposed = volume.disposed.or_else(|| disposed.map(|disposed| disposed.done.clone()));
         volume
     }
 
@@ -461,7 +510,8 @@ impl Volumes {
         if self.work.get(name).is_some_and(|volume| volume.deleted_while_bound) {
             return true;
         }
-        if let Some(deleted) = self.deleted_while_bound.get(name) {
+        let deleted = self.deleted_while_bound.get(name);
+        if let Some(deleted) = deleted.filter(|deleted| deleted.reclaim == ReclaimPolicy::Delete) {
             // Its release was not seen.
             let (phase, deleted) = (Phase::Released, deleted.clone());
             let released = Volume { phase, deleted_while_bound: true, seen_bound: true, ..deleted };

@@ -154,6 +154,14 @@ impl Attempts {
         attempt.stage = Stage::Failed(Arc::new(failure));
     }
 
+    /// Notes that a copy for a claim has failed, and that there is nothing more to copy for now.
+    pub(super) fn failed_for_good(&self, claim: &ClaimUid) {
+        if let Some(attempt) = self.0.lock().get_mut(claim) {
+            attempt.failed_copies = attempt.failed_copies.saturating_add(1);
+            attempt.stage = Stage::Reserved;
+        }
+    }
+
     /// Notes that a claim's directory was made. Returns what all rounds together have made of it.
     pub(super) fn made(&self, claim: &ClaimUid, created: Created) -> Created {
         let mut attempts = self.0.lock();

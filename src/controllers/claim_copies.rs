@@ -101,7 +101,7 @@ impl ClaimCopies {
         let CopyState::Ended(Err(failure)) = copy.state() else { return None };
         let error = failure.error.clone();
         if matches!(error, CopyError::SourceChanged | CopyError::NoDirectory) {
-            self.attempts.set(uid, Stage::Reserved);
+            self.attempts.failed_for_good(uid);
             self.let_go(self.context.state.ledger().keep_none_for(uid));
         } else {
             self.attempts.failed(uid, Failure { job: copy.job().clone(), copy: failure, at: Instant::now() });

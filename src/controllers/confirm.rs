@@ -36,6 +36,19 @@ pub(super) struct Proof {
     pub(super) until: BootTime,
 }
 
+impl Proof {
+    /// Tells whether the proof still holds.
+    pub(super) fn holds(&self) -> bool {
+        BootTime::now() < self.until
+    }
+}
+
+/// Returns since when other volumes have to be known; `None` if the machine has just started, and so has this process.
+pub(super) fn known_since(context: &Context, leadership: &Leadership) -> Option<Instant> {
+    let recent = Instant::now().checked_sub(KNOWN_FOR);
+    [recent, leadership.since(), context.state.doubted()].into_iter().flatten().max()
+}
+
 /// Makes sure that other volumes are known well enough to say who has a part in a volume's directory.
 ///
 /// # Errors
@@ -45,10 +58,7 @@ pub(super) async fn know_neighbours(
     leadership: &Leadership,
     volume: &Volume,
 ) -> Result<(), ApiError> {
-    let recent = Instant::now().checked_sub(KNOWN_FOR);
-    // Where no time is old enough, the machine has just started, and so has this process.
-    let since = [recent, leadership.since(), context.state.doubted()].into_iter().flatten().max();
-    let Some(since) = since else { return Ok(()) };
+    let Some(since) = known_since(context, leadership) else { return Ok(()) };
     if context.state.watched(&volume.name).is_some_and(|watched| watched >= since) {
         return Ok(());
     }
@@ -66,13 +76,14 @@ pub(super) async fn confirm(
     plan: &VolumePlan,
     is_retry: bool,
 ) -> Result<Proof, VolumeOutcome> {
-    let (cluster, begun) = (&context.cluster, BootTime::now());
-    let class = if is_retry {
+    let cluster = &context.cluster;
+    let class = if is_retry || context.state.are_classes_doubted() {
         let class = cluster.class(&volume.class).await;
         class.map_err(|error| VolumeOutcome::FailedToRead(Unread::Class, error))?.map(Arc::new)
     } else {
         context.state.class(&volume.class)
     };
+    let begun = BootTime::now();
     let found = cluster.volume(&volume.name).await;
     match found.map_err(|error| VolumeOutcome::FailedToRead(Unread::Volume, error))? {
         Some(now) if now.uid == volume.uid => {

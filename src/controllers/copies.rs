@@ -281,6 +281,10 @@ impl Copies {
 
     async fn make(&self, copy: &Copy, made: &Mutex<Made>, task: &Task) -> Result<Created, CopyError> {
         let job = copy.job();
+        if made.lock().complete.is_some() {
+            // It waits for its place, perhaps for long. If it has gone, that is found out below.
+            let _ = self.to(job).touch(job.volume.as_str()).await;
+        }
         // Before it waits, so that whoever ordered it learns soon what stands in the way.
         if let Some(created) = self.look(job).await? {
             return Ok(created);
@@ -302,7 +306,10 @@ impl Copies {
             None => self.copy(copy, made, task).await?,
         };
         made.lock().complete = Some(staged);
-        self.place(copy, staged).await
+        tokio::select! {
+            placed = self.place(copy, staged) => placed,
+            never = self.to(job).touch_forever(job.volume.as_str()) => match never {},
+        }
     }
 
     /// Returns that a copy is in its place already, if it is; else makes sure that it can go there: to find that out
@@ -347,8 +354,10 @@ impl Copies {
         };
         self.count(job, progress, &mut counted);
         let staged = copied?;
-        self.identify(job, progress).await?;
-        Ok(staged)
+        tokio::select! {
+            same = self.identify(job, progress) => same.map(|()| staged),
+            never = to.touch_forever(volume) => match never {},
+        }
     }
 
     /// Puts a complete copy to its place, as soon as this process leads, if that is soon.

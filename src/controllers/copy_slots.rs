@@ -3,7 +3,7 @@
 //! So many copies at a time for each export, be it the source's or the copy's own, so that one that is slow or has
 //! gone holds up no other. Of the copies that could be made, those of the namespace come first that has the fewest
 //! under way, and among equals of the one that has waited longest for a turn: nobody who orders many keeps others
-//! waiting.
+//! waiting for longer than the copies that are under way.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -273,6 +273,7 @@ impl Provisioner {
         slot: &mut Slot,
     ) -> Result<Option<u32>, ClaimOutcome> {
         let since = self.leadership.since().ok_or(ClaimOutcome::NotLeading)?;
+        let since = self.context.state.doubted().map_or(since, |doubted| doubted.max(since));
         let refreshed = self.context.refresh(since).await;
         refreshed.map_err(|error| ClaimOutcome::FailedToRead(Unread::Gids, error))?;
         let looking = self.context.export(at).storage.group(&at.path);

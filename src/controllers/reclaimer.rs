@@ -102,12 +102,15 @@ impl Reclaimer {
             confirm(&self.context, volume, plan, is_retry).await?;
         }
         self.is_no_source(round)?;
-        let departure = self.depart(round, at).await?;
+        let known = know_neighbours(&self.context, &self.leadership, volume).await;
+        known.map_err(|error| VolumeOutcome::FailedToRead(Unread::Volumes, error))?;
+        // Before it departs: from then on it has no say in what others do to the directory.
         let proof = confirm(&self.context, volume, plan, is_retry).await?;
+        let departure = self.depart(round, at).await?;
         let disposal = if let Some(neighbour) = departure.neighbours().first() {
             Disposal::Shared(neighbour.clone())
         } else {
-            let disposing = self.dispose(volume, at, *fate, proof);
+            let disposing = self.dispose(volume, at, *fate, &proof);
             let disposed = self.context.wait(slot, &**volume, at.export, disposing).await;
             departure.moved();
             disposed.map_err(|error| self.failed_to_dispose(at, *fate, &error))?
@@ -115,6 +118,10 @@ impl Reclaimer {
         let done = disposal.words(at.path.as_str());
         self.context.state.disposed(volume, &done);
         Failpoint::DirectoryDisposed.passed();
+        if !proof.holds() {
+            // The server has taken its time. The next round reads the volume anew before it deletes that.
+            return Err(VolumeOutcome::Changed);
+        }
         let deleted = self.delete(volume, &done).await;
         departure.complete();
         match deleted {
@@ -155,8 +162,6 @@ impl Reclaimer {
     /// Finds out who else uses the directory. If no volume does, the directory is ours to move, and no claim is
     /// given it meanwhile.
     async fn depart(&self, round: &Round<'_>, at: &Location) -> Result<Departure, VolumeOutcome> {
-        let known = know_neighbours(&self.context, &self.leadership, round.volume).await;
-        known.map_err(|error| VolumeOutcome::FailedToRead(Unread::Volumes, error))?;
         loop {
             let departure = self.context.state.ledger().depart(&round.volume.name, at);
             let departure = departure.ok_or(VolumeOutcome::BeingCopied)?;
@@ -179,7 +184,7 @@ impl Reclaimer {
         volume: &Volume,
         at: &Location,
         fate: Fate,
-        proof: Proof,
+        proof: &Proof,
     ) -> Result<Disposal, StorageError> {
         let Export { storage, backlog, .. } = self.context.export(at);
         let storage = storage.clone().until(proof.until);
@@ -203,9 +208,6 @@ impl Reclaimer {
     fn failed_to_dispose(&self, at: &Location, fate: Fate, error: &StorageError) -> VolumeOutcome {
         if error.problem == Problem::NotLeading {
             return VolumeOutcome::NotLeading;
-        }
-        if error.problem == Problem::TooLate {
-            return VolumeOutcome::Changed;
         }
         VolumeOutcome::FailedToDispose { fate, words: explain(error, &self.context.export(at).address) }
     }

@@ -12,6 +12,7 @@ use crate::cluster::election::Leadership;
 use crate::controllers::attempts::{Attempts, Left, Stage};
 use crate::controllers::claim_copies::ClaimCopies;
 use crate::controllers::claim_outcome::{ClaimOutcome, Unread};
+use crate::controllers::confirm::known_since;
 use crate::controllers::context::Context;
 use crate::decide::volume::located;
 use crate::ledger::Departure;
@@ -118,11 +119,19 @@ impl TakeBack {
         }
     }
 
-    /// Moves a copy in its place into the trash, unless another volume or claim uses the directory by now.
+    /// Moves a copy in its place into the trash, unless its claim has a volume, or another volume or claim uses the
+    /// directory by now.
     ///
     /// # Errors
-    /// Returns when to try again, if the copy cannot be moved yet.
+    /// Returns when to try again, if the copy cannot be moved, or not yet.
     pub(super) async fn trash_copy(&self, volume: &VolumeName, at: &Location) -> Result<(), Next> {
+        let found = self.find_volume(volume, at).await.map_err(|error| {
+            warn!(volume = volume.as_str(), %error, "failed to find out whether a copy is a volume's");
+            Next::Retry(RetryReason::ApiServer)
+        })?;
+        if found != Found::Nowhere {
+            return Err(Next::Retry(RetryReason::Neighbour));
+        }
         if !self.knows_neighbours().await {
             return Err(Next::Retry(RetryReason::ApiServer));
         }
@@ -139,10 +148,12 @@ impl TakeBack {
         Ok(())
     }
 
-    /// Makes sure that all volumes are known that existed when this process began to lead: another one of them may
-    /// lie in what is taken back.
+    /// Makes sure that other volumes are known well enough: one of them may lie in what is taken back.
     async fn knows_neighbours(&self) -> bool {
-        let Some(since) = self.leadership.since() else { return false };
+        if self.leadership.since().is_none() {
+            return false;
+        }
+        let Some(since) = known_since(&self.context, &self.leadership) else { return true };
         let refreshed = self.context.refresh(since).await;
         refreshed.inspect_err(|error| warn!(%error, "failed to read which volumes exist")).is_ok()
     }

@@ -68,7 +68,8 @@ async fn look_at(context: &Context, claim: &Claim, at: &Location, slot: &mut Slo
 }
 
 /// Finds a volume with the claim's directory that is to be reclaimed, directory and all: one whose claim has gone,
-/// or one that was made for an earlier claim of the same name, whose release has not been seen yet.
+/// or one that was made for an earlier claim of the same name, whose release has not been seen yet. There is none if
+/// another volume has the directory, too, and keeps it where it is.
 ///
 /// # Errors
 /// Returns any API error.
@@ -79,17 +80,24 @@ pub(super) async fn predecessor(
 ) -> Result<Option<VolumeName>, ApiError> {
     let sharers = context.state.ledger().sharers(&claim.volume_name(), at);
     let are_few = sharers.len() <= SHARERS_MAX;
+    let mut going = None;
     for name in sharers {
-        let volume = match context.state.volume(&name) {
+        let (recorded, exists) = (context.state.volume(&name), context.state.ledger().exists(&name));
+        let volume = match recorded {
             Some(volume) => Some(Volume::clone(&volume)),
-            None if are_few => context.cluster.volume(&name).await?.filter(|volume| is_of_earlier(volume, claim)),
+            None if are_few && exists => match context.cluster.volume(&name).await? {
+                Some(volume) => Some(volume).filter(|volume| is_of_earlier(volume, claim)),
+                // It has gone meanwhile.
+                None => continue,
+            },
             None => None,
         };
-        if volume.is_some_and(|volume| takes_directory(context, volume)) {
-            return Ok(Some(name));
+        if !volume.is_some_and(|volume| takes_directory(context, volume)) {
+            return Ok(None);
         }
+        going = Some(name);
     }
-    Ok(None)
+    Ok(going)
 }
 
 /// Tells whether a volume was made for another claim that had the same name, and so has gone.

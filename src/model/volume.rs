@@ -26,8 +26,9 @@ pub mod annotation {
     pub const ON_DELETE_OF_CLAIM: &str = "nfs-provisioner/on-delete-of-claim";
     /// Records the fate that the class set when the volume was made; written by us. Counts if the class has gone.
     pub const ON_DELETE_OF_CLASS: &str = "nfs-provisioner/on-delete-of-class";
-    /// Records what was done to the volume's directory; written by us before the volume is deleted. What lies at
-    /// its path by then is not the volume's any more.
+    /// Records what was done to the volume's directory when its claim had gone: that claim's uid, a blank, and what
+    /// was done, in words; written by us before the volume is deleted. What lies at its path by then is not the
+    /// volume's any more, unless the volume has got another claim.
     pub const DISPOSED: &str = "nfs-provisioner/disposed";
     /// Names a group that the kubelet gives to Pods with the volume besides their own.
     pub const GID: &str = "pv.beta.kubernetes.io/gid";
@@ -172,7 +173,7 @@ impl Volume {
             seen_bound: false,
             created: metadata.creation_timestamp.as_ref().map(|created| created.0),
             lived: lived(volume),
-            disposed: annotation(annotation::DISPOSED).map(Into::into),
+            disposed: annotation(annotation::DISPOSED).and_then(|said| disposed(volume, said)),
             finalizer: metadata.finalizers.as_ref().is_some_and(|all| all.iter().any(|name| name == FINALIZER)),
             on_delete: annotation(annotation::ON_DELETE).map(Into::into),
             on_delete_of_claim: annotation(annotation::ON_DELETE_OF_CLAIM).map(Into::into),
@@ -224,6 +225,14 @@ impl Volume {
     pub fn was_made_for(&self, claim: &ClaimUid, provisioner: &str) -> bool {
         self.is_of(provisioner) && self.claim.as_ref().is_some_and(|made_for| made_for.uid == *claim)
     }
+}
+
+/// Reads what was done to the directory of a released volume, if that was for the claim which it still names.
+fn disposed(volume: &PersistentVolume, said: &str) -> Option<Box<str>> {
+    let (claim, done) = said.split_once(' ')?;
+    let own = volume.spec.as_ref()?.claim_ref.as_ref()?.uid.as_deref()?;
+    let is_released = volume.status.as_ref()?.phase.as_deref() == Some("Released");
+    (is_released && claim == own).then(|| done.into())
 }
 
 /// Returns how long after a volume was created it got its phase.
@@ -341,7 +350,27 @@ pub fn read_only(options: &[String]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn what_was_done_to_a_directory_counts_for_the_claim_that_had_gone_and_no_other() {
+        let rows = [
+            ("Released", "1 removed \"x\"", Some("removed \"x\"")),
+            ("Bound", "1 removed", None),
+            ("Released", "2 removed", None),
+            ("Released", "removed", None),
+            ("Released", "", None),
+        ];
+        for (phase, said, expected) in rows {
+            let volume = serde_json::from_value(json!({
+                "metadata": {"annotations": {annotation::DISPOSED: said}},
+                "spec": {"claimRef": {"uid": "1"}}, "status": {"phase": phase},
+            }));
+            assert_eq!(Volume::read(&volume.unwrap()).disposed.as_deref(), expected, "{phase} {said}");
+        }
+    }
 
     fn volume(provisioned_by: Option<&str>, migrated_to: Option<&str>) -> Volume {
         let annotations = [(annotation::PROVISIONED_BY, provisioned_by), (annotation::MIGRATED_TO, migrated_to)];

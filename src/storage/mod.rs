@@ -51,7 +51,7 @@ pub use ops::create::Created;
 pub use ops::disk_usage::{Begun, DiskUsage, Found};
 pub use ops::stage::Source;
 pub use ops::stage::Staged;
-use ops::stage::{Stage, place_of};
+use ops::stage::place_of;
 pub use ops::trash::{Left, Reaped, Trashed};
 pub use ops::write_test::{Leftovers, Made, WriteStep, WriteTest};
 pub use pool::COPY_PAUSE_MAX;
@@ -405,13 +405,11 @@ impl Storage {
         job: CopyTo<'_>,
         progress: &Progress,
     ) -> Result<Complete, StorageError> {
-        let CopyTo { volume, directory, top, group, now } = job;
-        let (paths, volume) = (vec![directory.clone(), place_of(volume)?], volume.to_owned());
-        let place = place_of(&volume)?;
+        let CopyTo { volume: volume_name, directory, top, group, now } = job;
+        let (paths, volume) = (vec![directory.clone(), place_of(volume_name)?], volume_name.to_owned());
         let maker = Maker { owners: (self.owners.0)() };
         let stage = self.change_all("stage", paths, move |root| root.stage(&volume, &maker, now)).await?;
-        let (stage, directory) = (Arc::new(stage), directory.clone());
-        let touched = Arc::clone(&stage);
+        let directory = directory.clone();
         let copy = move |workers, goes_on: &(dyn Fn() -> bool + Sync), progress: &Progress| {
             let failed = |path, problem| StorageError { doing: "copy", path, problem };
             let own = |problem| failed(".".to_owned(), problem);
@@ -439,18 +437,27 @@ impl Storage {
         let copied = self.pool.copy(&self.fence, progress, copy);
         tokio::select! {
             copied = copied => copied,
-            never = self.touch_forever(&place, touched) => match never {},
+            never = self.touch_forever(volume_name) => match never {},
         }
     }
 
-    /// Shows others that a copy is being made, for ever.
-    async fn touch_forever(&self, place: &RelPath, stage: Arc<Stage>) -> Infallible {
+    /// Shows others who share the export that a volume's copy is being made, or waits to be placed, for ever.
+    pub async fn touch_forever(&self, volume: &str) -> Infallible {
         loop {
-            sleep(TOUCH).await;
-            let stage = Arc::clone(&stage);
             // What is wrong with the export, the copy itself says. It is tried again.
-            let _ = self.change("touch", place, move |_, place| stage.touch().doing("touch", place)).await;
+            let _ = self.touch(volume).await;
+            sleep(TOUCH).await;
         }
+    }
+
+    /// Shows others once, as [`Storage::touch_forever`] does.
+    ///
+    /// # Errors
+    /// If there is no such copy, the file system refuses, or the export cannot be used.
+    pub async fn touch(&self, volume: &str) -> Result<(), StorageError> {
+        let (volume, fence) = (volume.to_owned(), self.fence.clone());
+        let touch = move |root: &Root| if fence.lets_pass() { root.touch(&volume) } else { Ok(()) };
+        self.pool.call("touch", touch).await
     }
 
     /// Lists the places of all copies; see [`Root::staged`].
@@ -486,11 +493,11 @@ impl Storage {
         onto_empty: bool,
     ) -> Result<Created, StorageError> {
         let (paths, volume) = (vec![directory.clone(), place_of(volume)?], volume.to_owned());
-        let directory = directory.clone();
+        let (directory, fence) = (directory.clone(), self.fence.clone());
         let place = move |root: &Root| {
             // One that was put there by a call without an answer is found by the call that follows.
             if root.is_staged(&volume, complete)? || root.is_placed(&volume, &directory)? {
-                return root.place(&volume, &directory, onto_empty);
+                return root.place(&|| fence.check(), &volume, &directory, onto_empty);
             }
             Err(Problem::Os(Errno::ESTALE)).doing("place the copy at", directory)
         };

@@ -143,6 +143,25 @@ struct Crew {
     failed: Option<(String, Problem)>,
 }
 
+/// Notes that a task is done, when it is dropped.
+struct Done<'a> {
+    crew: &'a Mutex<Crew>,
+    changed: &'a Condvar,
+    failed: Option<(String, Problem)>,
+}
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        let mut crew = self.crew.lock();
+        crew.busy -= 1;
+        if let Some(failed) = self.failed.take() {
+            crew.failed.get_or_insert(failed);
+        }
+        drop(crew);
+        self.changed.notify_all();
+    }
+}
+
 struct Copy<'a> {
     links: &'a Dir,
     entries: Entries<'a>,
@@ -164,14 +183,11 @@ impl Copy<'_> {
     /// Takes and does tasks until all are done, or one has failed.
     fn work(&self) {
         while let Some(task) = self.take() {
-            let result = self.perform(task);
-            let mut crew = self.crew.lock();
-            crew.busy -= 1;
-            if let Err((name, problem)) = result {
-                crew.failed.get_or_insert_with(|| (name.to_string_lossy().into_owned(), problem));
-            }
-            drop(crew);
-            self.changed.notify_all();
+            let mut done = Done { crew: &self.crew, changed: &self.changed, failed: None };
+            // Whatever a defect of ours breaks off has failed, and the others must not wait for it.
+            done.failed = Some((".".to_owned(), Problem::Os(Errno::EFAULT)));
+            done.failed =
+                self.perform(task).err().map(|(name, problem)| (name.to_string_lossy().into_owned(), problem));
         }
     }
 

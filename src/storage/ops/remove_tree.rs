@@ -246,9 +246,13 @@ impl Walk<'_> {
 
     /// Waits for the next task; `None` if the removal is over. If there are more tasks, another thread is started.
     fn take<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> Option<Task> {
+        // Without the lock: it may let others go first. Whoever ends wakes those that wait.
+        if !(self.goes_on)() {
+            return None;
+        }
         let mut crew = self.crew.lock();
         loop {
-            if crew.is_over || !(self.goes_on)() {
+            if crew.is_over {
                 return None;
             }
             if let Some(task) = crew.tasks.pop() {

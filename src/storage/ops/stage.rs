@@ -17,7 +17,7 @@ use crate::storage::error::{Doing, Errno, Problem, StorageError};
 use crate::storage::ops::complete::Complete;
 use crate::storage::ops::create::Created;
 use crate::storage::ops::remove_tree;
-use crate::storage::root::{PARENT_MODE, Root, grant, make, make_private};
+use crate::storage::root::{Check, PARENT_MODE, Root, grant, make, make_private};
 use crate::values::path::{Name, RelPath};
 
 /// How many entries are removed at a time where they cannot be moved into the trash for lack of room.
@@ -55,11 +55,6 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Shows others that the copy is being made.
-    pub(crate) fn touch(&self) -> Result<(), Problem> {
-        self.place.open_file(MAKER)?.inode().touch()
-    }
-
     /// Notes that the copy for a directory is complete. It is on disk then.
     pub(crate) fn complete(&self, directory: &RelPath) -> Result<Complete, Problem> {
         let (found, said) = described(&self.copy, directory)?;
@@ -106,6 +101,18 @@ impl Root {
             Err(Problem::Os(Errno::ENOENT)) => Ok(None),
             opened => opened.map(Some).doing("open", directory),
         }
+    }
+
+    /// Shows others that a volume's copy is being made, or waits to be placed.
+    ///
+    /// # Errors
+    /// If it is not, or the file system refuses.
+    pub(crate) fn touch(&self, volume: &str) -> Result<(), StorageError> {
+        let touch = || {
+            let place = self.dir.open(STAGING, Access::Pass)?.open(volume, Access::Pass)?;
+            place.open_file(MAKER)?.inode().touch()
+        };
+        touch().doing("touch", volume)
     }
 
     /// Makes the place in which the copy for a volume is made, and notes in it who makes it. What was there before
@@ -161,8 +168,9 @@ impl Root {
         remove_tree::remove(&above, &name, 1, &goes_on).map(drop)
     }
 
-    /// Renames a volume's copy, which is complete, to its directory, and makes those above it. An empty directory
-    /// that is there is replaced if `onto_empty`. One that is there already is left, which is success.
+    /// Renames a volume's copy, which is complete, to its directory, and makes those above it, if `check` allows it
+    /// right before the rename. An empty directory that is there is replaced if `onto_empty`. A copy that is there
+    /// already is left, which is success.
     ///
     /// Cut before the rename it leaves a copy that can be placed by another call; after it, a directory that is known
     /// by [`Root::is_placed`].
@@ -172,6 +180,7 @@ impl Root {
     /// no directory, or the file system refuses.
     pub(crate) fn place(
         &self,
+        check: Check<'_>,
         volume: &str,
         directory: &RelPath,
         onto_empty: bool,
@@ -201,6 +210,12 @@ impl Root {
                 above = Some(opened);
             }
             let above = above.as_ref().unwrap_or(&self.dir);
+            // Another leader may have put the place into the trash meanwhile, which goes on being emptied.
+            check()?;
+            let there = self.dir.open(STAGING, Access::Pass)?.entry(volume)?;
+            if there.inode != stage.inode().attributes()?.inode {
+                return Err(Problem::Os(Errno::ESTALE));
+            }
             match rename_copy(&stage, above, directory, onto_empty) {
                 // Carried out, by this call or one before it, and then an answer was lost.
                 Err(_) if is_copy(&stage, above, directory)? => {}
