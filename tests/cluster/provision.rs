@@ -439,17 +439,24 @@ async fn a_claim_that_moves_while_its_volume_is_in_doubt_leaves_nothing_behind()
     let webhooks: Api<ValidatingWebhookConfiguration> = Api::all(space.client.clone());
     create(&webhooks, webhook).await;
     let label = |team: &str| json!({"metadata": {"labels": {"team": team}}});
-    eventually("a claim that is in doubt", || async {
-        // It takes the API server a moment to know of the webhook.
-        let name = format!("data-{}", space.entries().len());
-        space.claim(&name, &class, label(&name)).await;
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-        (!space.events(&name, "ProvisioningFailed").await.is_empty()).then_some(())
-    })
-    .await;
-    let before = space.entries();
-    let claim = before.last().unwrap().clone();
     let claims = space.api::<PersistentVolumeClaim>();
+    // It takes the API server a moment to know of the webhook.
+    let mut in_doubt = None;
+    for number in 0.. {
+        let name = format!("data-{number}");
+        space.claim(&name, &class, label(&name)).await;
+        let is_served = eventually("the claim to be served or in doubt", || async {
+            let phase = claims.get(&name).await.ok()?.status?.phase;
+            let is_failed = !space.events(&name, "ProvisioningFailed").await.is_empty();
+            (is_failed || phase.as_deref() == Some("Bound")).then_some(!is_failed)
+        })
+        .await;
+        if !is_served {
+            in_doubt = Some(name);
+            break;
+        }
+    }
+    let (before, claim) = (space.entries(), in_doubt.unwrap());
     space.patch(&claims, &claim, label("moved")).await;
     eventually("it to move", || async {
         (space.entries().contains(&"moved".to_owned()) && !space.entries().contains(&claim)).then_some(())

@@ -127,7 +127,9 @@ pub(crate) fn name_of(volume: &PersistentVolume) -> &str {
 #[tokio::test]
 async fn volumes_of_the_peer_are_reclaimed_by_the_same_rules() {
     let space = Space::new().await;
-    let _provisioner = space.start();
+    let provisioner = space.start();
+    // It sees all from here on.
+    eventually("it to lead", || async { provisioner.log().contains("leading").then_some(()) }).await;
     let archive = space.class("archive", json!({})).await;
     let delete = space.class("delete", json!({"parameters": {"archiveOnDelete": "false"}})).await;
     // The older annotation names the class instead of the field.

@@ -121,7 +121,7 @@ impl Drop for Stops {
 #[tokio::test]
 async fn a_volume_in_which_files_come_faster_than_they_are_counted_keeps_no_other_waiting() {
     let space = Space::new().await;
-    let (settings, port) = settings(&space, 100);
+    let (settings, port) = settings(&space, 300);
     let _provisioner = Process::start(&settings);
     let class = space.class("nfs", json!({})).await;
     for name in ["growing", "other"] {
@@ -129,7 +129,7 @@ async fn a_volume_in_which_files_come_faster_than_they_are_counted_keeps_no_othe
     }
     let growing = space.at(&Space::directory(&space.bound("growing").await));
     let other = space.at(&Space::directory(&space.bound("other").await));
-    // Even if no more came, they would take a minute and a half.
+    // Even if no more came, they would take half a minute. The volumes of other tests have their turns, too.
     for number in 0..9000 {
         fs::write(growing.join(format!("first-{number}")), "").unwrap();
     }
