@@ -439,6 +439,8 @@ struct Hostile {
     class: Option<(String, BTreeMap<String, String>)>,
     /// Whether it is being deleted, was so while it had a claim, and has our finalizer; and whether we may patch.
     states: [bool; 4],
+    /// The uid in the volume's `claimRef`.
+    claim: Option<String>,
 }
 
 fn hostile() -> impl Strategy<Value = Hostile> {
@@ -456,12 +458,14 @@ fn hostile() -> impl Strategy<Value = Hostile> {
             option::weighted(0.4, fates()),
         ),
         (anything(&["nas", "nas", "[nas]", "NAS", "nas.", "other", ""]), volume_path(), class, states),
+        anything(&["1", "1", "2", ""]),
     )
         .prop_map(
             |(
                 (phase, made_by, taken_over_by),
                 (policy, recorded, on_delete, of_claim),
                 (server, place, class, states),
+                claim,
             )| {
                 let (on_delete, of_claim) = (on_delete.flatten(), of_claim.flatten());
                 Hostile {
@@ -476,6 +480,7 @@ fn hostile() -> impl Strategy<Value = Hostile> {
                     recorded,
                     class,
                     states,
+                    claim,
                 }
             },
         )
@@ -503,6 +508,7 @@ impl Hostile {
             },
             "spec": {
                 "persistentVolumeReclaimPolicy": self.policy, "storageClassName": "nfs",
+                "claimRef": {"namespace": "ns", "name": "data", "uid": self.claim},
                 "nfs": self.server.as_ref().map(|server| json!({"server": server, "path": self.place.1})),
             },
             "status": {"phase": self.phase},
@@ -543,6 +549,7 @@ fn a_volume_is_reclaimed_only_if_everything_says_so() {
             hostile.made_by.is_some() && (is(&hostile.made_by, OURS) || is(&hostile.taken_over_by, OURS))
         );
         prop_assert!(is(&hostile.phase, "Released") && is(&hostile.policy, "Delete"));
+        prop_assert!(hostile.claim.as_ref().is_some_and(|uid| !uid.is_empty()), "whose it was is not said");
         prop_assert!(is(&hostile.server, "nas") || is(&hostile.server, "[nas]"));
         let directory = at.path;
         check_path(directory.as_str())?;
@@ -565,8 +572,8 @@ fn volumes_for_which_everything_says_so_are_reclaimed() {
         hostile.place = place;
         hostile.states[0] = false;
         hostile.made_by = Some(OURS.to_owned());
-        [hostile.phase, hostile.policy, hostile.server] =
-            ["Released", "Delete", "nas"].map(|text| Some(text.to_owned()));
+        [hostile.phase, hostile.policy, hostile.server, hostile.claim] =
+            ["Released", "Delete", "nas", "1"].map(|text| Some(text.to_owned()));
         let step = for_volume(
             &VolumeFacts { volume: &hostile.volume(), class: None },
             &scope(hostile.place.0.clone(), true),
@@ -911,6 +918,7 @@ fn a_directory_is_not_given_away_while_it_is_moved_for_a_volume_that_was_deleted
         let states = [deleting, false, false, false];
         let (taken_over_by, on_delete, of_claim, recorded, class) = (None, None, None, None, None);
         Hostile {
+            claim: Some("1".to_owned()),
             phase,
             policy,
             made_by,
