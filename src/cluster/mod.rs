@@ -9,6 +9,7 @@ pub mod election;
 pub mod grants;
 pub mod events;
 mod mirror;
+mod volumes;
 pub mod state;
 pub mod watch_health;
 mod setback;

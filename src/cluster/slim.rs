@@ -193,7 +193,7 @@ mod tests {
         let expected = volume::Volume::read(&whole);
         assert!(expected.deleting && expected.finalizer && expected.phase == volume::Phase::Released);
         assert!(expected.capacity.is_some() && expected.disposed.is_some());
-        assert!(expected.lived.is_some() && expected.since.is_some());
+        assert!(expected.created.is_some() && expected.since.is_some());
         assert_eq!(volume::Volume::read(&slim), expected);
         assert_eq!(slim.metadata.managed_fields, None);
     }

@@ -2,28 +2,24 @@
 //! volumes to reclaim, and of all classes, kept current by watches. Whole objects are dropped as soon as they are
 //! read.
 
-use std::collections::hash_map::DefaultHasher;
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::warn;
 
 use crate::cluster::mirror::Mirror;
+use crate::cluster::volumes::Volumes;
 use crate::decide::copy::{holds, names};
 use crate::decide::scope::Scope;
-use crate::decide::volume::{is_work, located};
+use crate::decide::volume::located;
 use crate::ledger::{Entry, Ledger};
 use crate::model::claim::Claim;
 use crate::model::class::Class;
 use crate::model::expansion::Expansion;
 use crate::model::exports::Location;
-use crate::model::volume::{Phase, ReclaimPolicy, Volume};
+use crate::model::volume::{Phase, Volume};
 use crate::queue::Queue;
 use crate::values::names::{ClaimRef, ClaimUid, ClassName, VolumeName};
 use crate::values::quantity::bytes;
@@ -138,9 +134,7 @@ impl ClusterState {
     /// several, the one that was released first.
     #[must_use]
     pub fn kept_for(&self, claim: &Claim) -> Option<VolumeName> {
-        let released: Vec<Arc<Volume>> = self.volumes.lock().work.all(|volume| {
-            volume.phase == Phase::Released && volume.claim.as_ref().is_some_and(|named| names(claim, named))
-        });
+        let released = self.released_sources_of(claim);
         let held = released.iter().filter(|volume| self.holds(claim, volume));
         held.min_by_key(|volume| volume.since).map(|volume| volume.name.clone())
     }
@@ -152,12 +146,16 @@ impl ClusterState {
 
     /// Queues the volumes that may have stayed for a claim to be a copy of them.
     pub fn reconsider_sources_of(&self, claim: &Claim) {
-        let released = self.volumes.lock().work.all(|volume| {
-            volume.phase == Phase::Released && volume.claim.as_ref().is_some_and(|named| names(claim, named))
-        });
-        for volume in released {
+        for volume in self.released_sources_of(claim) {
             self.changed_volumes.push(volume.name.clone());
         }
+    }
+
+    /// Finds the released volumes whose own claims had the name of the source that a claim names.
+    fn released_sources_of(&self, claim: &Claim) -> Vec<Arc<Volume>> {
+        self.volumes.lock().work.all(|volume| {
+            volume.phase == Phase::Released && volume.claim.as_ref().is_some_and(|named| names(claim, named))
+        })
     }
 
     /// Returns the class of this name, whichever provisioner it names.
@@ -185,11 +183,7 @@ impl ClusterState {
     pub fn reclaimed(&self, volume: &Volume) {
         let mut volumes = self.volumes.lock();
         if volumes.is_recorded(volume) {
-            // The watch may have shown already that a volume is gone which is done from memory.
-            if !volume.deleted_while_bound || volume.finalizer {
-                volumes.reclaimed.put(&volume.name, Some(volume.uid.clone()));
-            }
-            volumes.drop_work(&volume.name);
+            volumes.reclaimed(volume);
         }
     }
 
@@ -197,14 +191,8 @@ impl ClusterState {
     /// its behalf.
     pub fn disposed(&self, volume: &Volume, done: &str) {
         let mut volumes = self.volumes.lock();
-        let claim = volume.own_claim().map(|claim| claim.uid.clone());
-        volumes
-            .disposed
-            .insert(volume.name.clone(), Disposed { volume: volume.uid.clone(), claim, done: done.into() });
-        if let Some(record) = volumes.work.get(&volume.name).filter(|record| record.uid == volume.uid) {
-            let record = Volume { disposed: Some(done.into()), ..Volume::clone(&record) };
+        if let Some(record) = volumes.disposed(volume, done) {
             self.settle(&record);
-            volumes.work.put(&volume.name, Some(record));
         }
         drop(volumes);
         if let Some(claim) = &volume.claim {
@@ -221,11 +209,9 @@ impl ClusterState {
     }
 
     /// Returns when the watch showed this volume as it is recorded, and so all that had happened to any volume
-    /// before; `None` if that cannot be told.
+    /// before, unless the watch has been [doubted](Self::doubted) since; `None` if a list showed it.
     pub fn watched(&self, volume: &VolumeName) -> Option<Instant> {
-        let watched = self.volumes.lock().work.watched(volume)?;
-        let doubted = *self.doubted.lock();
-        doubted.is_none_or(|doubted| doubted < watched).then_some(watched)
+        self.volumes.lock().work.watched(volume)
     }
 
     /// Notes that what the watch of a kind has shown, or not shown, may be otherwise by now.
@@ -269,8 +255,7 @@ impl ClusterState {
         let mut volumes = self.volumes.lock();
         if volumes.is_recorded(volume) {
             self.ledger.forget(&volume.name);
-            volumes.reclaimed.remove(&volume.name);
-            volumes.drop_work(&volume.name);
+            volumes.forget(&volume.name);
         }
     }
 
@@ -289,8 +274,7 @@ impl ClusterState {
                 self.doubt(kind);
                 let mut volumes = self.volumes.lock();
                 self.ledger.begin_list();
-                volumes.work.begin_list();
-                volumes.reclaimed.begin_list();
+                volumes.begin_list();
             }
         }
     }
@@ -425,147 +409,5 @@ fn entry<'a>(volume: &'a Volume, at: Option<&'a Location>) -> Entry<'a> {
         namespace: volume.claim.as_ref().map(|claim| &*claim.namespace),
         bytes: volume.capacity.as_ref().map_or(0, bytes),
         gid: volume.gid,
-    }
-}
-
-/// The volumes that there is work to do for. All others are not looked at again before they change.
-#[derive(Debug, Default)]
-struct Volumes {
-    work: Mirror<VolumeName, Volume>,
-    /// Our volumes that were deleted while they had a claim. They are reclaimed when the claim is gone, even if
-    /// the volume object is gone by then.
-    deleted_while_bound: HashMap<VolumeName, Volume>,
-    /// The uids of reclaimed volumes that the watch still shows: their deletion by the API server and the removal
-    /// of their finalizers are changes, too.
-    reclaimed: Mirror<VolumeName, Box<str>>,
-    /// The volumes whose directories have been dealt with.
-    disposed: HashMap<VolumeName, Disposed>,
-    /// The volumes that were bound not long after they were created.
-    bound: Recent,
-}
-
-/// A volume whose directory has been dealt with.
-#[derive(Debug)]
-struct Disposed {
-    /// The volume's uid.
-    volume: Box<str>,
-    /// The uid of the claim that it had then.
-    claim: Option<ClaimUid>,
-    /// What was done.
-    done: Box<str>,
-}
-
-impl Disposed {
-    /// Tells whether this is still what a volume is like. One that has got another claim has a directory again.
-    fn is_of(&self, volume: &Volume) -> bool {
-        let claim = volume.own_claim().map(|claim| &claim.uid);
-        self.volume == volume.uid && self.claim.as_ref() == claim && volume.phase == Phase::Released
-    }
-}
-
-impl Volumes {
-    /// Tells whether this very volume is recorded, and not a later one of its name.
-    fn is_recorded(&self, volume: &Volume) -> bool {
-        self.work.get(&volume.name).is_some_and(|record| record.uid == volume.uid)
-    }
-
-    fn drop_work(&mut self, name: &VolumeName) {
-        self.deleted_while_bound.remove(name);
-        self.disposed.remove(name);
-        self.work.remove(name);
-    }
-
-    /// Notes what is seen of a volume, and adds what was seen of it before.
-    fn remember(&mut self, mut volume: Volume, scope: &Scope) -> Volume {
-        let is_ours = volume.is_of(&scope.provisioner);
-        if is_ours && volume.phase == Phase::Bound {
-            self.bound.note(&volume);
-            if volume.deleting {
-                self.deleted_while_bound.insert(volume.name.clone(), volume.clone());
-            }
-        }
-        let deleted = self.deleted_while_bound.get(&volume.name);
-        volume.deleted_while_bound = deleted.is_some_and(|deleted| deleted.uid == volume.uid);
-        volume.seen_bound = is_ours && self.bound.contains(&volume);
-        let disposed = self.disposed.get(&volume.name).filter(|disposed| disposed.is_of(&volume));
-        volume.disposed = volume.disposed.or_else(|| disposed.map(|disposed| disposed.done.clone()));
-        volume
-    }
-
-    /// Records a volume that was [remembered](Self::remember). Tells whether there is anything new to do for it.
-    fn put(&mut self, volume: Volume, scope: &Scope) -> bool {
-        let name = volume.name.clone();
-        let is_reclaimed = self.reclaimed.get(&name).is_some_and(|uid| *uid == volume.uid);
-        if is_reclaimed {
-            self.reclaimed.put(&name, Some(volume.uid.clone()));
-        }
-        let is_work = !is_reclaimed && is_work(&volume, scope);
-        self.work.put(&name, is_work.then_some(volume))
-    }
-
-    /// Notes that a volume object is gone. If the volume was deleted while bound, the work for it is kept: whether
-    /// its claim has gone, too, is asked before anything is done.
-    fn gone(&mut self, name: &VolumeName) -> bool {
-        self.reclaimed.remove(name);
-        if self.work.get(name).is_some_and(|volume| volume.deleted_while_bound) {
-            return true;
-        }
-        let deleted = self.deleted_while_bound.get(name);
-        if let Some(deleted) = deleted.filter(|deleted| deleted.reclaim == ReclaimPolicy::Delete) {
-            // Its release was not seen.
-            let (phase, deleted) = (Phase::Released, deleted.clone());
-            let released = Volume { phase, deleted_while_bound: true, seen_bound: true, ..deleted };
-            return self.work.put(name, Some(released));
-        }
-        self.disposed.remove(name);
-        self.work.remove(name)
-    }
-
-    /// Ends a list of all volumes, after which these are known to be gone. Returns the volumes to look at.
-    fn end_list(&mut self, gone: &[VolumeName]) -> Vec<VolumeName> {
-        self.reclaimed.end_list();
-        let mut changed = self.work.end_list_but(|volume| volume.deleted_while_bound);
-        changed.extend(gone.iter().filter(|name| self.gone(name)).cloned());
-        let Self { work, disposed, .. } = self;
-        disposed.retain(|name, _| work.get(name).is_some());
-        changed
-    }
-}
-
-/// The volumes that were seen to be bound within a while, by a hash of their uids: there may be a hundred in a
-/// second.
-#[derive(Debug, Default)]
-struct Recent {
-    seen: HashSet<u64>,
-    by_time: VecDeque<(Instant, u64)>,
-}
-
-impl Recent {
-    /// How long a volume is remembered: longer than its life, if [`Volume::seen_bound`] is to matter.
-    const FOR: Duration = Duration::from_mins(5);
-
-    fn note(&mut self, volume: &Volume) {
-        let now = Instant::now();
-        while self.by_time.front().is_some_and(|(noted, _)| now.duration_since(*noted) > Self::FOR) {
-            if let Some((_, key)) = self.by_time.pop_front() {
-                self.seen.remove(&key);
-            }
-        }
-        let age = volume.created.map(|created| Timestamp::now().duration_since(created));
-        let is_old = age.is_some_and(|age| age.unsigned_abs() > Self::FOR);
-        let key = Self::key(volume);
-        if !is_old && self.seen.insert(key) {
-            self.by_time.push_back((now, key));
-        }
-    }
-
-    fn contains(&self, volume: &Volume) -> bool {
-        self.seen.contains(&Self::key(volume))
-    }
-
-    fn key(volume: &Volume) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        volume.uid.hash(&mut hasher);
-        hasher.finish()
     }
 }

@@ -59,7 +59,7 @@ pub(super) async fn know_neighbours(
     volume: &Volume,
 ) -> Result<(), ApiError> {
     let Some(since) = known_since(context, leadership) else { return Ok(()) };
-    if context.state.watched(&volume.name).is_some_and(|watched| watched >= since) {
+    if context.state.watched(&volume.name).is_some_and(|watched| watched > since) {
         return Ok(());
     }
     context.refresh(since).await

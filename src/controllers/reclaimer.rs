@@ -122,13 +122,9 @@ impl Reclaimer {
             // The server has taken its time. The next round reads the volume anew before it deletes that.
             return Err(VolumeOutcome::Changed);
         }
-        let deleted = self.delete(volume, &done).await;
+        let deleted = self.delete(volume, disposal, &done).await;
         departure.complete();
-        match deleted {
-            Ok(()) => Ok(VolumeOutcome::Reclaimed(disposal)),
-            Err(NotDeleted::NotLeading) => Err(VolumeOutcome::NotLeading),
-            Err(NotDeleted::Api(error)) => Err(VolumeOutcome::FailedToDelete(disposal, error)),
-        }
+        deleted
     }
 
     /// Deletes a volume whose directory has been disposed of by an earlier round.
@@ -136,12 +132,7 @@ impl Reclaimer {
         let volume = round.volume;
         confirm(&self.context, volume, plan, round.failures > 0).await?;
         let done = volume.disposed.clone().unwrap_or_default();
-        let disposal = Disposal::Before(done.clone());
-        match self.delete(volume, &done).await {
-            Ok(()) => Ok(VolumeOutcome::Reclaimed(disposal)),
-            Err(NotDeleted::NotLeading) => Err(VolumeOutcome::NotLeading),
-            Err(NotDeleted::Api(error)) => Err(VolumeOutcome::FailedToDelete(disposal, error)),
-        }
+        self.delete(volume, Disposal::Before(done.clone()), &done).await
     }
 
     /// Makes sure that the export can be used, as far as is known without asking it.
@@ -212,46 +203,43 @@ impl Reclaimer {
         VolumeOutcome::FailedToDispose { fate, words: explain(error, &self.context.export(at).address) }
     }
 
-    /// Deletes the volume, after noting on it what was done to its directory, so that whatever lies at its path
-    /// later is never taken for it, and removing our finalizer: once the volume is deleted, the controller manager
-    /// removes its own finalizer at the same time, and one of the two would have to try again.
-    async fn delete(&self, volume: &Volume, done: &str) -> Result<(), NotDeleted> {
-        let cluster = &self.context.cluster;
+    /// Deletes the volume after its directory was disposed of, which is `done` in words.
+    async fn delete(
+        &self,
+        volume: &Volume,
+        disposal: Disposal,
+        done: &str,
+    ) -> Result<VolumeOutcome, VolumeOutcome> {
         if !self.leadership.is_held() {
-            return Err(NotDeleted::NotLeading);
+            return Err(VolumeOutcome::NotLeading);
         }
+        match self.note_and_delete(volume, done).await {
+            Ok(()) => Ok(VolumeOutcome::Reclaimed(disposal)),
+            Err(error) => Err(VolumeOutcome::FailedToDelete(disposal, error)),
+        }
+    }
+
+    /// Notes on the volume what was done to its directory, so that whatever lies at its path later is never taken
+    /// for it; removes our finalizer; and deletes the volume. The finalizer goes first: once the volume is deleted,
+    /// the controller manager removes its own, and one of the two would have to try again.
+    async fn note_and_delete(&self, volume: &Volume, done: &str) -> Result<(), ApiError> {
+        let cluster = &self.context.cluster;
         if volume.finalizer {
             cluster.dispose(volume, done).await?;
             Failpoint::VolumeReleased.passed();
         }
-        let gone = match cluster.delete_volume(volume).await {
-            Ok(gone) => gone,
-            Err(error) => {
-                if self.context.scope.may_patch.is_granted() && !volume.finalizer {
-                    // It costs a request that is not worth it where the volume goes. This process remembers it.
-                    let _ = cluster.dispose(volume, done).await;
-                }
-                return Err(error.into());
-            }
-        };
+        let deleted = cluster.delete_volume(volume).await;
+        if deleted.is_err() && self.context.scope.may_patch.is_granted() && !volume.finalizer {
+            // It costs a request that is not worth it where the volume goes. This process remembers it.
+            let _ = cluster.dispose(volume, done).await;
+        }
+        let gone = deleted?;
         Failpoint::VolumeDeleted.passed();
         match gone {
             Gone::Now => self.context.state.reclaimed(volume),
             Gone::Before => self.context.state.forget_volume(volume),
         }
         Ok(())
-    }
-}
-
-/// Why a volume was not deleted.
-enum NotDeleted {
-    NotLeading,
-    Api(ApiError),
-}
-
-impl From<ApiError> for NotDeleted {
-    fn from(error: ApiError) -> Self {
-        Self::Api(error)
     }
 }
 

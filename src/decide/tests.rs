@@ -109,7 +109,6 @@ fn mk_volume() -> Volume {
         deleted_while_bound: false,
         seen_bound: false,
         created: None,
-        lived: None,
         disposed: None,
         finalizer: false,
         on_delete: None,

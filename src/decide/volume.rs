@@ -257,7 +257,7 @@ fn fate(volume: &Volume, class: Option<&Class>) -> (Fate, Option<Doubt>) {
 
 /// Archives what would be removed if the volume seems to have been restored from a backup: its claim may come yet.
 fn kinder(volume: &Volume, fate: Fate, doubt: Option<Doubt>) -> (Fate, Option<Doubt>) {
-    let is_young = volume.lived.is_some_and(|lived| lived <= RESTORED);
+    let is_young = volume.lived().is_some_and(|lived| lived <= RESTORED);
     // Whoever deletes a volume means it.
     let is_restored = is_young && !volume.seen_bound && !volume.deleting;
     if fate == Fate::Delete && is_restored { (Fate::Archive, Some(Doubt::NeverBound)) } else { (fate, doubt) }

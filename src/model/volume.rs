@@ -108,8 +108,6 @@ pub struct Volume {
     pub seen_bound: bool,
     /// When the volume was created, by the API server's clock.
     pub created: Option<Timestamp>,
-    /// How long after that it got its phase; unset if the API server does not tell.
-    pub lived: Option<Duration>,
     /// What was done to the volume's directory, if that has been dealt with already: as the volume says, or, where
     /// it could not be written there, as this process remembers.
     pub disposed: Option<Box<str>>,
@@ -172,7 +170,6 @@ impl Volume {
             deleted_while_bound: false,
             seen_bound: false,
             created: metadata.creation_timestamp.as_ref().map(|created| created.0),
-            lived: lived(volume),
             disposed: annotation(annotation::DISPOSED).and_then(|said| disposed(volume, said)),
             finalizer: metadata.finalizers.as_ref().is_some_and(|all| all.iter().any(|name| name == FINALIZER)),
             on_delete: annotation(annotation::ON_DELETE).map(Into::into),
@@ -199,6 +196,12 @@ impl Volume {
     pub fn is_of(&self, provisioner: &str) -> bool {
         let names = |owner: &Option<Box<str>>| owner.as_deref() == Some(provisioner);
         self.provisioned_by.is_some() && (names(&self.provisioned_by) || names(&self.migrated_to))
+    }
+
+    /// Returns how long after it was created the volume got its phase; `None` if the API server does not tell.
+    #[must_use]
+    pub fn lived(&self) -> Option<Duration> {
+        Duration::try_from(self.since?.duration_since(self.created?)).ok()
     }
 
     /// Adds to a volume that was just read what only those know who have watched it: `before` is the same volume.
@@ -233,13 +236,6 @@ fn disposed(volume: &PersistentVolume, said: &str) -> Option<Box<str>> {
     let own = volume.spec.as_ref()?.claim_ref.as_ref()?.uid.as_deref()?;
     let is_released = volume.status.as_ref()?.phase.as_deref() == Some("Released");
     (is_released && claim == own).then(|| done.into())
-}
-
-/// Returns how long after a volume was created it got its phase.
-fn lived(volume: &PersistentVolume) -> Option<Duration> {
-    let created = volume.metadata.creation_timestamp.as_ref()?;
-    let changed = volume.status.as_ref()?.last_phase_transition_time.as_ref()?;
-    Duration::try_from(changed.0.duration_since(created.0)).ok()
 }
 
 /// A volume to be made, as it was decided. [`NewVolume::object`] spells it for Kubernetes.

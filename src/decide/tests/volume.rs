@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::*;
 
 #[test]
@@ -310,7 +312,8 @@ fn a_volume_whose_directory_was_dealt_with_is_deleted_and_nothing_else() {
 fn a_volume_that_seems_to_be_restored_is_archived_unless_an_admin_says_otherwise() {
     let delete = mk_class(&[("onDelete", "delete")]);
     let retain = mk_class(&[("onDelete", "retain")]);
-    let at = |seconds| Some(Duration::from_secs(seconds));
+    let at = |seconds| Some(Timestamp::UNIX_EPOCH + Duration::from_secs(seconds));
+    let created = Some(Timestamp::UNIX_EPOCH);
     let none: Change<Volume> = |_| {};
     let deleted: Change<Volume> = |volume| (volume.deleting, volume.finalizer) = (true, true);
     let rows: [(_, &Class, Change<Volume>, Fate, bool); 8] = [
@@ -323,8 +326,8 @@ fn a_volume_that_seems_to_be_restored_is_archived_unless_an_admin_says_otherwise
         (at(2), &delete, |volume| volume.on_delete = Some("delete".into()), Fate::Delete, false),
         (at(2), &retain, none, Fate::Retain, false),
     ];
-    for (lived, class, change, expected, is_doubted) in rows {
-        let volume = mk_volume().with(|volume| volume.lived = lived).with(change);
+    for (released, class, change, expected, is_doubted) in rows {
+        let volume = mk_volume().with(|volume| (volume.created, volume.since) = (created, released)).with(change);
         let VolumePlan::Reclaim { fate, doubt, .. } = reclaim(&volume, Some(class), &scope("/export")) else {
             panic!("{volume:?}")
         };
@@ -336,7 +339,7 @@ fn a_volume_that_seems_to_be_restored_is_archived_unless_an_admin_says_otherwise
         |volume| volume.on_delete_of_class = Some(Fate::Delete),
     ];
     for record in records {
-        let volume = mk_volume().with(|volume| volume.lived = at(2)).with(record);
+        let volume = mk_volume().with(|volume| (volume.created, volume.since) = (created, at(2))).with(record);
         let found = reclaim(&volume, None, &scope("/export"));
         assert!(matches!(found, VolumePlan::Reclaim { fate: Fate::Archive, .. }), "{found:?}");
     }
