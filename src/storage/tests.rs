@@ -1,11 +1,18 @@
 //! The export's directories as asynchronous callers have them.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use super::pool::CALLS_MAX;
 use super::*;
+use crate::layout::Note;
 use crate::values::address::ExportAddress;
+use crate::values::path::RelPath;
+use crate::values::time::BootTime;
 
 fn spec(at: &Path, must_be_nfs: MustBeNfs) -> ExportSpec {
     ExportSpec {
