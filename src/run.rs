@@ -130,8 +130,8 @@ async fn serve(config: Config, parts: Parts, lead: Lead, listing: ListMode, stop
     tokio::select! {
         () = watches.all_listed() => {
             let exports = staging::noted_as_ours(&fenced(&exports, &leadership), &state);
-            let refreshed = Arc::default();
-            let context = Context { scope, state, exports, cluster, recorder, metrics, refreshed };
+            let (refreshed, classes) = (Arc::default(), Arc::default());
+            let context = Context { scope, state, exports, cluster, recorder, metrics, refreshed, classes };
             Box::pin(work_until(context, expand, config.usage_calls, leadership, stop)).await;
         }
         () = came_true(stop.clone()) => {}

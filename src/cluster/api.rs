@@ -127,18 +127,18 @@ impl Cluster {
         Self { client, volumes, classes, provisioner: provisioner.to_owned() }
     }
 
-    /// Creates a volume. Succeeds also if the same volume exists already, see [`NewVolume::is`].
+    /// Creates a volume, and returns it as it is. Succeeds also if the same volume exists already, see
+    /// [`NewVolume::is`].
     ///
     /// # Errors
     /// Returns any API error, or [`ApiError::Taken`] if another volume has the name.
-    pub async fn create_volume(&self, volume: &NewVolume) -> Result<(), ApiError> {
+    pub async fn create_volume(&self, volume: &NewVolume) -> Result<Volume, ApiError> {
         match answered(self.volumes.create(&PostParams::default(), &Slim(volume.object()))).await {
-            Ok(_) => Ok(()),
+            Ok(made) => Ok(Volume::read(&made.0)),
             Err(ApiError::Kube(KubeError::Api(status))) if status.is_already_exists() => {
                 // The existing volume may be gone by now; the next try tells.
                 let there = self.volume(&volume.name()).await?;
-                let is_it = there.is_some_and(|there| volume.is(&there));
-                if is_it { Ok(()) } else { Err(ApiError::Taken(volume.name())) }
+                there.filter(|there| volume.is(there)).ok_or_else(|| ApiError::Taken(volume.name()))
             }
             Err(error) => Err(error),
         }

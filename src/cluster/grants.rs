@@ -159,6 +159,7 @@ async fn protect_all(cluster: &Cluster, scope: &Scope, mut leadership: Leadershi
     }
 }
 
+/// Protects as many volumes as it can. Returns the last error.
 async fn protect_each(cluster: &Cluster, scope: &Scope, leadership: &Leadership) -> Result<(), ApiError> {
     let mut due = Vec::new();
     let listed = cluster.volumes(|volume| {
@@ -168,6 +169,7 @@ async fn protect_each(cluster: &Cluster, scope: &Scope, leadership: &Leadership)
         }
     });
     listed.await?;
+    let mut failed = Ok(());
     for (volume, plan) in due.into_iter().take_while(|_| leadership.is_held()) {
         let done = if plan == VolumePlan::Protect {
             cluster.protect_unchanged(&volume).await
@@ -176,11 +178,11 @@ async fn protect_each(cluster: &Cluster, scope: &Scope, leadership: &Leadership)
         };
         match done {
             // A volume that has changed is looked at for that.
-            Err(error) if !error.is_not_found() && !error.is_conflict() => return Err(error),
+            Err(error) if !error.is_not_found() && !error.is_conflict() => failed = Err(error),
             _ => {}
         }
     }
-    Ok(())
+    failed
 }
 
 /// Finds the lock to hold; `None` if there is to be no election. Waits until the API server has said what is allowed,

@@ -14,3 +14,5 @@ pub mod state;
 pub mod watch_health;
 mod setback;
 pub mod watches;
+#[cfg(test)]
+mod tests;

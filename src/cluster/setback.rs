@@ -48,18 +48,18 @@ pub(super) async fn notice(client: Client, seen: &AtomicU64, setbacks: watch::Se
 struct Versions {
     told: Option<u64>,
     /// Whether the watches' versions are of another count: some clusters keep some objects in an etcd of their own.
-    are_apart: bool,
+    /// `None` until the watches have seen one.
+    are_apart: Option<bool>,
 }
 
 impl Versions {
     /// Tells whether a version is of an earlier state than the last one that was told, or than one that the watches
     /// had seen before it was asked for.
     fn is_setback(&mut self, version: u64, seen: u64) -> bool {
-        let Some(told) = self.told.replace(version) else {
-            self.are_apart = version < seen;
-            return false;
-        };
-        version < told || (version < seen && !self.are_apart)
+        let is_before_seen = version < seen;
+        let are_apart = seen > 0 && *self.are_apart.get_or_insert(is_before_seen);
+        let is_before_told = self.told.replace(version).is_some_and(|told| version < told);
+        is_before_told || (is_before_seen && !are_apart)
     }
 }
 
@@ -77,7 +77,7 @@ mod tests {
         }
         // Where the two have nothing to do with each other.
         let mut versions = Versions::default();
-        for (version, seen, expected) in [(10, 1000, false), (11, 1001, false), (9, 1002, true)] {
+        for (version, seen, expected) in [(10, 0, false), (10, 1000, false), (11, 1001, false), (9, 1002, true)] {
             assert_eq!(versions.is_setback(version, seen), expected, "{version} {seen}");
         }
     }

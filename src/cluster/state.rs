@@ -2,8 +2,8 @@
 //! volumes to reclaim, and of all classes, kept current by watches. Whole objects are dropped as soon as they are
 //! read.
 
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -60,8 +60,10 @@ pub struct ClusterState {
     volumes: Mutex<Volumes>,
     /// When there was last a reason to doubt that the watch of volumes had shown all volumes.
     doubted: Mutex<Option<Instant>>,
-    /// Whether classes may be other than the watch has shown.
-    are_classes_doubted: AtomicBool,
+    /// The list of all volumes that is being read apart from the watch.
+    reading: Mutex<Option<Reading>>,
+    /// When the leadership began under which claims were judged last.
+    reign: Mutex<Option<Instant>>,
     /// The queue of pending claims to look at.
     pub changed_claims: Arc<Queue<ClaimUid>>,
     /// The queue of volumes to look at.
@@ -82,7 +84,8 @@ impl ClusterState {
             expansions: Mutex::default(),
             volumes: Mutex::default(),
             doubted: Mutex::default(),
-            are_classes_doubted: AtomicBool::default(),
+            reading: Mutex::default(),
+            reign: Mutex::default(),
             changed_claims: Arc::default(),
             changed_volumes: Arc::default(),
             changed_expansions: Arc::default(),
@@ -214,26 +217,9 @@ impl ClusterState {
         self.volumes.lock().work.watched(volume)
     }
 
-    /// Notes that what the watch of a kind has shown, or not shown, may be otherwise by now.
-    pub fn doubt(&self, kind: Watched) {
-        match kind {
-            Watched::Volumes => *self.doubted.lock() = Some(Instant::now()),
-            Watched::Classes => self.are_classes_doubted.store(true, Ordering::Relaxed),
-            Watched::Claims => {}
-        }
-    }
-
-    /// Notes that the watch of a kind goes on.
-    pub fn trust(&self, kind: Watched) {
-        if kind == Watched::Classes {
-            self.are_classes_doubted.store(false, Ordering::Relaxed);
-        }
-    }
-
-    /// Tells whether classes may be other than the watch has shown.
-    #[must_use]
-    pub fn are_classes_doubted(&self) -> bool {
-        self.are_classes_doubted.load(Ordering::Relaxed)
+    /// Notes that what the watch of volumes has not shown may exist all the same.
+    pub fn doubt(&self) {
+        *self.doubted.lock() = Some(Instant::now());
     }
 
     /// Returns since when the watch of volumes has had no reason to be doubted; `None` if there never was one.
@@ -241,13 +227,48 @@ impl ClusterState {
         *self.doubted.lock()
     }
 
-    /// Records a volume that a list has just shown, and that the watch has not shown yet.
+    /// Begins to read a list of all volumes apart from the watch, one such list at a time. Ends with
+    /// [`ClusterState::end_reading`].
+    pub fn begin_reading(&self) {
+        *self.reading.lock() = Some(Reading { begun: self.ledger.latest(), gone: HashSet::new() });
+    }
+
+    /// Records a volume that the list has shown, unless the watch has shown it, or that it is gone, since the list
+    /// began.
     pub fn heard_of(&self, volume: &Volume) {
         let mut volumes = self.volumes.lock();
-        if !self.ledger.exists(&volume.name) {
+        let reading = self.reading.lock();
+        let is_outdated = reading.as_ref().is_some_and(|Reading { begun, gone }| {
+            gone.contains(&volume.name) || self.ledger.exists_since(&volume.name, *begun)
+        });
+        if !is_outdated {
             let volume = volumes.remember(volume.clone(), &self.scope);
             self.settle(&volume);
         }
+    }
+
+    /// Ends the list.
+    pub fn end_reading(&self) {
+        *self.reading.lock() = None;
+    }
+
+    /// Notes under which leadership claims are judged from now on. What another leader has promised meanwhile is not
+    /// known: claims that were refused as copies are judged anew.
+    pub fn begin_reign(&self, since: Option<Instant>) {
+        let before = std::mem::replace(&mut *self.reign.lock(), since);
+        if before != since {
+            self.ledger.forget_refused_copies();
+            for claim in self.claims.lock().all(|claim| claim.source.is_some()) {
+                self.changed_claims.push(claim.claim.uid.clone());
+            }
+        }
+    }
+
+    /// Notes that this process has made a volume.
+    pub fn made(&self, volume: &Volume) {
+        let mut volumes = self.volumes.lock();
+        volumes.made(volume);
+        self.ledger.made(&volume.name);
     }
 
     /// Forgets a volume that does not exist according to the API server, unless another one has its name by now.
@@ -262,16 +283,13 @@ impl ClusterState {
     /// Begins a list of all objects of a kind.
     pub fn begin_list(&self, kind: Watched) {
         match kind {
-            Watched::Classes => {
-                self.doubt(kind);
-                self.classes.lock().begin_list();
-            }
+            Watched::Classes => self.classes.lock().begin_list(),
             Watched::Claims => {
                 self.claims.lock().begin_list();
                 self.expansions.lock().begin_list();
             }
             Watched::Volumes => {
-                self.doubt(kind);
+                self.doubt();
                 let mut volumes = self.volumes.lock();
                 self.ledger.begin_list();
                 volumes.begin_list();
@@ -308,10 +326,10 @@ impl ClusterState {
 
     fn end_list_of_volumes(&self) {
         // The list may have been older than what was known.
-        self.doubt(Watched::Volumes);
+        self.doubt();
         let mut volumes = self.volumes.lock();
         let gone = self.ledger.end_list();
-        let work = volumes.end_list(&gone);
+        let work = volumes.end_list(&gone, &self.scope);
         drop(volumes);
         for name in work {
             self.changed_volumes.push(name);
@@ -383,7 +401,10 @@ impl ClusterState {
             volumes.put(volume, &self.scope)
         } else {
             self.ledger.forget(name);
-            volumes.gone(name)
+            if let Some(reading) = &mut *self.reading.lock() {
+                reading.gone.insert(name.clone());
+            }
+            volumes.gone(name, &self.scope)
         };
         drop(volumes);
         if has_changed {
@@ -400,6 +421,15 @@ impl ClusterState {
         let located = located(volume, &self.scope.exports).ok().filter(|_| volume.disposed.is_none());
         self.ledger.settle(&volume.name, entry(volume, located.as_ref()));
     }
+}
+
+/// A list of all volumes that is being read.
+#[derive(Debug)]
+struct Reading {
+    /// The number of the ledger's latest note when the list began.
+    begun: u32,
+    /// The volumes that the watch has shown to be gone since.
+    gone: HashSet<VolumeName>,
 }
 
 /// Returns what others have to respect of a volume whose directory lies there.

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use crate::cluster::mirror::Mirror;
 use crate::decide::scope::Scope;
 use crate::decide::volume::is_work;
-use crate::model::volume::{Phase, ReclaimPolicy, Volume};
-use crate::values::names::{ClaimUid, VolumeName};
+use crate::model::volume::{Phase, Volume};
+use crate::values::names::VolumeName;
 
 /// The volumes that there is work to do for. All others are not looked at again before they change.
 #[derive(Debug, Default)]
@@ -31,23 +31,13 @@ pub(super) struct Volumes {
     bound: Recent,
 }
 
-/// A volume whose directory has been dealt with.
+/// What was done to the directory of a volume that is still there.
 #[derive(Debug)]
 struct Disposed {
-    /// The volume's uid.
-    volume: Box<str>,
-    /// The uid of the claim that it had then.
-    claim: Option<ClaimUid>,
+    /// The volume as it was then.
+    volume: Volume,
     /// What was done.
     done: Box<str>,
-}
-
-impl Disposed {
-    /// Tells whether this is still what a volume is like. One that has got another claim has a directory again.
-    fn is_of(&self, volume: &Volume) -> bool {
-        let claim = volume.own_claim().map(|claim| &claim.uid);
-        self.volume == volume.uid && self.claim.as_ref() == claim && volume.phase == Phase::Released
-    }
 }
 
 impl Volumes {
@@ -72,16 +62,24 @@ impl Volumes {
     /// Notes what is seen of a volume, and adds what was seen of it before.
     pub(super) fn remember(&mut self, mut volume: Volume, scope: &Scope) -> Volume {
         let is_ours = volume.is_of(&scope.provisioner);
-        if is_ours && volume.phase == Phase::Bound {
+        let is_bound = volume.phase == Phase::Bound;
+        self.bound.hear(&volume);
+        if is_ours && is_bound {
             self.bound.note(&volume);
-            if volume.deleting {
-                self.deleted_while_bound.insert(volume.name.clone(), volume.clone());
-            }
         }
-        let deleted = self.deleted_while_bound.get(&volume.name);
-        volume.deleted_while_bound = deleted.is_some_and(|deleted| deleted.uid == volume.uid);
-        volume.seen_bound = is_ours && self.bound.contains(&volume);
-        let disposed = self.disposed.get(&volume.name).filter(|disposed| disposed.is_of(&volume));
+        let is_known = |before: &Volume| before.uid == volume.uid;
+        let was_deleted_bound = self.deleted_while_bound.get(&volume.name).is_some_and(is_known);
+        volume.deleted_while_bound = volume.deleting && (was_deleted_bound || (is_ours && is_bound));
+        if volume.deleted_while_bound {
+            // As it is now: an admin may have changed his mind.
+            self.deleted_while_bound.insert(volume.name.clone(), volume.clone());
+        } else if was_deleted_bound {
+            self.deleted_while_bound.remove(&volume.name);
+        }
+        let recorded = self.work.get(&volume.name).filter(|record| record.uid == volume.uid);
+        volume.seen_bound =
+            is_ours && (self.bound.contains(&volume) || recorded.is_some_and(|record| record.seen_bound));
+        let disposed = self.disposed.get(&volume.name).filter(|disposed| volume.is_released_as(&disposed.volume));
         volume.disposed = volume.disposed.or_else(|| disposed.map(|disposed| disposed.done.clone()));
         volume
     }
@@ -99,20 +97,35 @@ impl Volumes {
 
     /// Notes that a volume object is gone. If the volume was deleted while bound, the work for it is kept: whether
     /// its claim has gone, too, is asked before anything is done.
-    pub(super) fn gone(&mut self, name: &VolumeName) -> bool {
+    pub(super) fn gone(&mut self, name: &VolumeName, scope: &Scope) -> bool {
         self.reclaimed.remove(name);
         if self.work.get(name).is_some_and(|volume| volume.deleted_while_bound) {
             return true;
         }
-        let deleted = self.deleted_while_bound.get(name);
-        if let Some(deleted) = deleted.filter(|deleted| deleted.reclaim == ReclaimPolicy::Delete) {
-            // Its release was not seen.
-            let (phase, deleted) = (Phase::Released, deleted.clone());
-            let released = Volume { phase, deleted_while_bound: true, seen_bound: true, ..deleted };
-            return self.work.put(name, Some(released));
+        if let Some(deleted) = self.deleted_while_bound.remove(name) {
+            // Its release was not seen, if it was bound when it was seen last.
+            let released = Volume { phase: Phase::Released, seen_bound: true, ..deleted };
+            if is_work(&released, scope) {
+                return self.work.put(name, Some(released));
+            }
         }
         self.disposed.remove(name);
         self.work.remove(name)
+    }
+
+    /// Notes that a list does not show a volume any more, so that nobody knows what it was like in the end.
+    fn gone_unseen(&mut self, name: &VolumeName, scope: &Scope) -> bool {
+        let has_changed = self.gone(name, scope);
+        if let Some(record) = self.work.get(name) {
+            self.work.put(name, Some(Volume { is_unseen_gone: true, ..Volume::clone(&record) }));
+        }
+        has_changed
+    }
+
+    /// Notes that this process has made a volume.
+    pub(super) fn made(&mut self, volume: &Volume) {
+        self.bound.hear(volume);
+        self.bound.note(volume);
     }
 
     /// Notes that a volume has been reclaimed: however it changes before it is gone, that is no work.
@@ -127,8 +140,7 @@ impl Volumes {
     /// Notes that a volume's directory has been dealt with. Returns the record of the volume as it is then, if there
     /// is one.
     pub(super) fn disposed(&mut self, volume: &Volume, done: &str) -> Option<Volume> {
-        let claim = volume.own_claim().map(|claim| claim.uid.clone());
-        let disposed = Disposed { volume: volume.uid.clone(), claim, done: done.into() };
+        let disposed = Disposed { volume: volume.clone(), done: done.into() };
         self.disposed.insert(volume.name.clone(), disposed);
         let record = self.work.get(&volume.name).filter(|record| record.uid == volume.uid)?;
         let record = Volume { disposed: Some(done.into()), ..Volume::clone(&record) };
@@ -143,27 +155,37 @@ impl Volumes {
     }
 
     /// Ends a list of all volumes, after which these are known to be gone. Returns the volumes to look at.
-    pub(super) fn end_list(&mut self, gone: &[VolumeName]) -> Vec<VolumeName> {
+    pub(super) fn end_list(&mut self, gone: &[VolumeName], scope: &Scope) -> Vec<VolumeName> {
+        // While the list is still under way: what comes of it, no watch has shown.
+        let mut changed: Vec<VolumeName> =
+            gone.iter().filter(|name| self.gone_unseen(name, scope)).cloned().collect();
         self.reclaimed.end_list();
-        let mut changed = self.work.end_list_but(|volume| volume.deleted_while_bound);
-        changed.extend(gone.iter().filter(|name| self.gone(name)).cloned());
+        changed.extend(self.work.end_list_but(|volume| volume.deleted_while_bound));
         let Self { work, disposed, .. } = self;
         disposed.retain(|name, _| work.get(name).is_some());
         changed
     }
 }
 
-/// The volumes that were seen to be bound within a while, by a hash of their uids: there may be a hundred in a
-/// second.
+/// The volumes that were bound, or made here, not long after they were created, by a hash of their uids: there may be
+/// a hundred in a second. Who waits to be reclaimed has that in the record.
 #[derive(Debug, Default)]
 struct Recent {
     seen: HashSet<u64>,
     by_time: VecDeque<(Instant, u64)>,
+    /// The latest time that the API server has told. Its clock and ours may differ.
+    latest: Option<Timestamp>,
 }
 
 impl Recent {
-    /// How long a volume is remembered: longer than its life, if [`Volume::seen_bound`] is to matter.
+    /// How long a volume is remembered, and how old it may be at first: longer than its life, if
+    /// [`Volume::seen_bound`] is to matter.
     const FOR: Duration = Duration::from_mins(5);
+
+    /// Notes what a volume tells of the time.
+    fn hear(&mut self, volume: &Volume) {
+        self.latest = [self.latest, volume.created, volume.since].into_iter().flatten().max();
+    }
 
     fn note(&mut self, volume: &Volume) {
         let now = Instant::now();
@@ -172,7 +194,7 @@ impl Recent {
                 self.seen.remove(&key);
             }
         }
-        let age = volume.created.map(|created| Timestamp::now().duration_since(created));
+        let age = self.latest.zip(volume.created).map(|(latest, created)| latest.duration_since(created));
         let is_old = age.is_some_and(|age| age.unsigned_abs() > Self::FOR);
         let key = Self::key(volume);
         if !is_old && self.seen.insert(key) {

@@ -140,9 +140,6 @@ impl Following<'_> {
                     Some(Ok(event)) => {
                         pause = REWATCH.0;
                         self.health.works(K::KIND.as_str());
-                        if !matches!(event, Event::Init | Event::InitApply(_)) {
-                            self.state.trust(K::KIND);
-                        }
                         self.see(&event);
                         take_in(self.state, event, &listed);
                     }
@@ -170,7 +167,9 @@ impl Following<'_> {
     async fn wait<K: Recorded>(&self, error: &watcher::Error, pause: Duration) -> Duration {
         let watched = K::KIND.as_str();
         warn!(kind = ?K::KIND, %error, "a watch failed, will try again");
-        self.state.doubt(K::KIND);
+        if K::KIND == Watched::Volumes {
+            self.state.doubt();
+        }
         let unreachable = !is_answer(error);
         let wait = pause.mul_f64(1.0 + fastrand::f64() / 2.0);
         self.health.failed(watched, error.to_string(), unreachable, wait);

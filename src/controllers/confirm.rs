@@ -10,7 +10,6 @@
 //!
 //! The result is a [`Proof`], which lasts only a moment.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -21,6 +20,7 @@ use crate::controllers::context::Context;
 use crate::controllers::volume_outcome::{Unread, VolumeOutcome};
 use crate::decide::volume::{VolumeFacts, VolumePlan, for_volume};
 use crate::model::volume::Volume;
+use crate::values::names::VolumeName;
 use crate::values::time::BootTime;
 
 /// How old what is known of other volumes may be.
@@ -32,6 +32,8 @@ const PROOF_FOR: Duration = Duration::from_secs(5);
 /// The certainty that a volume was to be reclaimed in this way a moment ago.
 #[derive(Debug)]
 pub(super) struct Proof {
+    /// The volume as it was read, or as it was when it was seen last if it has gone.
+    pub(super) volume: Volume,
     /// Until when a change of files may begin.
     pub(super) until: BootTime,
 }
@@ -43,12 +45,6 @@ impl Proof {
     }
 }
 
-/// Returns since when other volumes have to be known; `None` if the machine has just started, and so has this process.
-pub(super) fn known_since(context: &Context, leadership: &Leadership) -> Option<Instant> {
-    let recent = Instant::now().checked_sub(KNOWN_FOR);
-    [recent, leadership.since(), context.state.doubted()].into_iter().flatten().max()
-}
-
 /// Makes sure that other volumes are known well enough to say who has a part in a volume's directory.
 ///
 /// # Errors
@@ -56,17 +52,19 @@ pub(super) fn known_since(context: &Context, leadership: &Leadership) -> Option<
 pub(super) async fn know_neighbours(
     context: &Context,
     leadership: &Leadership,
-    volume: &Volume,
+    volume: &VolumeName,
 ) -> Result<(), ApiError> {
-    let Some(since) = known_since(context, leadership) else { return Ok(()) };
-    if context.state.watched(&volume.name).is_some_and(|watched| watched > since) {
+    // If the machine has just started, so has this process, and a list has doubted the watch.
+    let recent = Instant::now().checked_sub(KNOWN_FOR);
+    let since = [recent, leadership.since(), context.state.doubted()].into_iter().flatten().max();
+    let Some(since) = since else { return Ok(()) };
+    if context.state.watched(volume).is_some_and(|watched| watched > since) {
         return Ok(());
     }
     context.refresh(since).await
 }
 
-/// Reads the volume, and confirms that `plan` is still what is to be done. `is_retry` tells whether a round for the
-/// volume has failed before, so that what is known of its class may be old.
+/// Reads the volume, and confirms that `plan` is still what is to be done.
 ///
 /// # Errors
 /// Returns how the round ends if that cannot be confirmed.
@@ -74,18 +72,12 @@ pub(super) async fn confirm(
     context: &Context,
     volume: &Volume,
     plan: &VolumePlan,
-    is_retry: bool,
 ) -> Result<Proof, VolumeOutcome> {
-    let cluster = &context.cluster;
-    let class = if is_retry || context.state.are_classes_doubted() {
-        let class = cluster.class(&volume.class).await;
-        class.map_err(|error| VolumeOutcome::FailedToRead(Unread::Class, error))?.map(Arc::new)
-    } else {
-        context.state.class(&volume.class)
-    };
+    let class = context.class(&volume.class).await;
+    let class = class.map_err(|error| VolumeOutcome::FailedToRead(Unread::Class, error))?;
     let begun = BootTime::now();
-    let found = cluster.volume(&volume.name).await;
-    match found.map_err(|error| VolumeOutcome::FailedToRead(Unread::Volume, error))? {
+    let found = context.cluster.volume(&volume.name).await;
+    let volume = match found.map_err(|error| VolumeOutcome::FailedToRead(Unread::Volume, error))? {
         Some(now) if now.uid == volume.uid => {
             let now = now.remembered(volume);
             let facts = VolumeFacts { volume: &now, class: class.as_deref() };
@@ -95,15 +87,22 @@ pub(super) async fn confirm(
             if !is_proved_released(&now) {
                 claim_has_gone(context, &now).await?;
             }
+            now
         }
-        None if volume.deleted_while_bound => claim_has_gone(context, volume).await?,
-        // Its name may be another volume's by now.
-        _ => {
+        None if volume.deleted_while_bound => {
+            claim_has_gone(context, volume).await?;
+            volume.clone()
+        }
+        found => {
             context.state.forget_volume(volume);
+            if let Some(another) = found {
+                // Its name is another volume's by now, which the watch has not shown.
+                context.state.heard_of(&another);
+            }
             return Err(VolumeOutcome::Gone);
         }
-    }
-    Ok(Proof { until: begun + PROOF_FOR })
+    };
+    Ok(Proof { volume, until: begun + PROOF_FOR })
 }
 
 /// Tells whether a released volume proves that its claim has gone. The controller manager calls a volume released

@@ -1,5 +1,6 @@
 //! The parts that the controllers share.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +14,12 @@ use crate::cluster::state::ClusterState;
 use crate::controllers::report::Report;
 use crate::decide::scope::Scope;
 use crate::export::Export;
+use crate::model::class::Class;
 use crate::model::exports::{ExportId, Location, PerExport};
 use crate::observe::metrics::Metrics;
 use crate::queue::Next;
 use crate::storage::STUCK_AFTER;
+use crate::values::names::ClassName;
 use crate::values::time::milliseconds;
 
 /// The parts that the controllers share. Clones share them, too.
@@ -36,7 +39,15 @@ pub struct Context {
     pub metrics: Metrics,
     /// The last time that all volumes were read, apart from the watch.
     pub refreshed: Arc<Mutex<Option<Instant>>>,
+    /// The classes that were read, apart from the watch, and when.
+    pub classes: Arc<parking_lot::Mutex<ReadClasses>>,
 }
+
+/// Classes, where they exist, and when each was read.
+type ReadClasses = HashMap<ClassName, (Instant, Option<Arc<Class>>)>;
+
+/// How long a class that was read is taken to be so.
+const CLASS_FOR: Duration = Duration::from_secs(10);
 
 /// The time after which a round that waits for the export frees its slot for another one.
 const TURN_MAX: Duration = Duration::from_secs(1);
@@ -67,9 +78,34 @@ impl Context {
             return Ok(());
         }
         let now = Instant::now();
-        self.cluster.volumes(|volume| self.state.heard_of(&volume)).await?;
+        self.state.begin_reading();
+        let read = self.cluster.volumes(|volume| self.state.heard_of(&volume)).await;
+        self.state.end_reading();
+        read?;
         *refreshed = Some(now);
         Ok(())
+    }
+
+    /// Returns a class as it was at most [`CLASS_FOR`] ago, and not otherwise than the watch has shown it since;
+    /// `None` if there is no such class.
+    ///
+    /// # Errors
+    /// Returns any API error.
+    pub async fn class(&self, name: &ClassName) -> Result<Option<Arc<Class>>, ApiError> {
+        let shown = self.state.class(name);
+        let known = self.classes.lock().get(name).cloned();
+        if let Some((read, class)) = known
+            && read.elapsed() < CLASS_FOR
+            && class == shown
+        {
+            return Ok(class);
+        }
+        let now = Instant::now();
+        let class = self.cluster.class(name).await?.map(Arc::new);
+        let mut classes = self.classes.lock();
+        classes.retain(|_, (read, _)| read.elapsed() < CLASS_FOR);
+        classes.insert(name.clone(), (now, class.clone()));
+        Ok(class)
     }
 
     /// Waits for a call on the export, however long it takes: a call without an answer may still be carried out.

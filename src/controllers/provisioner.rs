@@ -84,6 +84,7 @@ impl Provisioner {
     /// Reads, decides and acts.
     async fn round(&self, round: &mut Round<'_>, slot: &mut Slot) -> Result<ClaimOutcome, Ended> {
         let claim = round.claim;
+        self.context.state.begin_reign(self.leadership.since());
         if self.attempts.has_volume(&claim.claim.uid) && self.context.state.ledger().exists(&claim.volume_name()) {
             return Ok(ClaimOutcome::AwaitsBinding);
         }
@@ -320,17 +321,20 @@ impl Provisioner {
         if self.context.state.claim(uid).is_none_or(|claim| claim.deleting) {
             return Err(Ended::Gone);
         }
-        if let Err(error) = self.context.cluster.create_volume(&provision.volume).await {
-            // A finished copy stays, and is known, for the next round.
-            if error.is_refusal() && provision.copy_of.is_none() {
-                // Only what this process has made is removed, and only while it is empty.
-                self.take_back.undo(&claim.volume_name(), at, created).await;
-                self.attempts.set(uid, Stage::Reserved);
+        let volume = match self.context.cluster.create_volume(&provision.volume).await {
+            Ok(volume) => volume,
+            Err(error) => {
+                // A finished copy stays, and is known, for the next round.
+                if error.is_refusal() && provision.copy_of.is_none() {
+                    // Only what this process has made is removed, and only while it is empty.
+                    self.take_back.undo(&claim.volume_name(), at, created).await;
+                    self.attempts.set(uid, Stage::Reserved);
+                }
+                return Ok(ClaimOutcome::FailedToCreate(error));
             }
-            return Ok(ClaimOutcome::FailedToCreate(error));
-        }
+        };
         Failpoint::VolumeCreated.passed();
-        self.context.state.ledger().made(&claim.volume_name());
+        self.context.state.made(&volume);
         self.attempts.set(uid, Stage::VolumeCreated);
         let is_copy = provision.copy_of.is_some();
         if is_copy {

@@ -95,44 +95,43 @@ impl Reclaimer {
         slot: &mut Slot,
     ) -> Result<VolumeOutcome, VolumeOutcome> {
         let VolumePlan::Reclaim { at, fate, .. } = plan else { return Err(VolumeOutcome::Changed) };
-        let (volume, is_retry) = (round.volume, round.failures > 0);
-        if is_retry {
+        let volume = round.volume;
+        if round.failures > 0 {
             // What could be found out in vain is cheap; to list all volumes is not.
             self.usable(at, *fate)?;
-            confirm(&self.context, volume, plan, is_retry).await?;
+            confirm(&self.context, volume, plan).await?;
         }
         self.is_no_source(round)?;
-        let known = know_neighbours(&self.context, &self.leadership, volume).await;
+        let known = know_neighbours(&self.context, &self.leadership, &volume.name).await;
         known.map_err(|error| VolumeOutcome::FailedToRead(Unread::Volumes, error))?;
         // Before it departs: from then on it has no say in what others do to the directory.
-        let proof = confirm(&self.context, volume, plan, is_retry).await?;
+        let proof = confirm(&self.context, volume, plan).await?;
         let departure = self.depart(round, at).await?;
         let disposal = if let Some(neighbour) = departure.neighbours().first() {
             Disposal::Shared(neighbour.clone())
         } else {
-            let disposing = self.dispose(volume, at, *fate, &proof);
+            let disposing = self.dispose(at, *fate, &proof);
             let disposed = self.context.wait(slot, &**volume, at.export, disposing).await;
             departure.moved();
             disposed.map_err(|error| self.failed_to_dispose(at, *fate, &error))?
         };
         let done = disposal.words(at.path.as_str());
-        self.context.state.disposed(volume, &done);
+        self.context.state.disposed(&proof.volume, &done);
         Failpoint::DirectoryDisposed.passed();
         if !proof.holds() {
             // The server has taken its time. The next round reads the volume anew before it deletes that.
             return Err(VolumeOutcome::Changed);
         }
-        let deleted = self.delete(volume, disposal, &done).await;
+        let deleted = self.delete(&proof.volume, disposal, &done).await;
         departure.complete();
         deleted
     }
 
     /// Deletes a volume whose directory has been disposed of by an earlier round.
     async fn delete_disposed(&self, round: &Round<'_>, plan: &VolumePlan) -> Result<VolumeOutcome, VolumeOutcome> {
-        let volume = round.volume;
-        confirm(&self.context, volume, plan, round.failures > 0).await?;
+        let Proof { volume, .. } = confirm(&self.context, round.volume, plan).await?;
         let done = volume.disposed.clone().unwrap_or_default();
-        self.delete(volume, Disposal::Before(done.clone()), &done).await
+        self.delete(&volume, Disposal::Before(done.clone()), &done).await
     }
 
     /// Makes sure that the export can be used, as far as is known without asking it.
@@ -146,6 +145,7 @@ impl Reclaimer {
 
     /// Lets a volume stay that a claim waits to be a copy of.
     fn is_no_source(&self, round: &Round<'_>) -> Result<(), VolumeOutcome> {
+        self.context.state.begin_reign(self.leadership.since());
         let Some(claim) = self.context.state.waits_for_copy(round.volume) else { return Ok(()) };
         Err(VolumeOutcome::WaitsForCopy { claim, is_said: is_worth_saying(round.failures) })
     }
@@ -170,15 +170,10 @@ impl Reclaimer {
     }
 
     /// Archives, trashes or keeps the directory, as `fate` says.
-    async fn dispose(
-        &self,
-        volume: &Volume,
-        at: &Location,
-        fate: Fate,
-        proof: &Proof,
-    ) -> Result<Disposal, StorageError> {
+    async fn dispose(&self, at: &Location, fate: Fate, proof: &Proof) -> Result<Disposal, StorageError> {
         let Export { storage, backlog, .. } = self.context.export(at);
-        let storage = storage.clone().until(proof.until);
+        let Proof { volume, until } = proof;
+        let storage = storage.clone().until(*until);
         let name = volume.name.as_str();
         Ok(match fate {
             Fate::Retain => Disposal::Kept,
@@ -199,6 +194,9 @@ impl Reclaimer {
     fn failed_to_dispose(&self, at: &Location, fate: Fate, error: &StorageError) -> VolumeOutcome {
         if error.problem == Problem::NotLeading {
             return VolumeOutcome::NotLeading;
+        }
+        if error.problem == Problem::TooLate {
+            return VolumeOutcome::TookTooLong;
         }
         VolumeOutcome::FailedToDispose { fate, words: explain(error, &self.context.export(at).address) }
     }

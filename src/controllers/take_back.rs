@@ -12,7 +12,7 @@ use crate::cluster::election::Leadership;
 use crate::controllers::attempts::{Attempts, Left, Stage};
 use crate::controllers::claim_copies::ClaimCopies;
 use crate::controllers::claim_outcome::{ClaimOutcome, Unread};
-use crate::controllers::confirm::known_since;
+use crate::controllers::confirm::know_neighbours;
 use crate::controllers::context::Context;
 use crate::decide::volume::located;
 use crate::ledger::Departure;
@@ -107,7 +107,7 @@ impl TakeBack {
             warn!(path, export = name, "an empty directory that is no longer needed was left");
             return;
         }
-        if !self.knows_neighbours().await {
+        if !self.knows_neighbours(volume).await {
             warn!(path, export = name, "an empty directory that is no longer needed was left");
             return;
         }
@@ -132,7 +132,7 @@ impl TakeBack {
         if found != Found::Nowhere {
             return Err(Next::Retry(RetryReason::Neighbour));
         }
-        if !self.knows_neighbours().await {
+        if !self.knows_neighbours(volume).await {
             return Err(Next::Retry(RetryReason::ApiServer));
         }
         let departure = self.context.state.ledger().depart(volume, at);
@@ -149,13 +149,12 @@ impl TakeBack {
     }
 
     /// Makes sure that other volumes are known well enough: one of them may lie in what is taken back.
-    async fn knows_neighbours(&self) -> bool {
-        if self.leadership.since().is_none() {
+    async fn knows_neighbours(&self, volume: &VolumeName) -> bool {
+        if !self.leadership.is_held() {
             return false;
         }
-        let Some(since) = known_since(&self.context, &self.leadership) else { return true };
-        let refreshed = self.context.refresh(since).await;
-        refreshed.inspect_err(|error| warn!(%error, "failed to read which volumes exist")).is_ok()
+        let known = know_neighbours(&self.context, &self.leadership, volume).await;
+        known.inspect_err(|error| warn!(%error, "failed to read which volumes exist")).is_ok()
     }
 
     /// Moves what is in the place of a copy into the trash, if it is the copy: somebody may have moved that away,

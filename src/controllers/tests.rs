@@ -218,6 +218,7 @@ fn of_each_outcome_of_a_volume_is_told_what_an_admin_can_use() {
         (Outcome::LetGo, (Level::INFO, Some(Reason::VolumeDirectoryKept), vec![], Next::Done)),
         (Outcome::NotLeading, (quiet, None, vec![], Next::PutBack)),
         (Outcome::Changed, (quiet, None, vec![], retry(RetryReason::Changed))),
+        (Outcome::TookTooLong, (warn, None, vec![], retry(RetryReason::Export))),
         (Outcome::ClaimExists, (quiet, None, vec![], retry(RetryReason::Changed))),
         (Outcome::Gone, (quiet, None, vec![], Next::Done)),
         (Outcome::BeingCopied, (quiet, None, vec![], neighbour_goes)),

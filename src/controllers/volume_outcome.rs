@@ -49,6 +49,8 @@ pub(super) enum VolumeOutcome {
     ClaimExists,
     /// This process does not lead.
     NotLeading,
+    /// The round took so long that what it had found out about the volume was no longer certain.
+    TookTooLong,
     /// The API server did not tell what the round needs to know.
     FailedToRead(Unread, ApiError),
     /// The directory could not be disposed of.
@@ -193,6 +195,10 @@ impl VolumeOutcome {
                 Report::quiet(message, round.who(), Next::Retry(RetryReason::Changed))
             }
             Self::NotLeading => Report::quiet("left to the leader", round.who(), Next::PutBack),
+            Self::TookTooLong => {
+                let message = "the API server or the export took so long that the volume is looked at again";
+                Report::warning(message, round.whole(), Next::Retry(RetryReason::Export))
+            }
             Self::FailedToRead(what, error) => round.warning(what.message(), error),
             Self::FailedToDispose { fate, words } => {
                 let fields = Fields { error: Some(words.clone()), ..round.whole() };

@@ -107,6 +107,7 @@ fn mk_volume() -> Volume {
         deleting: false,
         reclaim: ReclaimPolicy::Delete,
         deleted_while_bound: false,
+        is_unseen_gone: false,
         seen_bound: false,
         created: None,
         disposed: None,

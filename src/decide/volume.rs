@@ -128,6 +128,8 @@ pub enum Doubt {
     /// The volume was released as soon as it was created, and was not seen to be bound. That is what a volume is
     /// like that was restored from a backup without its claim.
     NeverBound,
+    /// The volume has gone while nothing was heard of the API server, so nobody knows whether it was to be kept by then.
+    Unseen,
 }
 
 impl fmt::Display for Doubt {
@@ -138,6 +140,9 @@ impl fmt::Display for Doubt {
                 write!(f, "the volume's annotation {annotation} is {value:?}, but must be {FATE}")
             }
             Self::Parameter(bad) => write!(f, "the StorageClass's {bad}"),
+            Self::Unseen => f.write_str(
+                "the volume has gone while the API server could not be heard, so what was said of it last is not known",
+            ),
             Self::NeverBound => write!(
                 f,
                 "the volume was created and released within {} s and was not seen to have a claim, like one that was \
@@ -243,7 +248,8 @@ fn fate(volume: &Volume, class: Option<&Class>) -> (Fate, Option<Doubt>) {
         let unclear = || (Fate::Archive, Some(Doubt::Annotation { annotation, value: value.clone() }));
         let (fate, doubt) = value.parse().map_or_else(|()| unclear(), |fate| (fate, None));
         let is_order = annotation == annotation::ON_DELETE;
-        return if is_order { (fate, doubt) } else { kinder(volume, fate, doubt) };
+        let is_sure = is_order && !volume.is_unseen_gone;
+        return if is_sure { (fate, doubt) } else { kinder(volume, fate, doubt) };
     }
     // A class of this name that is another provisioner's is a different class.
     if let Some(class) = class.filter(|class| volume.is_of(&class.provisioner)) {
@@ -255,10 +261,15 @@ fn fate(volume: &Volume, class: Option<&Class>) -> (Fate, Option<Doubt>) {
     }
 }
 
-/// Archives what would be removed if the volume seems to have been restored from a backup: its claim may come yet.
+/// Archives what would be removed if the volume seems to have been restored from a backup, so that its claim may come
+/// yet, or if nobody knows what it was like in the end.
 fn kinder(volume: &Volume, fate: Fate, doubt: Option<Doubt>) -> (Fate, Option<Doubt>) {
     let is_young = volume.lived().is_some_and(|lived| lived <= RESTORED);
     // Whoever deletes a volume means it.
     let is_restored = is_young && !volume.seen_bound && !volume.deleting;
-    if fate == Fate::Delete && is_restored { (Fate::Archive, Some(Doubt::NeverBound)) } else { (fate, doubt) }
+    match fate {
+        Fate::Delete if volume.is_unseen_gone => (Fate::Archive, Some(Doubt::Unseen)),
+        Fate::Delete if is_restored => (Fate::Archive, Some(Doubt::NeverBound)),
+        Fate::Delete | Fate::Archive | Fate::Retain => (fate, doubt),
+    }
 }

@@ -245,6 +245,11 @@ impl Ledger {
         self.books().sources.forget(claim)
     }
 
+    /// Forgets which claims are not to be copies of anything.
+    pub fn forget_refused_copies(&self) {
+        self.books().sources.forget_refused();
+    }
+
     /// Returns what was found out about the source of a claim.
     #[must_use]
     pub fn judged(&self, claim: &ClaimUid) -> Option<Judged> {
@@ -273,6 +278,18 @@ impl Ledger {
     #[must_use]
     pub fn exists(&self, volume: &VolumeName) -> bool {
         self.books().placements.exists(volume)
+    }
+
+    /// Returns the number of the latest note of a volume.
+    #[must_use]
+    pub fn latest(&self) -> u32 {
+        self.books().placements.latest()
+    }
+
+    /// Tells whether a volume is known to exist on one of our exports, and was noted after the note of this number.
+    #[must_use]
+    pub fn exists_since(&self, volume: &VolumeName, note: u32) -> bool {
+        self.books().placements.exists_since(volume, note)
     }
 
     /// Returns how many bytes all volumes on an export except `but` have been promised together.

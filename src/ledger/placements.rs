@@ -214,6 +214,18 @@ impl Placements {
         self.places.get(volume.as_str()).is_some_and(|known| known.listed.is_some())
     }
 
+    /// Returns the number of the latest note.
+    #[must_use]
+    pub fn latest(&self) -> u32 {
+        self.notes
+    }
+
+    /// Tells whether a volume is known to exist, and was noted after the note of this number.
+    #[must_use]
+    pub fn exists_since(&self, volume: &VolumeName, note: u32) -> bool {
+        self.places.get(volume.as_str()).is_some_and(|known| known.listed.is_some() && known.noted > note)
+    }
+
     /// Gives a directory to a volume that is about to be made for a claim in `namespace`. The directory counts as
     /// used from now on.
     ///

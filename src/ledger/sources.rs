@@ -42,6 +42,11 @@ impl Sources {
         self.0.remove(claim).and_then(volume_of)
     }
 
+    /// Forgets which claims are not to be copies of anything.
+    pub fn forget_refused(&mut self) {
+        self.0.retain(|_, judged| *judged != Judged::NoCopy);
+    }
+
     /// Returns what was found out about a claim.
     #[must_use]
     pub fn of(&self, claim: &ClaimUid) -> Option<&Judged> {
@@ -84,6 +89,9 @@ mod tests {
         assert_eq!(sources.judge(&"b".into(), Judged::NoCopy), Some("w".into()));
         assert_eq!(sources.of(&"b".into()), Some(&Judged::NoCopy));
         assert_eq!(is_source(&sources), [false, false]);
+        sources.judge(&"c".into(), copy_of("v"));
+        sources.forget_refused();
+        assert_eq!((sources.of(&"b".into()), is_source(&sources)), (None, [true, false]));
         assert_eq!((sources.forget(&"b".into()), sources.of(&"b".into())), (None, None));
     }
 }

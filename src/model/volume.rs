@@ -104,7 +104,10 @@ pub struct Volume {
     pub reclaim: ReclaimPolicy,
     /// Whether the volume was deleted while it had a claim, as far as we have seen. [`Volume::read`] cannot tell.
     pub deleted_while_bound: bool,
-    /// Whether the volume was bound at some time, as far as we have seen. [`Volume::read`] cannot tell.
+    /// Whether the volume was deleted while it had a claim and has gone, and only a list has shown that: what it was
+    /// like in the end is not known. [`Volume::read`] cannot tell.
+    pub is_unseen_gone: bool,
+    /// Whether the volume was bound at some time, or made by this process, as far as we have seen. [`Volume::read`] cannot tell.
     pub seen_bound: bool,
     /// When the volume was created, by the API server's clock.
     pub created: Option<Timestamp>,
@@ -168,6 +171,7 @@ impl Volume {
             deleting: metadata.deletion_timestamp.is_some(),
             reclaim: policy.map_or(ReclaimPolicy::Retain, ReclaimPolicy::read),
             deleted_while_bound: false,
+            is_unseen_gone: false,
             seen_bound: false,
             created: metadata.creation_timestamp.as_ref().map(|created| created.0),
             disposed: annotation(annotation::DISPOSED).and_then(|said| disposed(volume, said)),
@@ -207,12 +211,21 @@ impl Volume {
     /// Adds to a volume that was just read what only those know who have watched it: `before` is the same volume.
     #[must_use]
     pub fn remembered(self, before: &Self) -> Self {
+        let disposed = before.disposed.clone().filter(|_| self.is_released_as(before));
         Self {
             deleted_while_bound: before.deleted_while_bound,
             seen_bound: before.seen_bound,
-            disposed: self.disposed.or_else(|| before.disposed.clone()),
+            disposed: self.disposed.or(disposed),
             ..self
         }
+    }
+
+    /// Tells whether the volume is released by the same claim as it was when it was seen before. One that has got
+    /// another claim meanwhile has a directory again, whatever was done to it then.
+    #[must_use]
+    pub fn is_released_as(&self, before: &Self) -> bool {
+        let claim = |volume: &Self| volume.own_claim().map(|claim| claim.uid.clone());
+        self.phase == Phase::Released && self.uid == before.uid && claim(self) == claim(before)
     }
 
     /// Returns the claim that the volume had, if its `claimRef` tells which one: one without a uid is an offer to

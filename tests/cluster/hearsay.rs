@@ -107,6 +107,37 @@ async fn what_an_admin_has_changed_since_the_watch_fell_silent_counts() {
     }
 }
 
+/// One process gives old volumes their finalizers while it reclaims them.
+#[tokio::test]
+async fn a_finalizer_that_the_watch_has_not_shown_keeps_no_volume() {
+    let space = Space::new().await;
+    let proxy = Proxy::start(space.plane);
+    let _provisioner = Process::start(&space.settings_through(&proxy));
+    let parameters = json!({"onDelete": "delete", "pathPattern": "protected/${.PVC.name}"});
+    let class = space.class("nfs", json!({"parameters": parameters})).await;
+    let volume = with_data(&space, "data", &class).await;
+    let protected = volume.metadata.finalizers.clone().unwrap();
+    fs::rename(space.at("protected"), space.at("elsewhere")).unwrap();
+    symlink("elsewhere", space.at("protected")).unwrap();
+    space.delete_claim("data").await;
+    space.event(name_of(&volume), "VolumeFailedDelete").await;
+    let finalizers = |finalizers: &[String]| json!({"metadata": {"finalizers": finalizers}});
+    let others: Vec<String> =
+        protected.iter().filter(|name| !name.starts_with("external-provisioner.")).cloned().collect();
+    assert_eq!(others.len() + 1, protected.len(), "{protected:?}");
+    space.patch(&space.volumes(), name_of(&volume), finalizers(&others)).await;
+    a_turn_of_all(&space).await;
+
+    let silence = proxy.fault(|asked| asked.watches("persistentvolumes"), Action::Freeze);
+    eventually("the watch of volumes to be silent", || async { (silence.hits() > 0).then_some(()) }).await;
+    space.patch(&space.volumes(), name_of(&volume), finalizers(&protected)).await;
+    fs::remove_file(space.at("protected")).unwrap();
+    fs::rename(space.at("elsewhere"), space.at("protected")).unwrap();
+    space.gone(name_of(&volume)).await;
+    assert!(!space.at("protected/data").exists());
+    drop(silence);
+}
+
 /// Defect 3 of the second list.
 #[tokio::test]
 async fn nothing_is_removed_in_the_middle_of_a_list_that_may_still_show_who_shares_it() {
