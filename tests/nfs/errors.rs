@@ -25,6 +25,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         an_archive_on_an_export_without_inodes,
         an_archive_on_an_export_without_blocks,
         a_deletion_on_an_export_without_inodes,
+        an_export_whose_root_is_squashed_later,
+        an_export_whose_root_is_squashed_later_as_on_another_node,
         a_deletion_out_of_the_reach_of_a_quota_for_the_export,
         what_others_own_stays_in_the_trash_where_root_is_nobody,
         a_directory_that_is_there_where_none_may_be_made,
@@ -244,6 +246,63 @@ async fn a_deletion_on_an_export_without_inodes(rig: &'static Rig) {
     eventually("what was put into the trash at the root to go", nothing).await;
     let log = provisioner.log();
     assert!(log.matches("removed from the trash").count() == 2, "{log}");
+}
+
+/// Whom the server takes root for can change, and differ from node to node. What root has made for itself is then
+/// closed, and what Pods have made is no more so than before.
+async fn an_export_whose_root_is_squashed_later(rig: &'static Rig) {
+    squashed_later(rig, false).await;
+}
+
+async fn an_export_whose_root_is_squashed_later_as_on_another_node(rig: &'static Rig) {
+    squashed_later(rig, true).await;
+}
+
+async fn squashed_later(rig: &'static Rig, is_mounted_anew: bool) {
+    let site = Site::new(rig, SOON).await;
+    let mut provisioner = site.start();
+    let mut names = Vec::new();
+    for fate in ["delete", "archive"] {
+        let class = site.class(fate, json!({"parameters": {"onDelete": fate}})).await;
+        site.space.claim(fate, &class, json!({})).await;
+        let volume = site.space.bound(fate).await;
+        let at = site.mount_volume(&volume);
+        site.write(POD, at.join("file"), fate);
+        site.unmount(&at);
+        names.push((volume.metadata.name.clone().unwrap(), site.directory(&volume)));
+    }
+    own_directories(&site).await;
+    for own in [TRASH, NOTES] {
+        assert_eq!(site.stat(site.disk.join(own)).owner, ROOT);
+    }
+    site.export("rw,root_squash");
+    site.file(ROOT, FileCall::SetOwner { path: site.disk.clone(), owner: NOBODY });
+    if is_mounted_anew {
+        provisioner.stop();
+        site.unmount(&site.mount);
+        site.mount_as_provisioner();
+        provisioner = site.start();
+    }
+    // Else it counts as restored: this provisioner has not seen it bound, and it has not lived for long.
+    let order = json!({"metadata": {"annotations": {"nfs-provisioner/on-delete": "delete"}}});
+    site.space.patch(&site.space.volumes(), &names[0].0, order).await;
+    for (fate, (volume, _)) in ["delete", "archive"].iter().zip(&names) {
+        site.space.delete_claim(fate).await;
+        site.space.gone(volume).await;
+    }
+    assert_eq!(site.entries(), [format!("archived-{}", names[1].1)]);
+    let second = |own: &str| site.disk.join(format!("{own}-2"));
+    for own in [TRASH, NOTES] {
+        let found = site.stat(second(own));
+        assert_eq!((found.owner, found.mode), (NOBODY, 0o700), "{own}");
+    }
+    assert_eq!(site.names(&second(NOTES)), [format!("archived-{}", names[1].1)]);
+    eventually("it to be emptied", || async { site.names(&second(TRASH)).is_empty().then_some(()) }).await;
+    // A client that has listed the first trash before shows it from memory, as empty.
+    if is_mounted_anew {
+        let times = || provisioner.log().matches("it is another user's to the server").count();
+        eventually("a word about the first trash", || async { (times() == 1).then_some(()) }).await;
+    }
 }
 
 /// XFS does not let a directory be renamed from one project to another where the other hands its number down, as does
