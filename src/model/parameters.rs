@@ -195,6 +195,9 @@ pub struct Parameters {
     pub strict: bool,
     /// The fate of a volume's directory when the volume is reclaimed.
     pub fate: Fate,
+    /// The value of [`parameter::ON_DELETE`] if it is valid, but is not spelled in small letters alone. Upstream takes
+    /// such a value for none.
+    pub unusual_on_delete: Option<Box<str>>,
     /// The fates that a claim may choose for its volume instead.
     pub claim_fates: Vec<Fate>,
     /// Whether a claim may have a directory at, in or above one of another namespace.
@@ -266,6 +269,8 @@ impl Parameters {
             Fate::Delete if !wrong.is_empty() => Fate::Archive,
             fate @ (Fate::Archive | Fate::Delete | Fate::Retain) => fate,
         };
+        let unusual_on_delete =
+            value(parameter::ON_DELETE).filter(|text| on_delete.is_some_and(|fate| fate.as_str() != *text));
         let pattern = value(parameter::PATH_PATTERN).map(Pattern::parse);
         let mut reader = Reader { value, wrong };
         let share = reader.read(parameter::SHARE_ACROSS_NAMESPACES, BOOL, go_bool).unwrap_or_default();
@@ -287,6 +292,7 @@ impl Parameters {
             pattern,
             strict,
             fate,
+            unusual_on_delete: unusual_on_delete.map(Into::into),
             claim_fates,
             share,
             export,
@@ -415,6 +421,16 @@ mod tests {
         for (on_delete, archive, expected) in rows {
             let found = read(on_delete, archive);
             assert_eq!((found.fate, found.wrong.len()), (expected, 0), "{on_delete:?} {archive:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_upstream_takes_for_none_is_noted() {
+        for text in ["Delete", "DELETE", " delete", "Retain", "archive "] {
+            assert_eq!(read(Some(text), None).unusual_on_delete.as_deref(), Some(text));
+        }
+        for text in ["delete", "retain", "archive", "", "keep"] {
+            assert_eq!(read(Some(text), None).unusual_on_delete, None, "{text:?}");
         }
     }
 

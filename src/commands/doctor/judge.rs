@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::layout::new_directory;
 use crate::model::class::Class;
 use crate::model::exports::Exports;
-use crate::model::parameters::{BadParameter, parameter};
+use crate::model::parameters::{BadParameter, Fate, parameter};
 use crate::storage::{Errno, ExportSpec, Problem, StorageError, advice};
 use crate::values::headroom::FsUsage;
 use crate::values::pattern::Facts;
@@ -208,6 +208,7 @@ fn judge_class(class: &Class, exports: &Exports, findings: &mut Vec<Finding>) {
             "Delete the class and create it again with a valid value: until then its claims wait.",
         ));
     }
+    findings.extend(unusual_on_delete(class));
     if let Err(what) = exports.meant_by(&class.parameters.export) {
         findings.push(Finding::failure(
             "class",
@@ -244,6 +245,30 @@ fn judge_class(class: &Class, exports: &Exports, findings: &mut Vec<Finding>) {
             ));
         }
     }
+}
+
+/// Judges an `onDelete` that nfs-subdir-external-provisioner takes for none: after a migration the class does
+/// something else than before.
+fn unusual_on_delete(class: &Class) -> Option<Finding> {
+    let (text, fate) = (class.parameters.unusual_on_delete.as_ref()?, class.parameters.fate);
+    let fate_now = match fate {
+        Fate::Archive => "archives the directories of deleted claims",
+        Fate::Delete => "removes the directories of deleted claims",
+        Fate::Retain => "leaves the directories of deleted claims where they are",
+    };
+    Some(Finding::warning(
+        "class",
+        format!(
+            "{:?}: parameter onDelete is {text:?}, with which this provisioner {fate_now}. \
+             nfs-subdir-external-provisioner does not know this spelling and goes by archiveOnDelete",
+            class.name
+        ),
+        format!(
+            "If you want it so, delete the class and create it again with {:?}; else with \"archive\", \"delete\" or \
+             \"retain\". Volumes that exist follow the new class.",
+            fate.as_str()
+        ),
+    ))
 }
 
 fn judge_export(spec: &ExportSpec, export: &ExportFacts, findings: &mut Vec<Finding>) {
@@ -562,6 +587,20 @@ mod tests {
                 Warning,
                 "\"nfs\": parameter onDelete is \"keep\"",
                 "create it again",
+            ),
+            (
+                |c, _| c.classes = Ok(vec![class("nfs", "e.com/nfs", &json!({"onDelete": "Delete"}))]),
+                "class",
+                Warning,
+                "\"nfs\": parameter onDelete is \"Delete\", with which this provisioner removes",
+                "create it again with \"delete\"; else",
+            ),
+            (
+                |c, _| c.classes = Ok(vec![class("nfs", "e.com/nfs", &json!({"onDelete": " Retain"}))]),
+                "class",
+                Warning,
+                "\"nfs\": parameter onDelete is \" Retain\", with which this provisioner leaves",
+                "create it again with \"retain\"; else",
             ),
             (
                 |c, _| c.classes = Ok(vec![class("nfs", "e.com/nfs", &json!({"directoryMode": "rwx"}))]),
