@@ -30,11 +30,16 @@ use crate::observe::metrics::Metrics;
 /// The content type of the text format of Prometheus.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// How many connections there may be at a time.
-const CONNECTIONS_MAX: usize = 64;
+/// What connections may take.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// How many there may be at a time.
+    connections: usize,
+    /// How long one may last, from the first byte of the request to the last of the answer.
+    time: Duration,
+}
 
-/// How long a connection may last, from the first byte of the request to the last of the answer.
-const CONNECTION_MAX: Duration = Duration::from_secs(10);
+const LIMITS: Limits = Limits { connections: 64, time: Duration::from_secs(10) };
 
 /// How much of a request is taken in, in bytes. Those that we answer have a few hundred.
 const REQUEST_MAX: usize = 16 << 10;
@@ -49,6 +54,10 @@ pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 /// Answers requests, for ever.
 pub async fn serve(listener: TcpListener, metrics: Metrics, health: Health) {
+    serve_within(LIMITS, listener, metrics, health).await;
+}
+
+async fn serve_within(limits: Limits, listener: TcpListener, metrics: Metrics, health: Health) {
     let mut connections: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         let stream = match listener.accept().await {
@@ -61,28 +70,28 @@ pub async fn serve(listener: TcpListener, metrics: Metrics, health: Health) {
             }
         };
         connections.retain(|connection| !connection.is_finished());
-        if connections.len() >= CONNECTIONS_MAX
+        if connections.len() >= limits.connections
             && let Some(oldest) = connections.pop_front()
         {
             oldest.abort();
         }
-        let connection = tokio::spawn(converse(stream, metrics.clone(), health.clone()));
+        let connection = tokio::spawn(converse(limits.time, stream, metrics.clone(), health.clone()));
         connections.push_back(connection.abort_handle());
         // So that those that were just accepted, and that one, have their turn.
         tokio::task::yield_now().await;
     }
 }
 
-/// Answers the one request of a connection.
-async fn converse(stream: TcpStream, metrics: Metrics, health: Health) {
+/// Answers the one request of a connection, in `time` at the most.
+async fn converse(time: Duration, stream: TcpStream, metrics: Metrics, health: Health) {
     let answer = service_fn(move |request| {
         let response = respond(&request, &metrics, &health);
         async move { Ok::<_, Infallible>(response) }
     });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(CONNECTION_MAX / 2);
+    http.timer(TokioTimer::new()).header_read_timeout(time / 2);
     http.keep_alive(false).max_buf_size(REQUEST_MAX);
-    match timeout(CONNECTION_MAX, http.serve_connection(TokioIo::new(stream), answer)).await {
+    match timeout(time, http.serve_connection(TokioIo::new(stream), answer)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(%error, "an HTTP connection broke"),
         Err(_) => debug!("an HTTP connection has lasted too long"),
@@ -140,7 +149,10 @@ mod tests {
     use crate::storage::{Root, Storage};
     use crate::values::address::ExportAddress;
 
-    async fn served() -> (SocketAddr, tempfile::TempDir) {
+    /// How long a connection waits for what is to come.
+    const PATIENCE: Duration = Duration::from_mins(1);
+
+    async fn served(limits: Limits) -> (SocketAddr, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let exports = Exports::single(ExportAddress::new("nas".into(), "/export".into()));
         let storage = Storage::from(Root::open(dir.path()).unwrap());
@@ -150,14 +162,14 @@ mod tests {
         let health = Health::new(exports, Arc::new(WatchHealth::default()), leadership);
         let listener = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(serve(listener, metrics, health));
+        tokio::spawn(serve_within(limits, listener, metrics, health));
         (address, dir)
     }
 
     /// Connects, sends a text, and reads until the other side has closed.
     fn answer(address: SocketAddr, request: &str) -> String {
         let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(CONNECTION_MAX * 2)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut answer = Vec::new();
         // Who is refused may be so before everything is sent.
         let _ = stream.write_all(request.as_bytes());
@@ -167,41 +179,59 @@ mod tests {
 
     const PROBE: &str = "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n";
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_flood_of_connections_is_bounded_and_keeps_no_probe_waiting() {
-        let (address, _dir) = served().await;
-        let mut flood = Vec::new();
-        for number in 0..CONNECTIONS_MAX * 4 {
+    /// Connects so many times and asks for nothing, or not to the end.
+    fn flood(address: SocketAddr, connections: usize) -> Vec<TcpStream> {
+        let connect = |number| {
             let mut stream = TcpStream::connect(address).unwrap();
             if number % 2 == 0 {
                 let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nhost");
             }
-            flood.push(stream);
-        }
-        let begun = Instant::now();
+            stream
+        };
+        (0..connections).map(connect).collect()
+    }
+
+    /// Waits until the other side has closed a connection without an answer, and tells whether it has.
+    fn is_closed(stream: &mut TcpStream) -> bool {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut rest = Vec::new();
+        let read = stream.read_to_end(&mut rest);
+        assert!(!rest.starts_with(b"HTTP/1.1 200"), "{rest:?}");
+        !read.is_err_and(|error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
+    }
+
+    fn is_open(stream: &mut TcpStream) -> bool {
+        stream.set_nonblocking(true).unwrap();
+        stream.read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_flood_of_connections_is_bounded_and_keeps_no_probe_waiting() {
+        // Whatever is closed here is closed to make room: the time of none is ever up.
+        let limits = Limits { connections: 8, time: Duration::from_hours(1) };
+        let (address, _dir) = served(limits).await;
+        let mut flood = flood(address, limits.connections * 4);
         let answered = answer(address, PROBE);
         assert!(answered.starts_with("HTTP/1.1 200") && answered.ends_with("ok\n"), "{answered}");
-        assert!(begun.elapsed() < CONNECTION_MAX / 5, "{:?}", begun.elapsed());
-        // The oldest were closed at once, all others are when their time is up.
-        let is_closed = |stream: &mut TcpStream, within: Duration| {
-            stream.set_read_timeout(Some(within)).unwrap();
-            let mut rest = Vec::new();
-            let read = stream.read_to_end(&mut rest);
-            assert!(!rest.starts_with(b"HTTP/1.1 200"), "{rest:?}");
-            !read.is_err_and(|error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
-        };
-        let closed = flood
-            .iter_mut()
-            .filter_map(|stream| is_closed(stream, Duration::from_millis(1)).then_some(()))
-            .count();
-        assert!((CONNECTIONS_MAX * 3..CONNECTIONS_MAX * 4).contains(&closed), "{closed}");
-        assert!(flood.iter_mut().all(|stream| is_closed(stream, CONNECTION_MAX)));
-        assert!(begun.elapsed() < CONNECTION_MAX, "{:?}", begun.elapsed());
+        // The probe has taken the place of one more.
+        let (oldest, newest) = flood.split_at_mut(limits.connections * 3 + 1);
+        assert!(oldest.iter_mut().all(is_closed));
+        assert!(newest.iter_mut().all(is_open));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_connection_that_asks_for_nothing_is_closed_when_its_time_is_up() {
+        let limits = Limits { connections: 8, time: Duration::from_secs(1) };
+        let (address, _dir) = served(limits).await;
+        let begun = Instant::now();
+        let mut connections = flood(address, limits.connections);
+        assert!(connections.iter_mut().all(is_closed));
+        assert!(begun.elapsed() >= limits.time / 2, "{:?}", begun.elapsed());
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_request_that_is_too_large_is_refused_and_a_connection_has_one() {
-        let (address, _dir) = served().await;
+        let (address, _dir) = served(LIMITS).await;
         let large = format!("GET /livez HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "x".repeat(REQUEST_MAX * 2));
         let refused = answer(address, &large);
         assert!(!refused.starts_with("HTTP/1.1 200"), "{refused}");
