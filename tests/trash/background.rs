@@ -1,6 +1,6 @@
 //! The reaper, which empties the trash in the background.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use std::{fs, io};
@@ -13,13 +13,38 @@ use nfs_provisioner::storage::{Left, Root, Storage};
 use crate::engine::USUAL;
 use crate::{Mounted, NOW, PATIENCE, Place, VOLUME, names, rel, spread, stamps};
 
+/// Whether this process leads, and how often the reaper has asked.
+#[derive(Default)]
+struct Leads {
+    leads: AtomicBool,
+    asked: AtomicUsize,
+}
+
+impl Leads {
+    fn ask(&self) -> bool {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.leads.load(Ordering::SeqCst)
+    }
+
+    fn begin(&self) {
+        self.leads.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits until the reaper has been told twice more that this process does not lead: it has done by then whatever
+    /// it does after being told so.
+    async fn denied(&self) {
+        let before = self.asked.load(Ordering::SeqCst);
+        until("the reaper to ask", || self.asked.load(Ordering::SeqCst) >= before + 2).await;
+    }
+}
+
 /// A storage whose trash is emptied while `case` runs.
-async fn while_reaped<F: Future>(leads: &AtomicBool, case: impl FnOnce(Arc<Place>, Storage, Arc<Backlog>) -> F) {
+async fn while_reaped<F: Future>(leads: &Leads, case: impl FnOnce(Arc<Place>, Storage, Arc<Backlog>) -> F) {
     let place = Arc::new(Place::new(&USUAL));
     let storage = Storage::from(Root::open(&place.root).unwrap());
     let backlog = Arc::new(Backlog::default());
     tokio::select! {
-        () = reap_forever(storage.clone(), || leads.load(Ordering::Relaxed), &backlog) => {}
+        () = reap_forever(storage.clone(), || leads.ask(), &backlog) => {}
         _ = case(place, storage.clone(), Arc::clone(&backlog)) => {}
     }
 }
@@ -34,7 +59,8 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_blocked_keeps_nothing_else_waiting_and_is_tried_again() {
-    let leads = AtomicBool::new(true);
+    let leads = Leads::default();
+    leads.begin();
     while_reaped(&leads, async |place, storage, backlog| {
         let mut mounts = Vec::new();
         for n in 0..3 {
@@ -62,14 +88,14 @@ async fn what_is_blocked_keeps_nothing_else_waiting_and_is_tried_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_who_leads_reaps_and_the_next_to_lead_finishes() {
-    let leads = AtomicBool::new(false);
+    let leads = Leads::default();
     while_reaped(&leads, async |place, _, backlog| {
         spread(&place.at("a"), 100, 300);
         place.trashed("a");
         backlog.pushed();
-        tokio::time::sleep(Duration::from_millis(1500)).await;
+        leads.denied().await;
         assert_eq!(fs::read_dir(place.at(TRASH)).unwrap().count(), 1);
-        leads.store(true, Ordering::Relaxed);
+        leads.begin();
         until("removed", || names(&place.at(TRASH)).is_empty()).await;
     })
     .await;
@@ -78,11 +104,11 @@ async fn only_who_leads_reaps_and_the_next_to_lead_finishes() {
 /// On a full export it would be too late to make it when something is to be deleted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_trash_is_there_before_it_is_needed_and_as_soon_as_there_is_room() {
-    let leads = AtomicBool::new(false);
+    let leads = Leads::default();
     while_reaped(&leads, async |place, _, _| {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        leads.denied().await;
         assert_eq!(names(&place.root), [""; 0], "who does not lead makes nothing");
-        leads.store(true, Ordering::Relaxed);
+        leads.begin();
         until("both made", || names(&place.root) == [NOTES, TRASH]).await;
     })
     .await;
