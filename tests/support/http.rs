@@ -2,15 +2,31 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
-/// A port of this machine that nobody listens on.
+/// How long an answer may take.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// A port of this machine that nobody listens on, and that no other test of this program gets. It is none of those that
+/// the kernel gives to outgoing connections: before a process listens there, one of them could have got it.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test programs that run at the same time begin at different places.
+    let first = 10_000 + 100 * u16::try_from(std::process::id() % 200).expect("a small number");
+    loop {
+        let port = first + NEXT.fetch_add(1, Ordering::Relaxed);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// What a server on this machine answers, headers included; empty if it does not.
 pub(crate) fn get(port: u16, path: &str) -> String {
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return String::new() };
+    // One that is stopped is asked again, as one that does not listen yet.
+    stream.set_read_timeout(Some(ANSWER_MAX)).expect("a time");
     let mut answer = String::new();
     let asked = write!(stream, "GET {path} HTTP/1.0\r\nhost: localhost\r\n\r\n");
     if asked.and_then(|()| stream.read_to_string(&mut answer)).is_err() {
