@@ -16,14 +16,12 @@ use crate::clone::{copy, name_of, nothing_is_left, source};
 use crate::exports::Mounted;
 use crate::support::eventually;
 use crate::support::http::{free_port, get};
-use crate::support::process::Process;
+use crate::support::process::{Process, Settings};
+use crate::support::proxy::{Action, Fault, Proxy};
 use crate::support::space::{Space, create, from_json, named};
 
 /// So many files take a copy a while.
-const MANY: usize = 20_000;
-
-/// So many files take several copies a while.
-const SOME: usize = 6_000;
+const MANY: usize = 6_000;
 
 /// A claim that is to be a copy of another one.
 fn copy_of(claim: &str) -> Value {
@@ -36,21 +34,34 @@ fn staged(space: &Space) -> Vec<PathBuf> {
     places.into_iter().flatten().map(|place| place.unwrap().path()).collect()
 }
 
-async fn begun(space: &Space, copies: usize) {
-    eventually("copies to be begun", || async { (staged(space).len() == copies).then_some(()) }).await;
+/// Holds the copy of a volume where it was made, complete but not in its place, until the fault is dropped: before a copy
+/// goes there, its volume is read once more. So many `others` are being made already.
+fn hold(space: &Space, proxy: &Proxy, source: &PersistentVolume, others: usize) -> Fault {
+    let (name, places) = (name_of(source).to_owned(), space.at(STAGING));
+    let is_made = move || fs::read_dir(&places).map_or(0, Iterator::count) > others;
+    proxy.fault(move |asked| asked.reads("persistentvolumes", &name) && is_made(), Action::Freeze)
 }
 
-/// Orders more copies of the claim "source" than are made at a time, and waits until as many are.
-async fn keep_busy(space: &Space, class: &str) {
-    for number in 0..4 {
-        space.claim(&format!("busy-{number}"), class, copy("1Mi")).await;
+async fn is_held(fault: &Fault) {
+    eventually("the copy to be held", || async { (fault.hits() > 0).then_some(()) }).await;
+}
+
+/// Has as many copies under way as are made at a time, until the faults are dropped.
+async fn keep_busy(space: &Space, proxy: &Proxy, class: &str) -> Vec<Fault> {
+    let mut held = Vec::new();
+    for number in 0..2 {
+        let from = format!("busy-source-{number}");
+        let fault = hold(space, proxy, &small(space, &from, class).await, number);
+        space.claim(&format!("busy-{number}"), class, copy_of(&from)).await;
+        is_held(&fault).await;
+        held.push(fault);
     }
-    begun(space, 2).await;
+    assert_eq!(staged(space).len(), 2);
+    held
 }
 
 /// Starts a provisioner whose work another one goes on with at once.
-fn start_alone(space: &Space) -> Process {
-    let mut settings = space.settings();
+fn start_alone(mut settings: Settings) -> Process {
     settings.environment.push(("ENABLE_LEADER_ELECTION".to_owned(), "false".to_owned()));
     Process::start(&settings)
 }
@@ -72,13 +83,13 @@ async fn file_of(space: &Space, claim: &str) -> String {
 #[tokio::test]
 async fn a_source_that_goes_while_its_copy_waits_for_its_turn_stays_until_it_is_copied() {
     let space = Space::new().await;
-    let provisioner = space.start();
+    let proxy = Proxy::start(space.plane);
+    let provisioner = Process::start(&space.settings_through(&proxy));
     let class = space.class("nfs", json!({"parameters": {"onDelete": "delete"}})).await;
-    source(&space, &class, SOME).await;
     let volume = small(&space, "small", &class).await;
-    keep_busy(&space, &class).await;
+    let busy = keep_busy(&space, &proxy, &class).await;
     let claim = space.claim("last", &class, copy_of("small")).await;
-    // It has been accepted once it has a directory reserved; the copy begins much later.
+    // It has been accepted once it has a directory reserved; the copy begins when one of the others has ended.
     space.event("last", "Provisioning").await;
     space.delete_claim("small").await;
     space.phase(name_of(&volume), "Released").await;
@@ -86,6 +97,7 @@ async fn a_source_that_goes_while_its_copy_waits_for_its_turn_stays_until_it_is_
     assert!(!place.exists(), "it has not begun:\n{}", provisioner.log());
     let message = space.event(name_of(&volume), "VolumeWaitsForCopy").await;
     assert!(message.contains(&format!("{}/last", space.namespace)), "{message}");
+    drop(busy);
     assert_eq!(file_of(&space, "last").await, "small");
     space.gone(name_of(&volume)).await;
     assert!(!space.at(&Space::directory(&volume)).exists());
@@ -94,19 +106,21 @@ async fn a_source_that_goes_while_its_copy_waits_for_its_turn_stays_until_it_is_
 #[tokio::test]
 async fn a_source_that_is_gone_is_copied_by_the_process_that_follows_and_goes_after_that() {
     let space = Space::new().await;
-    let provisioner = start_alone(&space);
+    let proxy = Proxy::start(space.plane);
+    let provisioner = start_alone(space.settings_through(&proxy));
     let class = space.class("nfs", json!({"parameters": {"onDelete": "delete"}})).await;
-    let volume = source(&space, &class, MANY).await;
+    let volume = source(&space, &class, 10).await;
     let from = space.at(&Space::directory(&volume));
+    let held = hold(&space, &proxy, &volume, 0);
     space.claim("copy", &class, copy("1Mi")).await;
-    begun(&space, 1).await;
+    is_held(&held).await;
     space.delete_claim("source").await;
     space.phase(name_of(&volume), "Released").await;
     drop(provisioner);
-    assert!(!staged(&space).is_empty(), "it is not complete");
-    let provisioner = start_alone(&space);
+    assert!(!staged(&space).is_empty(), "it is not in its place");
+    let provisioner = start_alone(space.settings());
     let to = space.at(&Space::directory(&space.bound("copy").await));
-    assert_eq!(fs::read_dir(to.join("a")).unwrap().count(), MANY + 2, "{}", provisioner.log());
+    assert_eq!(fs::read_dir(to.join("a")).unwrap().count(), 12, "{}", provisioner.log());
     space.gone(name_of(&volume)).await;
     assert!(!from.exists());
     nothing_is_left(&space).await;
@@ -115,7 +129,7 @@ async fn a_source_that_is_gone_is_copied_by_the_process_that_follows_and_goes_af
 #[tokio::test]
 async fn no_volume_stays_for_a_claim_that_was_refused_or_was_made_too_late() {
     let space = Space::new().await;
-    let provisioner = start_alone(&space);
+    let provisioner = start_alone(space.settings());
     let class = space.class("nfs", json!({"parameters": {"onDelete": "delete"}})).await;
     let size = json!({"spec": {"resources": {"requests": {"storage": "2Mi"}}}});
     space.claim("source", &class, size).await;
@@ -131,7 +145,7 @@ async fn no_volume_stays_for_a_claim_that_was_refused_or_was_made_too_late() {
     let released = released.last_phase_transition_time.unwrap().0.as_second();
     eventually("the next second", || async { (Timestamp::now().as_second() > released).then_some(()) }).await;
     space.claim("too-late", &class, copy("2Mi")).await;
-    let _provisioner = start_alone(&space);
+    let _provisioner = start_alone(space.settings());
     space.gone(name_of(&volume)).await;
     assert!(space.event("too-late", "ProvisioningFailed").await.contains("does not exist"));
     assert!(!space.at(&Space::directory(&volume)).exists());
@@ -141,12 +155,12 @@ async fn no_volume_stays_for_a_claim_that_was_refused_or_was_made_too_late() {
 #[tokio::test]
 async fn a_copy_never_reads_what_another_namespace_has_put_in_the_place_of_its_source() {
     let space = Space::new().await;
-    let provisioner = space.start();
+    let proxy = Proxy::start(space.plane);
+    let provisioner = Process::start(&space.settings_through(&proxy));
     let parameters = json!({"onDelete": "delete", "pathPattern": "read-${.PVC.name}"});
     let class = space.class("nfs", json!({"parameters": parameters})).await;
-    source(&space, &class, SOME).await;
     let volume = small(&space, "small", &class).await;
-    keep_busy(&space, &class).await;
+    let busy = keep_busy(&space, &proxy, &class).await;
     space.claim("last", &class, copy_of("small")).await;
     space.event("last", "Provisioning").await;
 
@@ -162,6 +176,7 @@ async fn a_copy_never_reads_what_another_namespace_has_put_in_the_place_of_its_s
     let theirs = space.bound_in(&other, "small").await;
     assert_eq!(Space::directory(&theirs), "read-small");
     fs::write(space.at("read-small/file"), "theirs").unwrap();
+    drop(busy);
 
     let message = eventually("the copy to fail", || async {
         let events = space.events("last", "ProvisioningFailed").await;
@@ -185,8 +200,8 @@ const FILES: &str = "nfs_provisioner_copied_files_total{export=\"default\"}";
 const RETRIES: &str = "nfs_provisioner_retries_total{queue=\"claims\",reason=\"export\"}";
 
 /// Starts a provisioner that shows its metrics at a port.
-fn start_shown(space: &Space) -> (Process, u16) {
-    let (mut settings, port) = (space.settings(), free_port());
+fn start_shown(mut settings: Settings) -> (Process, u16) {
+    let port = free_port();
     settings.environment.push(("HTTP_ADDR".to_owned(), format!("127.0.0.1:{port}")));
     (Process::start(&settings), port)
 }
@@ -194,7 +209,7 @@ fn start_shown(space: &Space) -> (Process, u16) {
 #[tokio::test]
 async fn a_copy_whose_place_is_taken_is_not_made_and_is_tried_later_and_later() {
     let space = Space::new().await;
-    let (provisioner, port) = start_shown(&space);
+    let (provisioner, port) = start_shown(space.settings());
     let class = space.class("nfs", json!({})).await;
     source(&space, &class, 10).await;
     fs::create_dir(space.at("taken-before")).unwrap();
@@ -218,19 +233,22 @@ async fn a_copy_whose_place_is_taken_is_not_made_and_is_tried_later_and_later() 
 #[tokio::test]
 async fn a_complete_copy_whose_place_was_taken_meanwhile_is_kept_until_it_is_free() {
     let space = Space::new().await;
-    let (provisioner, port) = start_shown(&space);
+    let proxy = Proxy::start(space.plane);
+    let (provisioner, port) = start_shown(space.settings_through(&proxy));
     let class = space.class("nfs", json!({})).await;
-    source(&space, &class, MANY).await;
+    let volume = source(&space, &class, 10).await;
     let pattern = space.class("pattern", json!({"parameters": {"pathPattern": "taken-meanwhile"}})).await;
+    let held = hold(&space, &proxy, &volume, 0);
     space.claim("copy", &pattern, copy("1Mi")).await;
-    begun(&space, 1).await;
+    is_held(&held).await;
     fs::create_dir(space.at("taken-meanwhile")).unwrap();
     fs::write(space.at("taken-meanwhile/file"), "mine").unwrap();
+    drop(held);
     space.event("copy", "ProvisioningFailed").await;
     eventually("another try", || async { (shown(port, FAILED) >= 3).then_some(()) }).await;
     let made = staged(&space).pop().expect("the copy").join(staging::COPY);
     let (inode, files) = (fs::metadata(&made).unwrap().ino(), shown(port, FILES));
-    assert_eq!(fs::read_dir(made.join("a")).unwrap().count(), MANY + 2);
+    assert_eq!(fs::read_dir(made.join("a")).unwrap().count(), 12);
     fs::remove_dir_all(space.at("taken-meanwhile")).unwrap();
     space.bound("copy").await;
     assert_eq!(
@@ -244,10 +262,12 @@ async fn a_complete_copy_whose_place_was_taken_meanwhile_is_kept_until_it_is_fre
 
     // One that is kept for a claim goes with it.
     fs::remove_dir_all(space.at("taken-meanwhile")).unwrap();
+    let held = hold(&space, &proxy, &volume, 0);
     space.claim("dropped", &pattern, copy("1Mi")).await;
-    begun(&space, 1).await;
+    is_held(&held).await;
     fs::create_dir(space.at("taken-meanwhile")).unwrap();
     fs::write(space.at("taken-meanwhile/file"), "mine").unwrap();
+    drop(held);
     space.event("dropped", "ProvisioningFailed").await;
     space.delete_claim("dropped").await;
     nothing_is_left(&space).await;
@@ -258,7 +278,7 @@ async fn a_complete_copy_whose_place_was_taken_meanwhile_is_kept_until_it_is_fre
 async fn a_copy_that_finds_no_space_waits_for_some_and_does_not_fill_the_export_again_and_again() {
     let space = Space::new().await;
     let _export = Mounted::of(space.at(""), "8m");
-    let (provisioner, port) = start_shown(&space);
+    let (provisioner, port) = start_shown(space.settings());
     let class = space.class("nfs", json!({})).await;
     space.claim("source", &class, json!({})).await;
     let volume = space.bound("source").await;
@@ -282,20 +302,26 @@ async fn a_copy_that_finds_no_space_waits_for_some_and_does_not_fill_the_export_
 #[tokio::test]
 async fn a_leader_that_could_not_renew_its_lock_for_a_while_goes_on_with_its_copy() {
     let space = Space::new().await;
-    let provisioner = space.start();
+    let proxy = Proxy::start(space.plane);
+    let provisioner = Process::start(&space.settings_through(&proxy));
     let class = space.class("nfs", json!({})).await;
-    source(&space, &class, MANY).await;
+    let volume = source(&space, &class, MANY).await;
+    // Should the copying be over by then, it is held before it goes to its place.
+    let held = hold(&space, &proxy, &volume, 0);
     space.claim("copy", &class, copy("1Mi")).await;
-    begun(&space, 1).await;
-    let made = staged(&space).pop().unwrap().join(staging::COPY);
-    eventually("files to be copied", || async { made.join("a").exists().then_some(()) }).await;
+    let made = eventually("files to be copied", || async {
+        let made = staged(&space).pop()?.join(staging::COPY);
+        made.join("a").exists().then_some(made)
+    })
+    .await;
     provisioner.signal("STOP");
-    let (paused, inode) = (Instant::now(), fs::metadata(&made).expect("it is not complete").ino());
+    let (paused, inode) = (Instant::now(), fs::metadata(&made).expect("it is not in its place").ino());
     // It leads for ten seconds after it renewed the lock, and nobody else takes it.
     while paused.elapsed() < Duration::from_secs(11) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     provisioner.signal("CONT");
+    drop(held);
     let to = space.at(&Space::directory(&space.bound("copy").await));
     assert_eq!(fs::metadata(&to).unwrap().ino(), inode, "the same copy:\n{}", provisioner.log());
     assert_eq!(fs::read_dir(to.join("a")).unwrap().count(), MANY + 2);
@@ -306,7 +332,7 @@ async fn a_leader_that_could_not_renew_its_lock_for_a_while_goes_on_with_its_cop
 #[tokio::test]
 async fn a_claim_that_has_its_volume_already_is_not_copied_for_again() {
     let space = Space::new().await;
-    let provisioner = start_alone(&space);
+    let provisioner = start_alone(space.settings());
     let class = space.class("nfs", json!({"parameters": {"onDelete": "retain"}})).await;
     source(&space, &class, 10).await;
     drop(provisioner);
@@ -324,7 +350,7 @@ async fn a_claim_that_has_its_volume_already_is_not_copied_for_again() {
     }));
     create(&space.volumes(), volume).await;
     let entries = space.entries();
-    let provisioner = start_alone(&space);
+    let provisioner = start_alone(space.settings());
     eventually("the claim to be looked at", || async {
         provisioner.log().contains("already has its volume and waits to be bound to it").then_some(())
     })
