@@ -7,8 +7,7 @@
 //! not.
 
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::api::{DeleteParams, Patch, PatchParams};
@@ -19,7 +18,7 @@ use crate::rights::rules_of_the_peer;
 use crate::support::eventually;
 use crate::support::plane::Plane;
 use crate::support::process::Process;
-use crate::support::proxy::{Action, Asked, Proxy};
+use crate::support::proxy::{Action, Asked, Fault, Proxy};
 use crate::support::space::Space;
 
 /// A claim `name` of this class, bound, and a file in its directory.
@@ -38,6 +37,18 @@ async fn a_turn_of_all(space: &Space) {
     let volume = space.bound("turn").await;
     space.delete_claim("turn").await;
     space.gone(name_of(&volume)).await;
+}
+
+/// Has the watch of volumes bring nothing, until the fault is dropped.
+async fn silence(proxy: &Proxy) -> Fault {
+    let silence = proxy.fault(|asked| asked.watches("persistentvolumes"), Action::Freeze);
+    eventually("the watch of volumes to be silent", || async { (silence.hits() > 0).then_some(()) }).await;
+    silence
+}
+
+/// Whether all volumes are listed by a request of its own, not by a watch. Of several pages it is the first.
+fn is_list(asked: &Asked) -> bool {
+    asked.lists("persistentvolumes") && !asked.is_watch() && !asked.query.contains("continue=")
 }
 
 async fn uid_of_claim(space: &Space, name: &str) -> Value {
@@ -60,15 +71,12 @@ async fn what_an_admin_has_changed_since_the_watch_fell_silent_counts() {
     // One that waits for the last of them.
     space.claim("heir", &class, json!({"spec": {"volumeName": name_of(&volumes[3])}})).await;
 
-    // Nothing can be removed behind a symbolic link.
-    fs::rename(space.at("changed"), space.at("elsewhere")).unwrap();
-    symlink("elsewhere", space.at("changed")).unwrap();
+    let out_of_reach = space.out_of_reach("changed");
     for (name, volume) in names.iter().zip(&volumes) {
         space.delete_claim(name).await;
         space.event(name_of(volume), "VolumeFailedDelete").await;
     }
-    let silence = proxy.fault(|asked| asked.watches("persistentvolumes"), Action::Freeze);
-    eventually("the watch of volumes to be silent", || async { (silence.hits() > 0).then_some(()) }).await;
+    let silence = silence(&proxy).await;
     let heir = json!({"name": "heir", "uid": uid_of_claim(&space, "heir").await, "resourceVersion": null});
     let changes = [
         json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}}),
@@ -82,8 +90,7 @@ async fn what_an_admin_has_changed_since_the_watch_fell_silent_counts() {
         space.patch(&space.volumes(), name_of(volume), change).await;
         looks_before.push(looks(volume));
     }
-    fs::remove_file(space.at("changed")).unwrap();
-    fs::rename(space.at("elsewhere"), space.at("changed")).unwrap();
+    drop(out_of_reach);
 
     // Each is tried again, and looked at before anything is done.
     for ((name, volume), before) in names.iter().zip(&volumes).zip(looks_before) {
@@ -150,8 +157,7 @@ async fn nothing_is_removed_in_the_middle_of_a_list_that_may_still_show_who_shar
     // A leader lists all volumes before the first one that it reclaims; that is over.
     a_turn_of_all(&space).await;
 
-    let silence = proxy.fault(|asked| asked.watches("persistentvolumes"), Action::Freeze);
-    eventually("the watch of volumes to be silent", || async { (silence.hits() > 0).then_some(()) }).await;
+    let silence = silence(&proxy).await;
     let last = format!("z-static-{}", space.namespace);
     let by_hand = json!({
         "metadata": {"name": last, "annotations": {"pv.kubernetes.io/provisioned-by": null}},
@@ -162,16 +168,19 @@ async fn nothing_is_removed_in_the_middle_of_a_list_that_may_still_show_who_shar
     space.phase(name_of(&volume), "Released").await;
 
     // The watch is too old, and all is listed again, in the order of the names, but not to the end for now.
+    let lists_before = proxy.count(is_list);
     let held = proxy.fault(|asked| asked.lists("persistentvolumes"), Action::HoldAt(last.clone()));
     let too_old = proxy.fault_of(1, |asked| asked.watches("persistentvolumes"), Action::Gone);
     drop(silence);
     eventually("the list to be held", || async { (held.hits() > 0).then_some(()) }).await;
+    // It has shown that the volume is released. Before anything is done about that, a list of all is asked for, which is
+    // held as well.
     let is_there = || space.at("listed/data/file").exists();
-    let since = Instant::now();
-    while is_there() && since.elapsed() < Duration::from_secs(3) {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    assert!(is_there(), "removed in the middle of the list:\n{}", provisioner.log());
+    eventually("all volumes to be asked for", || async {
+        assert!(is_there(), "removed in the middle of the list:\n{}", provisioner.log());
+        (proxy.count(is_list) > lists_before).then_some(())
+    })
+    .await;
     drop((held, too_old));
     space.gone(name_of(&volume)).await;
     assert!(is_there());
@@ -191,8 +200,7 @@ async fn a_volume_deleted_while_bound_that_a_list_does_not_show_any_more_is_recl
     space.volumes().delete(name_of(&volume), &DeleteParams::default()).await.unwrap();
     a_turn_of_all(&space).await;
 
-    let silence = proxy.fault(|asked| asked.watches("persistentvolumes"), Action::Freeze);
-    eventually("the watch of volumes to be silent", || async { (silence.hits() > 0).then_some(()) }).await;
+    let silence = silence(&proxy).await;
     space.delete_claim("data").await;
     space.gone(name_of(&volume)).await;
     assert!(space.at("forgotten/data/file").exists());
@@ -275,17 +283,11 @@ async fn many_volumes_that_fail_again_and_again_share_their_lists() {
     for name in &names {
         volumes.push(with_data(&space, name, &class).await);
     }
-    // Nothing can be removed behind a symbolic link.
-    fs::rename(space.at("many"), space.at("elsewhere")).unwrap();
-    symlink("elsewhere", space.at("many")).unwrap();
+    let _out_of_reach = space.out_of_reach("many");
     for name in &names {
         space.delete_claim(name).await;
     }
     let looks = |volume: &PersistentVolume| proxy.count(|asked| asked.reads("persistentvolumes", name_of(volume)));
-    // Their first pages.
-    let is_list = |asked: &Asked| {
-        asked.lists("persistentvolumes") && !asked.is_watch() && !asked.query.contains("continue=")
-    };
     let lists = || proxy.count(is_list);
     let (begun, before) = (Instant::now(), lists());
     for volume in &volumes {

@@ -61,8 +61,8 @@ async fn each_outcome_is_one_line_with_whose_what_where_and_how_long() {
     );
 
     // What fails is said as fully, each time that it is tried.
-    fs::create_dir(space.at("elsewhere")).unwrap();
-    std::os::unix::fs::symlink("elsewhere", space.at("link")).unwrap();
+    fs::create_dir(space.at("link")).unwrap();
+    let _out_of_reach = space.out_of_reach("link");
     let ordered = json!({"metadata": {"annotations": {"nfs-provisioner/on-delete": "delete"}}});
     let volume = released(&space, "fails", &format!("{PATH}/link/data"), &class, ordered).await;
     let found = lines(&provisioner, "failed to delete the directory", name_of(&volume)).await;

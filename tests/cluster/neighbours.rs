@@ -322,24 +322,17 @@ async fn a_claim_says_for_which_volume_it_waits_and_how_to_keep_its_data() {
     let class = space.class("nfs", json!({"parameters": parameters})).await;
     space.claim("data", &class, json!({})).await;
     let old = volume(&space, "data").await;
-    // Nothing can be removed behind a symbolic link.
-    fs::rename(space.at("waits-of"), space.at("elsewhere")).unwrap();
-    std::os::unix::fs::symlink("elsewhere", space.at("waits-of")).unwrap();
+    let out_of_reach = space.out_of_reach("waits-of");
     space.delete_claim("data").await;
     space.event(&old, "VolumeFailedDelete").await;
     claim_gone(&space, "data").await;
     space.claim("data", &class, json!({})).await;
     let message = space.event("data", "ProvisioningFailed").await;
     assert!(message.contains(&old) && message.contains("nfs-provisioner/on-delete: retain"), "{message}");
-    fs::remove_file(space.at("waits-of")).unwrap();
-    fs::rename(space.at("elsewhere"), space.at("waits-of")).unwrap();
-    space
-        .patch(
-            &space.volumes(),
-            &old,
-            json!({"metadata": {"annotations": {"nfs-provisioner/on-delete": "retain"}}}),
-        )
-        .await;
+    // Before it can be removed.
+    let retain = json!({"metadata": {"annotations": {"nfs-provisioner/on-delete": "retain"}}});
+    space.patch(&space.volumes(), &old, retain).await;
+    drop(out_of_reach);
     space.bound("data").await;
     assert_eq!(fs::read_to_string(space.at("waits-of/data/of-data")).unwrap(), "data");
 }

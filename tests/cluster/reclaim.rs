@@ -124,6 +124,61 @@ pub(crate) fn name_of(volume: &PersistentVolume) -> &str {
     volume.metadata.name.as_deref().unwrap()
 }
 
+/// A claim that is there and Bound to a volume at `used`, and another volume, at `spare`, which names the claim as its own.
+async fn bound_elsewhere(
+    space: &Space,
+    class: &str,
+    name: &str,
+    [used, spare]: [&str; 2],
+    change: Value,
+) -> PersistentVolume {
+    let claim = space.claim(name, class, json!({})).await;
+    let claim_ref = json!({"name": name, "uid": claim.metadata.uid});
+    let by_hand = json!({
+        "metadata": {"annotations": {"pv.kubernetes.io/provisioned-by": null}},
+        "spec": {"persistentVolumeReclaimPolicy": "Retain", "claimRef": claim_ref},
+    });
+    let taken = released(space, name, &format!("{PATH}/{used}"), class, by_hand).await;
+    assert_eq!(name_of(&space.bound(name).await), name_of(&taken));
+    let own = format!("pvc-{}", claim.metadata.uid.unwrap());
+    let mut own = json!({"metadata": {"name": own}, "spec": {"claimRef": claim_ref}});
+    merge(&mut own, change);
+    let volume = released(space, name, &format!("{PATH}/{spare}"), class, own).await;
+    space.phase(name_of(&volume), "Released").await;
+    volume
+}
+
+/// The controller manager calls a volume of ours released, too, whose claim is Bound to another one. What a claim is
+/// bound to never changes, so it never had that volume.
+#[tokio::test]
+async fn a_volume_whose_claim_is_bound_to_another_goes_and_nothing_of_the_other_does() {
+    let space = Space::new().await;
+    let class = space.class("nfs", json!({"parameters": {"onDelete": "delete"}})).await;
+    let apart = bound_elsewhere(&space, &class, "apart", ["used", "spare"], json!({})).await;
+    let shared = bound_elsewhere(&space, &class, "shared", ["both", "both/inner"], json!({})).await;
+    // A name without the claim's uid does not tell whose the volume was.
+    let renamed = json!({"metadata": {"name": format!("{}-own", space.namespace)}});
+    let renamed = bound_elsewhere(&space, &class, "renamed", ["third", "other"], renamed).await;
+    let provisioner = space.start();
+
+    // Nobody has seen it bound, so it might have been restored from a backup.
+    space.gone(name_of(&apart)).await;
+    assert!(space.at("archived-spare/file").exists() && space.at("used/file").exists());
+    space.event(name_of(&shared), "VolumeDirectoryKept").await;
+    space.gone(name_of(&shared)).await;
+    assert!(space.at("both/file").exists() && space.at("both/inner/file").exists());
+    let words = "counts as released, but its claim exists";
+    let says_so = |line: &str| line.contains(words) && line.contains(name_of(&renamed));
+    eventually("the living claim to be found", || async { provisioner.log().lines().any(says_so).then_some(()) })
+        .await;
+    space.phase(name_of(&renamed), "Released").await;
+    assert!(space.at("other/file").exists() && space.at("third/file").exists());
+    for name in ["apart", "shared", "renamed"] {
+        space.bound(name).await;
+    }
+    space.volumes().delete(name_of(&renamed), &DeleteParams::default()).await.unwrap();
+}
+
 #[tokio::test]
 async fn volumes_of_the_peer_are_reclaimed_by_the_same_rules() {
     let space = Space::new().await;
@@ -307,8 +362,8 @@ async fn a_failed_reclaim_is_tried_again_when_the_volume_is_touched() {
     let space = Space::new().await;
     let provisioner = space.start();
     let class = space.class("nfs", json!({})).await;
-    fs::create_dir(space.at("elsewhere")).unwrap();
-    std::os::unix::fs::symlink("elsewhere", space.at("link")).unwrap();
+    fs::create_dir(space.at("link")).unwrap();
+    let out_of_reach = space.out_of_reach("link");
     let volume = released(&space, "data", "/export/link/data", &class, json!({})).await;
     let message = space.event(name_of(&volume), "VolumeFailedDelete").await;
     assert!(message.contains("symbolic link"), "{message}");
@@ -317,12 +372,12 @@ async fn a_failed_reclaim_is_tried_again_when_the_volume_is_touched() {
         (provisioner.log().matches("failed to archive the directory").count() >= 5).then_some(())
     })
     .await;
-    fs::remove_file(space.at("link")).unwrap();
+    drop(out_of_reach);
     let started = std::time::Instant::now();
     space.patch(&space.volumes(), name_of(&volume), json!({"metadata": {"labels": {"touched": "yes"}}})).await;
     space.gone(name_of(&volume)).await;
     assert!(started.elapsed().as_secs() < 3, "{:?}", started.elapsed());
-    assert!(space.at("elsewhere/data/file").exists());
+    assert!(space.at("archived-data/file").exists());
 }
 
 #[tokio::test]

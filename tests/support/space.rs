@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -43,6 +44,20 @@ pub(crate) struct Space {
     pub(crate) provisioner: String,
     dir: TempDir,
     kubeconfig: PathBuf,
+}
+
+/// A directory that is behind a link. It is in its place again when this is dropped.
+#[must_use]
+pub(crate) struct OutOfReach {
+    at: PathBuf,
+    moved: PathBuf,
+}
+
+impl Drop for OutOfReach {
+    fn drop(&mut self) {
+        // A test that has failed has more to say than this.
+        let _ = fs::remove_file(&self.at).and_then(|()| fs::rename(&self.moved, &self.at));
+    }
 }
 
 impl Space {
@@ -97,6 +112,16 @@ impl Space {
     /// A path beneath the export's directory.
     pub(crate) fn at(&self, path: &str) -> PathBuf {
         self.dir.path().join("export").join(path)
+    }
+
+    /// Puts a directory that is there behind a symbolic link: nothing beneath it can be archived or removed until the
+    /// value is dropped.
+    pub(crate) fn out_of_reach(&self, name: &str) -> OutOfReach {
+        let moved = format!("{name}-elsewhere");
+        let at = self.at(name);
+        fs::rename(&at, self.at(&moved)).expect("a directory to be moved");
+        symlink(&moved, &at).expect("a link");
+        OutOfReach { moved: self.at(&moved), at }
     }
 
     /// The names in the export's directory, sorted. What the provisioner keeps there for itself is left out.
