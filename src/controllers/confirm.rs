@@ -105,9 +105,10 @@ pub(super) async fn confirm(
     Ok(Proof { volume, until: begun + PROOF_FOR })
 }
 
-/// Tells whether a released volume proves that its claim has gone. The controller manager calls a volume released
-/// when it has found that the claim in its `claimRef` has gone; but somebody may have written another claim there
-/// since. The one that the volume was made for, and is named after, never comes back.
+/// Tells whether a released volume proves that no claim has it. The controller manager calls a volume released when it
+/// has found that the claim in its `claimRef` has gone, or is bound to another volume, which never changes; but
+/// somebody may have written another claim there since. The one that the volume was made for, and is named after,
+/// never comes back.
 fn is_proved_released(volume: &Volume) -> bool {
     volume.own_claim().is_some_and(|claim| volume.name.claim_uid().as_ref() == Some(&claim.uid))
 }
