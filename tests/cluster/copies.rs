@@ -21,7 +21,7 @@ use crate::support::proxy::{Action, Fault, Proxy};
 use crate::support::space::{Space, create, from_json, named};
 
 /// So many files take a copy a while.
-const MANY: usize = 6_000;
+const MANY: usize = 2_000;
 
 /// A claim that is to be a copy of another one.
 fn copy_of(claim: &str) -> Value {
