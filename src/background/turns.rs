@@ -264,7 +264,7 @@ mod tests {
             } else {
                 match self.turns.pause(volume, of, done, self.begun + self.elapsed()) {
                     Paused::Kept => {}
-                    paused => self.lost.push((name, paused, done)),
+                    paused @ (Paused::NoPlace | Paused::GivenUp) => self.lost.push((name, paused, done)),
                 }
             }
             let kept = self.turns.line.iter().filter(|waiting| waiting.survey.is_some()).count();

@@ -344,9 +344,7 @@ fn said_of(paused: Paused, volume: &VolumeName) {
     let volume = volume.as_str();
     match paused {
         Paused::Kept => debug!(volume, "the volume is counted in part, will go on in its next turn"),
-        Paused::NoPlace => {
-            info!(volume, "the volume is large, will be counted after those that are counted in part")
-        }
+        Paused::NoPlace => info!(volume, "the volume is large, is counted after those that are counted in part"),
         Paused::GivenUp => warn!(
             volume,
             "how much the volume holds was not found out within a day: it is counted anew after the other large \
