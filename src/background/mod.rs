@@ -3,5 +3,6 @@
 pub mod reaper;
 pub mod orphans;
 pub mod staging;
+pub mod turns;
 pub mod usage;
 pub mod fence;

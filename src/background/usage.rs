@@ -2,27 +2,29 @@
 //!
 //! If the server keeps count itself (a quota), it is asked for that count; otherwise every entry of the volume is
 //! looked at. Each export is scanned on its own, in slices of a few calls; between slices, claims and volumes that
-//! have become due go first. A volume that takes longer than its turn is gone on with in its next one, so that one in
-//! which files come faster than they are counted keeps no other waiting. Whatever holds up a slice (a server that does not answer, a leadership that is lost)
-//! holds up nothing else, and the scan then continues where it was. A new process starts anywhere, so that no
-//! volume is always the last.
+//! have become due go first. Whose turn it is, and what becomes of a volume that takes longer than its turn, is
+//! decided in [`turns`](crate::background::turns). Whatever holds up a slice (a server that does not answer, a
+//! leadership that is lost) holds up nothing else, and the scan then continues where it was. A new process starts
+//! anywhere, so that no volume is always the last.
+//!
+//! What a volume was found to hold stays known until something newer is known of it, or it goes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::time::{Instant, interval, sleep};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
+use crate::background::turns::{Paused, Surveyed, Turns};
 use crate::cluster::election::Leadership;
 use crate::cluster::events::Reason;
 use crate::controllers::context::Context;
 use crate::decide::volume::located;
 use crate::export::Export;
-use crate::model::exports::{ExportId, Location};
+use crate::model::exports::ExportId;
 use crate::model::volume::{Phase, Volume};
 use crate::observe::metrics::{self, HeldByClaim};
-use crate::storage::{Begun, DiskUsage, Found, StorageError};
+use crate::storage::{Begun, Found, StorageError, Survey};
 use crate::values::names::{ClaimRef, VolumeName};
 use crate::values::quantity;
 
@@ -35,14 +37,7 @@ const QUESTION: u64 = 10;
 /// How long one volume is looked at, at the pace of the export's calls, before the next one has its turn.
 const TURN: Duration = Duration::from_secs(15);
 
-/// How many volumes of an export may be looked at in part at a time: each takes open directories and memory. More are
-/// begun anew in their next turn.
-const ASIDE_MAX: usize = 4;
-
-/// How long a volume is gone on with, before it is given up and begun anew: others may need its place among those.
-const ASIDE_FOR: Duration = Duration::from_hours(24);
-
-/// The shortest time from the start of one scan of an export to the next.
+/// The shortest time from the start of one scan of an export to the next, but for volumes that take long.
 const ROUND: Duration = Duration::from_secs(10);
 
 /// The time for which to let others go first, before looking whether they have.
@@ -85,7 +80,7 @@ pub async fn watch_forever(context: Context, leadership: Leadership, calls: u32)
             id,
             pace: Pace::new(calls),
             leadership: leadership.clone(),
-            aside: Mutex::default(),
+            spent: 0,
         };
         walker.walk()
     });
@@ -128,54 +123,70 @@ struct Walker<'a> {
     id: ExportId,
     pace: Pace,
     leadership: Leadership,
-    /// Behind a lock for the compiler only: a listing is never used by two threads.
-    aside: Mutex<Aside<VolumeName, Box<DiskUsage>>>,
+    /// How many calls have been made.
+    spent: u64,
 }
 
-/// Surveys that are to be gone on with, and since when each has been under way.
-struct Aside<K, S>(BTreeMap<K, (S, Instant)>);
+/// The last word on each volume.
+type Recorded = BTreeMap<VolumeName, Record>;
 
-impl<K: Ord, S> Default for Aside<K, S> {
-    fn default() -> Self {
-        Self(BTreeMap::new())
-    }
+#[derive(Debug)]
+struct Record {
+    uid: Box<str>,
+    said: Said,
+    at: Instant,
 }
 
-impl<K: Ord, S> Aside<K, S> {
-    fn take(&mut self, key: &K) -> Option<(S, Instant)> {
-        self.0.remove(key)
-    }
+/// A volume that is to be counted.
+struct Counted {
+    volume: Volume,
+    claim: ClaimRef,
+    surveyed: Surveyed,
+}
 
-    /// Puts a survey aside that was begun at `begun`; returns false if it is given up instead.
-    fn put(&mut self, key: K, survey: S, begun: Instant) -> bool {
-        let is_kept = self.0.len() < ASIDE_MAX && begun.elapsed() < ASIDE_FOR;
-        if is_kept {
-            self.0.insert(key, (survey, begun));
-        }
-        is_kept
-    }
+/// How a volume's turn has ended.
+enum Ended {
+    /// Everything has been counted.
+    Complete { found: Found, in_one_turn: bool },
+    /// The volume has no directory.
+    Absent,
+    /// Not everything has been counted.
+    InPart(Survey),
 }
 
 impl Walker<'_> {
     async fn walk(mut self) {
-        let mut said = BTreeMap::new();
+        let mut turns = Turns::new((TURN.as_secs() * u64::from(self.pace.calls)).div_ceil(SLICE) * SLICE);
+        let mut recorded = Recorded::new();
         let mut position = self.context.state.ledger().somewhere(self.id);
         let mut begun = Instant::now();
         loop {
             self.turn(0).await;
-            let Some((volume, next)) = self.context.state.ledger().next(self.id, position.as_deref()) else {
-                said.retain(|volume: &VolumeName, _| self.context.state.ledger().exists(volume));
-                self.aside.get_mut().0.retain(|volume, _| self.context.state.ledger().exists(volume));
-                sleep((begun + ROUND).saturating_duration_since(Instant::now())).await;
-                (position, begun) = (None, Instant::now());
+            let next = turns.next(|| {
+                let (volume, next) = self.context.state.ledger().next(self.id, position.as_deref())?;
+                position = Some(next);
+                Some(volume)
+            });
+            if let Some(volume) = next {
+                self.visit(&volume, &mut turns, &mut recorded).await;
                 continue;
-            };
-            position = Some(next);
-            if let Err(error) = self.visit(&volume, &mut said).await {
-                self.context.metrics.usages.known().remove(&volume);
-                debug!(volume = volume.as_str(), %error, "failed to measure how much the volume holds");
+            }
+            recorded.retain(|volume, _| self.context.state.ledger().exists(volume));
+            turns.retain(|volume| self.context.state.ledger().exists(volume));
+            self.rest(begun + ROUND, &mut turns, &mut recorded).await;
+            (position, begun) = (None, Instant::now());
+        }
+    }
+
+    /// Spends the time until the next round on those that take long, as far as they can be counted now.
+    async fn rest(&mut self, until: Instant, turns: &mut Turns<Survey>, recorded: &mut Recorded) {
+        while Instant::now() < until {
+            let Some(volume) = turns.first().cloned() else { break };
+            if !self.visit(&volume, turns, recorded).await {
+                break;
             }
         }
+        sleep(until.saturating_duration_since(Instant::now())).await;
     }
 
     /// Waits for the turn to make `calls` calls, and counts them.
@@ -185,84 +196,115 @@ impl Walker<'_> {
         while self.context.state.is_busy() {
             sleep(GIVE_WAY).await;
         }
+        self.spent += calls;
         let label = metrics::export_label(&self.export.name);
         self.context.metrics.usage_calls.get_or_create(&label).inc_by(calls);
     }
 
-    async fn visit(
-        &mut self,
-        name: &VolumeName,
-        said: &mut BTreeMap<VolumeName, (Said, Instant)>,
-    ) -> Result<(), StorageError> {
+    /// Gives a volume its turn; returns whether it could be looked at.
+    async fn visit(&mut self, name: &VolumeName, turns: &mut Turns<Survey>, recorded: &mut Recorded) -> bool {
+        let before = self.spent;
         self.turn(QUESTION).await;
         // Of a volume that has a claim nothing is kept but where it is, so the API server is asked.
         let volume = match self.context.cluster.volume(name).await {
             Ok(volume) => volume,
             Err(error) => {
                 debug!(volume = name.as_str(), %error, "failed to read the volume");
-                return Ok(());
+                turns.spent(name, self.spent - before);
+                said_of(turns.miss(name, Instant::now()), name);
+                return false;
             }
         };
-        let Some((volume, claim, location)) = volume.and_then(|volume| self.is_to_be_counted(volume)) else {
+        let Some(counted) = volume.and_then(|volume| self.is_to_be_counted(volume)) else {
             self.context.metrics.usages.known().remove(name);
-            self.aside.get_mut().take(name);
-            return Ok(());
+            turns.leave(name);
+            return true;
         };
-        if let Some(found) = self.count(name, &location).await? {
-            self.record(
-                &volume,
-                &claim,
-                found,
-                said.entry(name.clone()).or_insert_with(|| (Said::Within, Instant::now())),
-            )
-            .await;
+        self.forget_former(&counted, recorded);
+        if turns.drop_surveys(|survey| self.export.storage.is_current(survey)) > 0 {
+            info!(export = %self.export.address, "the export was mounted anew: what was counted in part is begun anew");
         }
-        Ok(())
+        let survey = turns.take(name, &counted.surveyed);
+        let is_resumed = survey.is_some();
+        let ended = self.count(&counted.surveyed, survey, turns.turn()).await;
+        turns.spent(name, self.spent - before);
+        match ended {
+            Ok(Ended::Complete { found, in_one_turn }) => {
+                turns.complete(name, in_one_turn);
+                self.record(&counted.volume, &counted.claim, found, recorded).await;
+            }
+            Ok(Ended::Absent) => {
+                turns.leave(name);
+                self.context.metrics.usages.known().remove(name);
+            }
+            Ok(Ended::InPart(survey)) => {
+                said_of(turns.pause(name, counted.surveyed, survey, Instant::now()), name);
+            }
+            Err(error) => {
+                debug!(volume = name.as_str(), %error, "failed to measure how much the volume holds");
+                // One that cannot be gone on with is begun anew in its next turn, at once.
+                if !is_resumed {
+                    turns.leave(name);
+                }
+                return is_resumed;
+            }
+        }
+        true
     }
 
-    /// Returns a volume with its claim and location; `None` if it is not ours, not bound, or not on this export.
-    fn is_to_be_counted(&self, volume: Volume) -> Option<(Volume, ClaimRef, Location)> {
+    /// Returns what is to be counted of a volume; `None` if it is not ours, not bound, or not on this export.
+    fn is_to_be_counted(&self, volume: Volume) -> Option<Counted> {
         let scope = &self.context.scope;
         let is_ours = volume.phase == Phase::Bound && volume.is_of(&scope.provisioner);
         let location = located(&volume, &scope.exports).ok().filter(|at| is_ours && at.export == self.id)?;
         let claim = volume.claim.clone()?;
-        Some((volume, claim, location))
+        let surveyed = Surveyed { uid: volume.uid.clone(), path: location.path };
+        Some(Counted { volume, claim, surveyed })
     }
 
-    /// Counts what a volume holds; `None` if it has no directory, or its turn has ended before all was counted.
-    async fn count(&mut self, name: &VolumeName, location: &Location) -> Result<Option<Found>, StorageError> {
-        let (mut count, begun) = if let Some(aside) = self.aside.get_mut().take(name) {
-            aside
+    /// Forgets what is known of a former volume of the same name, or of the volume for another claim.
+    fn forget_former(&self, Counted { volume, claim, .. }: &Counted, recorded: &mut Recorded) {
+        let is_former = recorded.get(&volume.name).is_some_and(|record| record.uid != volume.uid);
+        if is_former {
+            recorded.remove(&volume.name);
+        }
+        let mut known = self.context.metrics.usages.known();
+        let is_others = |held: &HeldByClaim| held.namespace != claim.namespace || held.claim != claim.name;
+        if is_former || known.get(&volume.name).is_some_and(is_others) {
+            known.remove(&volume.name);
+        }
+    }
+
+    /// Counts what a volume holds, for a turn of so many calls at the most.
+    async fn count(
+        &mut self,
+        surveyed: &Surveyed,
+        survey: Option<Survey>,
+        turn: u64,
+    ) -> Result<Ended, StorageError> {
+        let in_one_turn = survey.is_none();
+        let mut survey = if let Some(survey) = survey {
+            survey
         } else {
             self.turn(3).await;
-            match self.export.storage.survey(&location.path).await? {
-                None => return Ok(None),
-                Some(Begun::Known(found)) => return Ok(Some(found)),
-                Some(Begun::DiskUsage(count)) => (count, Instant::now()),
+            match self.export.storage.survey(&surveyed.path).await? {
+                None => return Ok(Ended::Absent),
+                Some(Begun::Known(found)) => return Ok(Ended::Complete { found, in_one_turn }),
+                Some(Begun::DiskUsage(survey)) => survey,
             }
         };
-        for _ in 0..(TURN.as_secs() * u64::from(self.pace.calls)).div_ceil(SLICE) {
+        for _ in 0..turn / SLICE {
             self.turn(SLICE).await;
-            let (rest, found) = self.export.storage.advance(count, SLICE, &location.path).await?;
-            if found.is_some() {
-                return Ok(found);
+            let (rest, found) = self.export.storage.advance(survey, SLICE).await?;
+            if let Some(found) = found {
+                return Ok(Ended::Complete { found, in_one_turn });
             }
-            count = rest;
+            survey = rest;
         }
-        if self.aside.get_mut().put(name.clone(), count, begun) {
-            debug!(volume = name.as_str(), "the volume is counted in part, will go on in its next turn");
-        } else {
-            self.context.metrics.usages.known().remove(name);
-            info!(
-                volume = name.as_str(),
-                "how much the volume holds is not known: it was not counted within a day, or too many large volumes \
-                 are being counted; it is begun anew. See USAGE_CALLS_PER_SECOND"
-            );
-        }
-        Ok(None)
+        Ok(Ended::InPart(survey))
     }
 
-    async fn record(&self, volume: &Volume, claim: &ClaimRef, found: Found, (said, at): &mut (Said, Instant)) {
+    async fn record(&self, volume: &Volume, claim: &ClaimRef, found: Found, recorded: &mut Recorded) {
         let held = HeldByClaim {
             namespace: claim.namespace.clone(),
             claim: claim.name.clone(),
@@ -270,12 +312,15 @@ impl Walker<'_> {
             inodes: found.inodes,
         };
         self.context.metrics.usages.known().insert(volume.name.clone(), held);
+        let new = || Record { uid: volume.uid.clone(), said: Said::Within, at: Instant::now() };
+        let record = recorded.entry(volume.name.clone()).or_insert_with(new);
         let Some(capacity) = &volume.capacity else { return };
         let request = quantity::bytes(capacity);
-        let before = std::mem::replace(said, to_say(*said, found.bytes, request));
-        let message = match (before, *said) {
+        let before = record.said;
+        record.said = to_say(before, found.bytes, request);
+        let message = match (before, record.said) {
             (Said::Within, Said::Within) => return,
-            (Said::Exceeds, Said::Exceeds) if at.elapsed() < SAY_AGAIN => return,
+            (Said::Exceeds, Said::Exceeds) if record.at.elapsed() < SAY_AGAIN => return,
             (_, Said::Exceeds) => exceeds(found.bytes, request, &capacity.0),
             (Said::Exceeds, Said::Within) => {
                 let message =
@@ -284,13 +329,27 @@ impl Walker<'_> {
                 return;
             }
         };
-        *at = Instant::now();
+        record.at = Instant::now();
         self.say(claim, Reason::UsageExceedsRequest, message).await;
     }
 
     async fn say(&self, claim: &ClaimRef, reason: Reason, message: String) {
         info!(%claim, "{message}");
         self.context.recorder.record(claim, reason, message).await;
+    }
+}
+
+/// Says what becomes of a volume that was not counted to the end in its turn.
+fn said_of(paused: Paused, volume: &VolumeName) {
+    let volume = volume.as_str();
+    match paused {
+        Paused::Kept => debug!(volume, "the volume is counted in part, will go on in its next turn"),
+        Paused::NoPlace => info!(volume, "the volume is large, is counted after those that are counted in part"),
+        Paused::GivenUp => warn!(
+            volume,
+            "how much the volume holds was not found out within a day: it is counted anew after the other large \
+             volumes, and what was last known of it is shown until then. A larger USAGE_CALLS_PER_SECOND helps"
+        ),
     }
 }
 
@@ -341,20 +400,6 @@ mod tests {
             assert!(message.contains(words), "{message}");
         }
         assert!(exceeds(5, 0, "0").contains("5 times"), "no division by it");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_put_aside_is_bounded_in_number_and_time() {
-        let mut aside = Aside::default();
-        let begun = Instant::now();
-        for number in 0..ASIDE_MAX {
-            assert!(aside.put(number, number, begun));
-        }
-        assert!(!aside.put(ASIDE_MAX, 0, begun), "no more fit");
-        assert_eq!((aside.take(&1), aside.take(&1)), (Some((1, begun)), None));
-        sleep(ASIDE_FOR).await;
-        assert!(!aside.put(1, 1, begun), "it has taken too long");
-        assert!(aside.put(1, 1, Instant::now()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,9 +1,14 @@
 //! The turns of copies: which of those that wait is made next.
 //!
 //! So many copies at a time for each export, be it the source's or the copy's own, so that one that is slow or has
-//! gone holds up no other. Of the copies that could be made, those of the namespace come first that has the fewest
-//! under way, and among equals of the one that has waited longest for a turn: nobody who orders many keeps others
-//! waiting for longer than the copies that are under way.
+//! gone holds up no other; and of those, one namespace has no more than half, so that its long copies keep a place
+//! free in which the first one of another namespace begins at once. A copy that hangs because one of its exports has
+//! gone takes no place on the other.
+//!
+//! Of the copies that wait, those of the namespace come first that has the fewest under way where they are to be made,
+//! and among equals of the one that has waited longest for a turn: nobody who orders many keeps others waiting for
+//! longer than the copies that are under way. One that waits for a full export has a place kept for it on its other
+//! one, else it would never get both at once while others come that need only one of them.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,8 +21,13 @@ use tokio::time::{Instant, timeout};
 
 use crate::model::exports::ExportId;
 
-/// The number of copies that are made at the same time on each export.
-const AT_A_TIME: usize = 2;
+/// The number of copies that are made at the same time on each export. With eight threads each, they make 32 calls at
+/// a time, half of what the kernel's NFS 4.1 client has under way on one connection, which the Pods of the node may
+/// share.
+const AT_A_TIME: usize = 4;
+
+/// How many of those may be of one namespace.
+const OF_A_NAMESPACE: usize = AT_A_TIME / 2;
 
 /// The interval at which waiting copies look whether an export has come back.
 const LOOK: Duration = Duration::from_secs(2);
@@ -60,6 +70,14 @@ struct Turn {
     namespace: Box<str>,
     /// The exports that the copy needs.
     exports: [ExportId; 2],
+}
+
+impl Turn {
+    /// Lists the exports, each once.
+    fn each_export(&self) -> impl Iterator<Item = ExportId> {
+        let [one, other] = self.exports;
+        std::iter::once(one).chain((other != one).then_some(other))
+    }
 }
 
 impl CopySlots {
@@ -117,19 +135,38 @@ impl Turns {
 
     /// Tells which of the waiting copies is next, if one can be made now.
     fn next(&self, is_usable: &dyn Fn(ExportId) -> bool) -> Option<usize> {
-        let has_room = |export: &ExportId| is_usable(*export) && self.load(*export, is_usable) < AT_A_TIME;
-        let ready = self.waiting.iter().enumerate().filter(|(_, (turn, _))| turn.exports.iter().all(has_room));
-        let next = ready.min_by_key(|(_, (turn, _))| {
-            let running = self.running.iter().filter(|other| other.namespace == turn.namespace).count();
-            (running, self.served.get(&turn.namespace).copied(), turn.number)
-        });
-        next.map(|(index, _)| index)
+        let own = |turn: &Turn, export| self.load(export, Some(&turn.namespace), is_usable);
+        let ready =
+            self.waiting.iter().enumerate().filter(|(_, (turn, _))| turn.exports.into_iter().all(is_usable));
+        let mut ordered: Vec<_> = ready
+            .map(|(index, (turn, _))| {
+                let running = turn.exports.map(|export| own(turn, export)).into_iter().max();
+                ((running, self.served.get(&turn.namespace).copied(), turn.number), index, turn)
+            })
+            .collect();
+        ordered.sort_unstable_by_key(|(order, ..)| *order);
+        // By those that are before the one that is looked at, but must wait for another export.
+        let mut kept: Vec<ExportId> = Vec::new();
+        for (_, index, turn) in ordered {
+            if turn.exports.into_iter().any(|export| own(turn, export) >= OF_A_NAMESPACE) {
+                continue;
+            }
+            let kept_of = |export| kept.iter().filter(|kept| **kept == export).count();
+            let load = |export| self.load(export, None, is_usable) + kept_of(export);
+            if turn.exports.into_iter().all(|export| load(export) < AT_A_TIME) {
+                return Some(index);
+            }
+            kept.extend(turn.each_export());
+        }
+        None
     }
 
-    /// Counts the copies on an export, but for those that hang because of their other one.
-    fn load(&self, export: ExportId, is_usable: &dyn Fn(ExportId) -> bool) -> usize {
+    /// Counts the copies on an export, all or those of a namespace, but for those that hang because of their other
+    /// one.
+    fn load(&self, export: ExportId, of: Option<&str>, is_usable: &dyn Fn(ExportId) -> bool) -> usize {
         let counts = |turn: &&Turn| {
-            turn.exports.contains(&export)
+            of.is_none_or(|namespace| *turn.namespace == *namespace)
+                && turn.exports.contains(&export)
                 && turn.exports.iter().all(|other| *other == export || is_usable(*other))
         };
         self.running.iter().filter(counts).count()
@@ -183,19 +220,28 @@ mod tests {
         ["/a/x", "/b/x"].map(|path| exports.locate("nas", path).unwrap().export)
     }
 
+    fn is_granted(slots: &CopySlots, namespace: &str, exports: [ExportId; 2]) -> bool {
+        slots.take(namespace, exports).now_or_never().is_some()
+    }
+
+    async fn take_all<const N: usize>(slots: &CopySlots, turns: [(&str, [ExportId; 2]); N]) -> Vec<CopySlot> {
+        let takes = turns.map(|(namespace, exports)| slots.take(namespace, exports));
+        futures::future::join_all(takes).await
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn each_export_has_two_and_one_that_hangs_holds_up_no_other() {
+    async fn each_export_has_four_and_one_that_hangs_holds_up_no_other() {
         let [a, b] = exports();
         let is_up = Arc::new(AtomicBool::new(true));
         let is_usable = Arc::clone(&is_up);
         let slots = CopySlots::new(move |export| export == b || is_usable.load(Ordering::Relaxed));
-        let hung = [slots.take("n", [a, b]).await, slots.take("n", [a, a]).await];
-        assert!(slots.take("n", [a, a]).now_or_never().is_none(), "a has two");
-        let own = slots.take("n", [b, b]).await;
-        assert!(slots.take("n", [b, b]).now_or_never().is_none(), "b has two");
+        let hung = take_all(&slots, [("n", [a, b]), ("n", [a, a]), ("m", [b, a]), ("m", [a, a])]).await;
+        assert!(!is_granted(&slots, "o", [a, a]), "a has four");
+        let own = take_all(&slots, [("n", [b, b]), ("o", [b, b])]).await;
+        assert!(!is_granted(&slots, "p", [b, b]), "b has four");
         is_up.store(false, Ordering::Relaxed);
-        let more = slots.take("n", [b, b]).await;
-        assert!(slots.take("n", [b, b]).now_or_never().is_none(), "b has two that do not hang");
+        let more = take_all(&slots, [("n", [b, b]), ("p", [b, b])]).await;
+        assert!(!is_granted(&slots, "q", [b, b]), "b has four that do not hang");
         drop((own, hung));
         let mut waits = std::pin::pin!(slots.take("n", [b, a]));
         assert!(timeout(LOOK * 2, &mut waits).await.is_err(), "a is not to be had");
@@ -206,17 +252,72 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn long_copies_of_a_namespace_leave_room_for_the_first_one_of_another() {
+        let [a, b] = exports();
+        let slots = CopySlots::new(|_| true);
+        let long = take_all(&slots, [("many", [a, a]), ("many", [b, a])]).await;
+        let mut third = std::pin::pin!(slots.take("many", [a, b]));
+        assert!(third.as_mut().now_or_never().is_none(), "it has its half of a");
+        let of_b = take_all(&slots, [("many", [b, b]), ("x", [b, b]), ("y", [b, b])]).await;
+        drop(of_b);
+        assert!(is_granted(&slots, "few", [a, a]), "and few begins at once");
+        drop(long);
+        third.await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_needs_two_exports_is_not_kept_waiting_by_those_that_need_one() {
+        let [a, b] = exports();
+        let slots = CopySlots::new(|_| true);
+        let mut busy = take_all(&slots, [("x", [a, a]), ("x", [a, a]), ("y", [a, a]), ("y", [a, a])]).await;
+        let mut both = std::pin::pin!(slots.take("both", [a, b]));
+        assert!(both.as_mut().now_or_never().is_none(), "a is full");
+        let others = take_all(&slots, [("s", [b, b]), ("s", [b, b]), ("t", [b, b])]).await;
+        for namespace in ["t", "u", "v"] {
+            assert!(!is_granted(&slots, namespace, [b, b]), "the last place on b is kept");
+            assert!(!is_granted(&slots, namespace, [a, a]), "a is full");
+        }
+        busy.pop();
+        let mut later = std::pin::pin!(slots.take("u", [a, a]));
+        assert!(later.as_mut().now_or_never().is_none(), "the other one was first");
+        drop(both.as_mut().now_or_never().expect("it has both"));
+        drop(others);
+        later.await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn copies_elsewhere_and_copies_that_hang_count_against_no_namespace() {
+        let [a, b] = exports();
+        let is_up = Arc::new(AtomicBool::new(true));
+        let is_usable = Arc::clone(&is_up);
+        let slots = CopySlots::new(move |export| export == a || is_usable.load(Ordering::Relaxed));
+        let elsewhere = take_all(&slots, [("n", [b, b]), ("n", [a, b])]).await;
+        is_up.store(false, Ordering::Relaxed);
+        let mut busy = take_all(&slots, [("x", [a, a]), ("x", [a, a]), ("y", [a, a]), ("y", [a, a])]).await;
+        let mut of_n = std::pin::pin!(slots.take("n", [a, a]));
+        assert!(of_n.as_mut().now_or_never().is_none(), "a is full");
+        let mut of_m = std::pin::pin!(slots.take("m", [a, a]));
+        assert!(of_m.as_mut().now_or_never().is_none(), "a is full");
+        busy.pop();
+        assert!(of_m.as_mut().now_or_never().is_none(), "n has waited for longer, and none under way that counts");
+        of_n.as_mut().now_or_never().expect("it is first");
+        drop((elsewhere, busy));
+        of_m.await;
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn namespaces_take_turns_and_who_goes_away_takes_none() {
         let [a, _] = exports();
         let slots = CopySlots::new(|_| true);
         let order = Arc::new(Mutex::new(Vec::new()));
-        let busy = [slots.take("many", [a, a]).await, slots.take("many", [a, a]).await];
-        assert!(slots.take("gone", [a, a]).now_or_never().is_none());
+        let at_a = [a, a];
+        let busy = take_all(&slots, [("many", at_a), ("many", at_a), ("else", at_a), ("else", at_a)]).await;
+        assert!(!is_granted(&slots, "gone", at_a));
         let names = ["many", "many", "many", "few", "other", "few", "many", "late"];
         let tasks = names.map(|name| {
             let (slots, order) = (slots.clone(), Arc::clone(&order));
             async move {
-                let slot = slots.take(name, [a, a]).await;
+                let slot = slots.take(name, at_a).await;
                 order.lock().push(name);
                 tokio::time::sleep(Duration::from_mins(1)).await;
                 drop(slot);
@@ -224,11 +325,10 @@ mod tests {
         });
         let all = futures::future::join_all(tasks);
         let free = async {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            let [one, other] = busy;
-            drop(one);
-            tokio::time::sleep(Duration::from_secs(30)).await;
-            drop(other);
+            for slot in busy {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                drop(slot);
+            }
         };
         futures::join!(all, free);
         assert_eq!(*order.lock(), ["few", "many", "other", "late", "few", "many", "many", "many"]);

@@ -1,21 +1,21 @@
 //! An export, as the rest of the program has it: each call on a thread of its own, behind the fence, and observed.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::layout::{Note, TrashName, TrashPlace};
-use crate::storage::error::{Errno, Problem, StorageError};
+use crate::storage::error::{Doing, Errno, Problem, StorageError};
 use crate::storage::mounted::mount::Mount;
 use crate::storage::ops::create::Created;
 use crate::storage::ops::disk_usage::{Begun, DiskUsage, Found};
 use crate::storage::ops::trash::{Reaped, Trashed};
 use crate::storage::ops::write_test::{Leftovers, WriteStep, WriteTest};
-use crate::storage::pool::{Fence, Observer, Others, Pool, State, on_thread};
+use crate::storage::pool::{Fence, Observer, Opened, Others, Pool, State, on_thread};
 use crate::storage::reach::ExportSpec;
 use crate::storage::root::Root;
 use crate::storage::supervise::Supervisor;
@@ -47,6 +47,15 @@ impl fmt::Debug for Owners {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Owners({:?})", (self.0)())
     }
+}
+
+/// A count of what is in a volume's directory that is under way.
+#[derive(Debug)]
+pub struct Survey {
+    count: Box<DiskUsage>,
+    /// What its directories are open on. It does not keep that mounted, its directories do.
+    on: Weak<Opened>,
+    directory: RelPath,
 }
 
 impl From<Root> for Storage {
@@ -219,27 +228,41 @@ impl Storage {
     ///
     /// # Errors
     /// Those of [`Root::survey`], and if the export cannot be used.
-    pub async fn survey(&self, directory: &RelPath) -> Result<Option<Begun>, StorageError> {
-        let directory = directory.clone();
-        self.pool.call("survey", move |root| root.survey(&directory)).await
+    pub async fn survey(&self, directory: &RelPath) -> Result<Option<Begun<Survey>>, StorageError> {
+        let path = directory.clone();
+        // Known before: if something else is mounted meanwhile, the survey is begun anew for nothing, which does no harm.
+        let on = self.pool.opening().await?;
+        let begun = self.pool.call("survey", move |root| root.survey(&path)).await?;
+        Ok(begun.map(|begun| match begun {
+            Begun::Known(found) => Begun::Known(found),
+            Begun::DiskUsage(count) => Begun::DiskUsage(Survey { count, on, directory: directory.clone() }),
+        }))
     }
 
-    /// Goes on with the survey of `directory`, which is given back to go on with; see [`DiskUsage::advance`].
+    /// Goes on with a survey, which is given back to go on with; see [`DiskUsage::advance`]. Ends with `ESTALE` when the
+    /// export has been mounted anew since the survey began, also while a call hangs on what was mounted before.
     ///
     /// # Errors
     /// Those of [`DiskUsage::advance`], and if the export cannot be used.
-    pub async fn advance(
-        &self,
-        mut survey: Box<DiskUsage>,
-        calls: u64,
-        directory: &RelPath,
-    ) -> Result<(Box<DiskUsage>, Option<Found>), StorageError> {
-        let path = directory.to_string();
-        let advance = move |_: &Root| match survey.advance(calls) {
-            Ok(found) => Ok((survey, found)),
-            Err(problem) => Err(StorageError { doing: "survey", path, problem }),
+    pub async fn advance(&self, survey: Survey, calls: u64) -> Result<(Survey, Option<Found>), StorageError> {
+        let Survey { mut count, on, directory } = survey;
+        let (began_on, failed_at) = (on.clone(), directory.to_string());
+        let advance = move |_: &Root| {
+            let found = count.advance(calls).doing("survey", &directory)?;
+            Ok((Survey { count, on, directory }, found))
         };
-        self.pool.call("survey", advance).await
+        tokio::select! {
+            biased;
+            () = self.pool.replaced(&began_on) => Err(Problem::Os(Errno::ESTALE)).doing("survey", failed_at),
+            advanced = self.pool.call("survey", advance) => advanced,
+        }
+    }
+
+    /// Tells whether a survey can be gone on with, because nothing else has been mounted since it began, as far as the
+    /// last look could tell.
+    #[must_use]
+    pub fn is_current(&self, survey: &Survey) -> bool {
+        !self.pool.state.borrow().replaces(&survey.on)
     }
 
     /// Keeps a volume's directory under another name, and a note on whose it was; see [`Root::archive`].

@@ -27,7 +27,7 @@ pub use calls::STUCK_AFTER;
 pub use copies::CopyTo;
 pub use error::{Errno, Problem, StorageError};
 pub use explain::{advice, explain};
-pub use handle::Storage;
+pub use handle::{Storage, Survey};
 pub use mounted::mount::Mount;
 pub use ops::complete::Complete;
 pub use ops::copy_file::Progress;

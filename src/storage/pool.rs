@@ -1,8 +1,8 @@
 //! The threads on which calls run, how many there are, and the fence before those that change something.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,13 @@ pub enum State {
     Open(Arc<Opened>),
     /// It cannot be used, until that changes by itself or somebody changes it.
     Unusable(StorageError),
+}
+
+impl State {
+    /// Tells whether what is open now is another opening than that one. While nothing is, it may come back.
+    pub(crate) fn replaces(&self, opening: &Weak<Opened>) -> bool {
+        matches!(self, Self::Open(now) if !std::ptr::eq(Arc::as_ptr(now), opening.as_ptr()))
+    }
 }
 
 /// An export that has been opened.
@@ -280,6 +287,17 @@ impl Pool {
                 State::Unknown => drop(states.changed().await),
             }
         }
+    }
+
+    /// Returns by which opening the export is reached now, without keeping it open.
+    pub(crate) async fn opening(&self) -> Result<Weak<Opened>, StorageError> {
+        self.opened().await.map(|opened| Arc::downgrade(&opened))
+    }
+
+    /// Waits until something else is open than by that opening.
+    pub(crate) async fn replaced(&self, opening: &Weak<Opened>) {
+        // The sender lives as long as `self`.
+        let _ = self.state.subscribe().wait_for(|state| state.replaces(opening)).await;
     }
 
     /// Runs a call on a thread of its own, which holds `permit` as long as it runs.

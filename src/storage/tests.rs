@@ -57,6 +57,40 @@ async fn who_waits_for_a_thread_of_what_was_mounted_before_gets_one_of_what_is_n
     drop(hung);
 }
 
+/// Its directories are of what was mounted before: what they show is not what is there now, or hangs.
+#[tokio::test]
+async fn a_survey_ends_when_the_export_is_mounted_anew() {
+    let (before, now) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let storage = Storage::from(Root::open(before.path()).unwrap());
+    let directory = RelPath::parse("a").unwrap();
+    storage.create(&directory).await.unwrap();
+    for number in 0..9 {
+        std::fs::write(before.path().join("a").join(number.to_string()), "").unwrap();
+    }
+    let begin = async || match storage.survey(&directory).await.unwrap() {
+        Some(Begun::DiskUsage(survey)) => survey,
+        begun => panic!("{begun:?}"),
+    };
+    let (survey, found) = storage.advance(begin().await, 5).await.unwrap();
+    assert!(found.is_none() && storage.is_current(&survey));
+    let hanging = begin().await;
+    let State::Open(opened) = storage.state() else { panic!("it is open") };
+    let hung = opened.calls.acquire_many(u32::try_from(CALLS_MAX).unwrap()).await.unwrap();
+    let mut hangs = std::pin::pin!(storage.advance(hanging, 5));
+    assert!(timeout(Duration::from_millis(50), &mut hangs).await.is_err());
+
+    let mounted = State::Open(Arc::new(Root::open(now.path()).unwrap().into()));
+    storage.supervisor.becomes(mounted, &spec(now.path(), MustBeNfs::Never));
+    assert!(!storage.is_current(&survey));
+    for ended in [hangs.await, storage.advance(survey, 100).await] {
+        assert_eq!(ended.unwrap_err().problem, Problem::Os(Errno::ESTALE));
+    }
+    storage.create(&directory).await.unwrap();
+    let (_, found) = storage.advance(begin().await, 100).await.unwrap();
+    assert_eq!(found.unwrap().inodes, 1, "what is there now is counted");
+    drop(hung);
+}
+
 #[tokio::test]
 async fn behind_the_fence_nothing_is_changed() {
     let dir = tempfile::tempdir().unwrap();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::Instant;
 
+use crate::reclaim::{name_of, released};
 use crate::support::eventually;
 use crate::support::http::{free_port, get};
 use crate::support::process::{Process, Settings};
@@ -154,4 +155,65 @@ async fn a_volume_in_which_files_come_faster_than_they_are_counted_keeps_no_othe
         assert!(begun.elapsed() < Duration::from_mins(1), "{:?}", begun.elapsed());
     }
     assert!(!grows.is_finished(), "the other one grew all the time");
+}
+
+#[tokio::test]
+async fn what_was_last_known_is_shown_until_something_newer_is() {
+    let space = Space::new().await;
+    let (settings, port) = settings(&space, 500);
+    let _provisioner = Process::start(&settings);
+    let class = space.class("nfs", json!({})).await;
+    space.claim("data", &class, json!({})).await;
+    let directory = space.at(&Space::directory(&space.bound("data").await));
+    fs::write(directory.join("file"), "").unwrap();
+    eventually("it to be known", || async { held(&space, port, "data").filter(|(_, inodes)| *inodes == 2) }).await;
+
+    // It cannot be counted now: links are not followed.
+    let aside = space.at("aside");
+    fs::rename(&directory, &aside).unwrap();
+    std::os::unix::fs::symlink(&aside, &directory).unwrap();
+    let spent = || value(&get(port, "/metrics"), "nfs_provisioner_usage_calls_total{export=\"default\"}");
+    let tried = spent().unwrap() + 100;
+    eventually("it to be tried again", || async { spent().filter(|spent| *spent > tried) }).await;
+    assert_eq!(held(&space, port, "data").map(|(_, inodes)| inodes), Some(2));
+
+    fs::remove_file(&directory).unwrap();
+    fs::rename(&aside, &directory).unwrap();
+    fs::write(directory.join("more"), "").unwrap();
+    eventually("it to be counted", || async { held(&space, port, "data").filter(|(_, inodes)| *inodes == 3) })
+        .await;
+}
+
+#[tokio::test]
+async fn a_volume_made_again_under_its_name_is_counted_from_the_beginning() {
+    let space = Space::new().await;
+    let (settings, port) = settings(&space, 300);
+    let provisioner = Process::start(&settings);
+    let class = space.class("nfs", json!({})).await;
+    let make = async |claim: &str, at: &str| {
+        let by_hand = json!({
+            "metadata": {"name": format!("{}-volume", space.namespace)},
+            "spec": {"claimRef": {"name": claim, "uid": null}, "persistentVolumeReclaimPolicy": "Retain"},
+        });
+        let volume = released(&space, "volume", &format!("/export/{at}"), &class, by_hand).await;
+        space.claim(claim, &class, json!({"spec": {"volumeName": name_of(&volume)}})).await;
+        space.bound(claim).await
+    };
+    // More than a turn of fifteen seconds, so the volume is gone on with.
+    fs::create_dir(space.at("first")).unwrap();
+    for number in 0..9000 {
+        fs::write(space.at("first").join(number.to_string()), "").unwrap();
+    }
+    let volume = make("former", "first").await;
+    eventually("it to be counted in part", || async {
+        provisioner.log().contains("is counted in part").then_some(())
+    })
+    .await;
+    space.delete_claim("former").await;
+    space.volumes().delete(name_of(&volume), &Default::default()).await.unwrap();
+    space.gone(name_of(&volume)).await;
+    make("latter", "second").await;
+    let found = eventually("the later one to be known", || async { held(&space, port, "latter") }).await;
+    assert_eq!(found, on_disk(&space.at("second")), "{}", provisioner.log());
+    assert_eq!(held(&space, port, "former"), None);
 }

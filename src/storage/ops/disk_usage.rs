@@ -35,11 +35,11 @@ pub struct Found {
 
 /// What is known of a directory before anything in it has been looked at.
 #[derive(Debug)]
-pub enum Begun {
+pub enum Begun<C = Box<DiskUsage>> {
     /// Everything: the server keeps count, and says so where it is asked how full the directory's file system is.
     Known(Found),
     /// Nothing: the entries have to be counted.
-    DiskUsage(Box<DiskUsage>),
+    DiskUsage(C),
 }
 
 /// A count that is under way.
