@@ -89,11 +89,7 @@ impl Root {
     /// If a component is a link or no directory, or the file system refuses.
     pub(crate) fn open_source(&self, directory: &RelPath) -> Result<Option<Source>, StorageError> {
         let open = || {
-            let parents: Vec<Name> = directory.parents().collect();
-            let above = match self.descend(parents.iter())? {
-                Some(above) => above,
-                None => self.dir.reopen(Access::Pass)?,
-            };
+            let above = self.above(directory)?.reopen(Access::Pass)?;
             let name = directory.leaf();
             Ok(Source { dir: above.open(name.as_str(), Access::Read)?, above, name })
         };
@@ -235,9 +231,7 @@ impl Root {
     pub(crate) fn is_placed(&self, volume: &str, directory: &RelPath) -> Result<bool, StorageError> {
         let look = || {
             let stage = self.dir.open(STAGING, Access::Pass)?.open(volume, Access::Read)?;
-            let parents: Vec<Name> = directory.parents().collect();
-            let parent = self.descend(parents.iter())?;
-            is_copy(&stage, parent.as_ref().unwrap_or(&self.dir), directory)
+            is_copy(&stage, &*self.above(directory)?, directory)
         };
         match look() {
             Err(Problem::Os(Errno::ENOENT) | Problem::NotDirectory) => Ok(false),

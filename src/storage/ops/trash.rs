@@ -109,7 +109,6 @@ impl Root {
         let Some(parent) = self.parent(directory)? else {
             return Ok(None);
         };
-        let parent = parent.as_ref().unwrap_or(&self.dir);
         let named = |place| move |at| TrashName::new_in(place, at, volume, directory);
         let mut after = 0;
         let trashed = loop {
@@ -119,7 +118,7 @@ impl Root {
             };
             let place = TrashPlace::Directory(number);
             check().doing("trash", directory)?;
-            match rename_into(parent, directory, &trash, now, named(place)) {
+            match rename_into(&parent, directory, &trash, now, named(place)) {
                 // An NFS client remembers that it might open a directory as long as that does not change.
                 Err(error) if error.problem.is_denial() && number < NUMBERED_MAX => {
                     if !is_closed(&trash, &TrashName::new_in(place, now, volume, directory)) {
@@ -133,7 +132,7 @@ impl Root {
         match trashed {
             Err(error) if error.problem.is_lack_of_room() => {
                 check().doing("trash", directory)?;
-                rename_into(parent, directory, &self.dir, now, named(TrashPlace::Root)).map_err(|_| error)
+                rename_into(&parent, directory, &self.dir, now, named(TrashPlace::Root)).map_err(|_| error)
             }
             trashed => trashed,
         }
