@@ -259,7 +259,7 @@ impl Copies {
         if complete.is_none() && self.is_unplaced(job).await {
             self.clear(&job.volume, &job.to).await;
         }
-        let is_full = matches!(&error, CopyError::Storage(error) if matches!(error.problem, Problem::Os(Errno::ENOSPC | Errno::EDQUOT)));
+        let is_full = matches!(&error, CopyError::Storage(error) if error.problem.is_lack_of_room());
         let (progress, before) = (copy.progress(), made.before);
         let full = is_full.then(|| Full::new(before, progress.bytes(), progress.files()));
         CopyFailure { error, complete, full: full.filter(|_| complete.is_none()) }

@@ -166,7 +166,8 @@ impl Problem {
     }
 
     /// Tells whether there is no room for anything new.
-    pub(crate) fn is_lack_of_room(self) -> bool {
+    #[must_use]
+    pub fn is_lack_of_room(self) -> bool {
         matches!(self, Self::Os(Errno::EDQUOT | Errno::ENOSPC))
     }
 

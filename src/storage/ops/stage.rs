@@ -145,7 +145,7 @@ impl Root {
         let place = place_of(volume)?;
         let trashed = self.trash(&place, volume, now);
         match trashed {
-            Err(StorageError { problem: Problem::Os(Errno::ENOSPC | Errno::EDQUOT), .. }) => {
+            Err(error) if error.problem.is_lack_of_room() => {
                 self.remove_some(volume).doing("remove", &place)?;
                 self.trash(&place, volume, now)
             }
