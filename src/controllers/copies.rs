@@ -24,7 +24,7 @@ use crate::cluster::election::Leadership;
 use crate::controllers::context::Context;
 use crate::controllers::copy_slots::CopySlots;
 use crate::decide::copy::{CopySource, Full};
-use crate::model::exports::Location;
+use crate::model::exports::{ExportId, Location};
 use crate::model::volume::Phase;
 use crate::observe::metrics;
 use crate::queue::retry_after;
@@ -223,8 +223,8 @@ impl Copies {
     }
 
     /// Moves a volume's staging place on an export into the trash.
-    pub async fn clear(&self, volume: &VolumeName, at: &Location) {
-        let export = self.context.export(at);
+    pub async fn clear(&self, volume: &VolumeName, export: ExportId) {
+        let export = self.context.exports.get(export);
         match export.storage.unstage(volume.as_str(), seconds_now()).await {
             Ok(Some(_)) => export.backlog.pushed(),
             Ok(None) => {}
@@ -257,7 +257,7 @@ impl Copies {
             _ => None,
         };
         if complete.is_none() && self.is_unplaced(job).await {
-            self.clear(&job.volume, &job.to).await;
+            self.clear(&job.volume, job.to.export).await;
         }
         let is_full = matches!(&error, CopyError::Storage(error) if error.problem.is_lack_of_room());
         let (progress, before) = (copy.progress(), made.before);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use crate::failpoint::Failpoint;
-use crate::layout::staging::{COPY, FILE_MAX, LINKS, MAKER, Maker, Mark, mark, place};
+use crate::layout::staging::{COPY, FILE_MAX, LINKS, MAKER, Maker, Mark, above_places, mark, place};
 use crate::layout::{STAGING, TrashName};
 use crate::storage::dir::Dir;
 use crate::storage::entry::{Access, Attributes, FileKind, Time};
@@ -266,8 +266,8 @@ impl Root {
             Err(Problem::Os(Errno::ENOENT)) => return Ok(Vec::new()),
             opened => opened.doing("open", STAGING)?,
         };
-        let names = self
-            .directories(Some(&RelPath::parse(STAGING).map_err(|_| Problem::Reserved).doing("list", STAGING)?))?;
+        let path = above_places().map_err(|_| Problem::Reserved).doing("list", STAGING)?;
+        let names = self.directories(Some(&path))?;
         if names.is_empty() {
             return Ok(Vec::new());
         }
