@@ -28,8 +28,11 @@ pub struct Trashed {
     pub names: Vec<TrashName>,
     /// How many entries have names that are none of ours, and one of those names. They are nobody's to remove.
     pub foreign: Option<(usize, String)>,
-    /// What could not be looked into, and why: a directory of the trash that is another user's.
+    /// The directories of the trash that could not be looked into because they are another user's, and nothing else.
     pub closed: Vec<StorageError>,
+    /// What could not be looked into for any other reason: a directory of the trash that is not the first, or the
+    /// export's root.
+    pub unlisted: Vec<StorageError>,
 }
 
 impl Trashed {
@@ -161,26 +164,21 @@ impl Root {
     fn trashed_in_directories(&self, limit: usize) -> Result<Trashed, StorageError> {
         let mut found = Trashed::default();
         for number in 1..=NUMBERED_MAX {
-            let name = numbered(TRASH, number);
-            match self.open_trash(number) {
-                Ok(Some(trash)) => {
-                    let place = TrashPlace::Directory(number);
-                    let listed = each_entry(&trash, usize::MAX, |entry| {
-                        found.add(entry, place);
-                        found.names.len() < limit
-                    });
-                    match listed {
-                        Err(problem) if problem.is_denial() => {
-                            found.closed.push(StorageError { doing: "open", path: name, problem });
-                        }
-                        listed => listed.doing("list", name)?,
-                    }
-                }
-                Ok(None) => {}
-                Err(problem) if problem.is_denial() || number > 1 => {
-                    found.closed.push(StorageError { doing: "open", path: name, problem });
-                }
-                Err(problem) => return Err(problem).doing("open", name),
+            let place = TrashPlace::Directory(number);
+            let listed = match self.open_trash(number) {
+                Ok(None) => continue,
+                Ok(Some(trash)) => each_entry(&trash, usize::MAX, |entry| {
+                    found.add(entry, place);
+                    found.names.len() < limit
+                })
+                .doing("list", numbered(TRASH, number)),
+                Err(problem) => Err(problem).doing("open", numbered(TRASH, number)),
+            };
+            match listed {
+                Ok(()) => {}
+                Err(error) if error.problem.is_denial() => found.closed.push(error),
+                Err(error) if number > 1 => found.unlisted.push(error),
+                Err(error) => return Err(error),
             }
         }
         Ok(found)
@@ -195,7 +193,7 @@ impl Root {
         });
         let is_listed = listed.is_ok();
         // Who may make directories there may not list it: that must not keep the others from being emptied.
-        found.closed.extend(listed.doing("list", ".").err());
+        found.unlisted.extend(listed.doing("list", ".").err());
         !is_listed || found.names.len() > before || found.names.len() >= limit
     }
 
