@@ -7,7 +7,9 @@
 use std::ffi::{CStr, CString};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::layout::{NOTES, NUMBERED_MAX, RootEntry, TRASH, TrashName, TrashPlace, classify, numbered};
+use crate::layout::{
+    NOTES, NUMBERED_MAX, RootEntry, TRASH, TRASH_TRIED, TrashName, TrashPlace, classify, numbered,
+};
 use crate::storage::dir::Dir;
 use crate::storage::entry::Access;
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
@@ -39,6 +41,9 @@ impl Trashed {
     fn add(&mut self, name: &CStr, place: TrashPlace) {
         if let Some(ours) = name.to_str().ok().and_then(|name| name.parse::<TrashName>().ok()) {
             self.names.push(ours.found_in(place));
+            return;
+        }
+        if name.to_bytes() == TRASH_TRIED.as_bytes() {
             return;
         }
         let (count, _) = self.foreign.get_or_insert_with(|| (0, name.to_string_lossy().into_owned()));
@@ -124,7 +129,7 @@ impl Root {
             match rename_into(&parent, directory, &trash, now, named(place)) {
                 // An NFS client remembers that it might open a directory as long as that does not change.
                 Err(error) if error.problem.is_denial() && number < NUMBERED_MAX => {
-                    if !is_closed(&trash, &TrashName::new_in(place, now, volume, directory)) {
+                    if !is_closed(&trash) {
                         break Err(error);
                     }
                     after = number;
@@ -275,14 +280,20 @@ fn rename_into(
     Err(Problem::Os(Errno::EEXIST)).doing("trash", directory)
 }
 
-/// Asks the server whether nothing may be put into a directory of the trash, by making an entry of it, an empty one.
-fn is_closed(trash: &Dir, name: &TrashName) -> bool {
-    let made = trash.make(&*name.entry(), OWN_MODE);
-    if made.is_ok() {
-        // If it stays, it is emptied as any other.
-        let _ = trash.remove_empty(&*name.entry());
+/// Asks the server whether nothing may be put into a directory of the trash, by making an entry there, an empty one.
+fn is_closed(trash: &Dir) -> bool {
+    let is_denied = |result: Result<(), Problem>| result.is_err_and(Problem::is_denial);
+    match trash.make(TRASH_TRIED, OWN_MODE) {
+        // One is there, of somebody who asks at the same time or could not remove it. That it is, is said before
+        // anybody's rights are looked at.
+        Err(Problem::Os(Errno::EEXIST)) => is_denied(trash.remove_empty(TRASH_TRIED)),
+        Ok(()) => {
+            // If it stays, the next one finds it.
+            let _ = trash.remove_empty(TRASH_TRIED);
+            false
+        }
+        refused => is_denied(refused),
     }
-    made.is_err_and(Problem::is_denial)
 }
 
 /// Calls `take` with the name of each entry of a directory, up to about `most`, until it returns false.
