@@ -236,10 +236,12 @@ fn what_is_not_complete_is_never_placed() {
         assert_eq!(staged(place), [staging::COPY, staging::LINKS, staging::MAKER]);
         let made = copy(&storage, VOLUME, "to", &Progress::default()).await.unwrap();
         let copied = fs::metadata(place.at(STAGING).join(VOLUME).join(staging::COPY)).unwrap().ino();
+        assert!(storage.is_staged(VOLUME, made).await.unwrap());
         fs::remove_file(place.at(STAGING).join(VOLUME).join(staging::mark(copied))).unwrap();
+        assert!(!storage.is_staged(VOLUME, made).await.unwrap(), "it is to be made again, not to be kept");
         for _ in 0..2 {
             let refused = storage.place(VOLUME, made, &rel("to"), true).await.unwrap_err();
-            assert_eq!(refused.problem, Problem::Os(Errno::ENOENT));
+            assert_eq!(refused.problem, Problem::Os(Errno::ESTALE));
         }
         assert!(!place.at("to").exists());
     });

@@ -2,7 +2,7 @@
 //! either.
 
 use crate::layout::STAGING;
-use crate::layout::staging::COPY;
+use crate::layout::staging::{COPY, mark};
 use crate::storage::entry::{Access, FileKind};
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
 use crate::storage::root::Root;
@@ -42,15 +42,20 @@ impl Root {
         }
     }
 
-    /// Tells whether a volume's copy is still in the place in which it was made.
+    /// Tells whether a volume's copy is still in the place in which it was made, with the mark that says that it is
+    /// complete.
     ///
     /// # Errors
     /// If the file system refuses.
     pub(crate) fn is_staged(&self, volume: &str, complete: Complete) -> Result<bool, StorageError> {
-        let look = || self.dir.open(STAGING, Access::Pass)?.open(volume, Access::Pass)?.entry(COPY);
+        let look = || {
+            let place = self.dir.open(STAGING, Access::Pass)?.open(volume, Access::Pass)?;
+            place.entry(&*mark(complete.inode))?;
+            Ok(place.entry(COPY)?.inode)
+        };
         match look() {
             Err(Problem::Os(Errno::ENOENT)) => Ok(false),
-            looked => Ok(looked.doing("look at the copy for", volume)?.inode == complete.inode),
+            looked => Ok(looked.doing("look at the copy for", volume)? == complete.inode),
         }
     }
 }

@@ -189,10 +189,7 @@ impl Root {
                 Err(problem) => return Err(problem),
             };
             if let Some(copy) = &copy {
-                let (found, said) = described(copy, directory)?;
-                // Not there if what was copied lies elsewhere by now, and this is another one's half copy.
-                stage.entry(&*mark(found.inode))?;
-                stage.write(&*mark(found.inode), said.to_json().as_bytes())?;
+                mark_as_placed(&stage, copy, directory)?;
             }
             let (mut above, mut made) = (None::<Dir>, 1);
             for name in directory.parents() {
@@ -277,6 +274,18 @@ impl Root {
         // One that cannot be looked at is no reason not to look at the others, and is left.
         Ok(names.iter().filter_map(|volume| look(volume, &above, now).ok()).collect())
     }
+}
+
+/// Has the mark of a complete copy say that it goes to its directory now. Its content is left alone unless the copy was
+/// made for another directory: on a full export, what was cut off could not be written again.
+///
+/// # Errors
+/// `ENOENT` if there is no mark: what was copied lies elsewhere by now, and this is another one's half copy.
+fn mark_as_placed(stage: &Dir, copy: &Dir, directory: &RelPath) -> Result<(), Problem> {
+    let (found, said) = described(copy, directory)?;
+    let mark = mark(found.inode);
+    let (text, said) = (read(stage, &mark)?.0, said.to_json());
+    if text == said { stage.open_file(&*mark)?.inode().touch() } else { stage.write(&*mark, said.as_bytes()) }
 }
 
 /// Renames the complete copy to its directory in `above`.
