@@ -16,6 +16,7 @@ use crate::storage::entry::{Access, Attributes, FileKind, Time};
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
 use crate::storage::ops::complete::Complete;
 use crate::storage::ops::create::Created;
+use crate::storage::ops::in_place::{Shown, shown};
 use crate::storage::ops::remove_tree;
 use crate::storage::root::{Check, PARENT_MODE, Root, grant, make, make_private};
 use crate::values::path::{Name, RelPath};
@@ -35,12 +36,7 @@ pub struct Source {
 impl Source {
     /// Tells whether the directory lies where it lay when it was opened.
     pub(crate) fn is_in_place(&self) -> Result<bool, Problem> {
-        let found = match self.above.entry(self.name.as_str()) {
-            Err(Problem::Os(Errno::ENOENT | Errno::ESTALE)) => return Ok(false),
-            found => found?,
-        };
-        let own = self.dir.inode().attributes()?;
-        Ok((found.inode, found.file_system) == (own.inode, own.file_system))
+        Ok(shown(&self.above, self.name.as_str(), &self.dir)? == Shown::Same)
     }
 }
 
