@@ -207,6 +207,7 @@ struct Trouble {
     unprepared: Option<StorageError>,
     error: Option<StorageError>,
     closed: Vec<StorageError>,
+    unlisted: Vec<StorageError>,
     foreign: Option<(usize, String)>,
 }
 
@@ -229,12 +230,15 @@ impl Trouble {
                 for error in found.closed.iter().filter(|error| !self.closed.contains(error)) {
                     warn!(
                         %error,
-                        "cannot look for what is to be removed there: it is another user's to the server, as where \
-                         root was not squashed before; another directory is used, and this one has to be emptied on \
-                         the server"
+                        "a directory of the trash is another user's to the server, as where root was not squashed \
+                         before: another one is used, and this one has to be emptied on the server"
                     );
                 }
                 self.closed.clone_from(&found.closed);
+                for error in found.unlisted.iter().filter(|error| !self.unlisted.contains(error)) {
+                    warn!(%error, "cannot look for what is to be removed there, will try it again");
+                }
+                self.unlisted.clone_from(&found.unlisted);
                 if let Some((count, name)) = found.foreign.as_ref().filter(|_| found.foreign != self.foreign) {
                     warn!(
                         count,

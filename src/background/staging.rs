@@ -17,8 +17,7 @@ use crate::cluster::election::Leadership;
 use crate::cluster::state::ClusterState;
 use crate::controllers::copies::Copies;
 use crate::export::Export;
-use crate::layout::staging::above_places;
-use crate::model::exports::{ExportId, Location, PerExport};
+use crate::model::exports::{ExportId, PerExport};
 use crate::storage::Staged;
 use crate::values::names::{ClaimUid, VolumeName};
 
@@ -74,7 +73,6 @@ async fn sweep(
     seen: &mut Seen,
     is_needed: &impl Fn(&ClaimUid) -> bool,
 ) {
-    let Ok(above) = above_places() else { return };
     let places = match export.storage.staged().await {
         Ok(places) => places,
         Err(error) => return debug!(%error, "failed to look at the staging places of copies"),
@@ -84,7 +82,7 @@ async fn sweep(
         if whose == Whose::Somebodys {
             info!(volume = volume.as_str(), "what somebody has left of a copy is removed");
         }
-        copies.clear(&volume, &Location { export: id, path: above.clone() }).await;
+        copies.clear(&volume, id).await;
     }
 }
 

@@ -37,7 +37,7 @@ impl ClaimCopies {
 
     /// Empties the staging place of a claim's copy.
     pub(super) async fn clear(&self, volume: &VolumeName, at: &Location) {
-        self.copies.clear(volume, at).await;
+        self.copies.clear(volume, at.export).await;
     }
 
     /// Forgets a claim's copy that has ended well but is not in its place any more, so that it is made again.
@@ -119,7 +119,7 @@ impl ClaimCopies {
     /// Removes the staging place of a finished copy, in the background.
     pub(super) fn clear_later(&self, volume: VolumeName, at: Location) {
         let copies = self.copies.clone();
-        tokio::spawn(async move { copies.clear(&volume, &at).await });
+        tokio::spawn(async move { copies.clear(&volume, at.export).await });
     }
 }
 

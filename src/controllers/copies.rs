@@ -24,7 +24,7 @@ use crate::cluster::election::Leadership;
 use crate::controllers::context::Context;
 use crate::controllers::copy_slots::CopySlots;
 use crate::decide::copy::{CopySource, Full};
-use crate::model::exports::Location;
+use crate::model::exports::{ExportId, Location};
 use crate::model::volume::Phase;
 use crate::observe::metrics;
 use crate::queue::retry_after;
@@ -194,6 +194,14 @@ struct Made {
     before: Option<FsUsage>,
 }
 
+/// What came of a copy's turn.
+enum Copied {
+    /// It is complete where it was made.
+    Aside(Complete),
+    /// It was in its place.
+    Placed(Created),
+}
+
 /// Makes copies. Clones share the copies under way.
 #[derive(Debug, Clone)]
 pub struct Copies {
@@ -223,8 +231,8 @@ impl Copies {
     }
 
     /// Moves a volume's staging place on an export into the trash.
-    pub async fn clear(&self, volume: &VolumeName, at: &Location) {
-        let export = self.context.export(at);
+    pub async fn clear(&self, volume: &VolumeName, export: ExportId) {
+        let export = self.context.exports.get(export);
         match export.storage.unstage(volume.as_str(), seconds_now()).await {
             Ok(Some(_)) => export.backlog.pushed(),
             Ok(None) => {}
@@ -257,9 +265,9 @@ impl Copies {
             _ => None,
         };
         if complete.is_none() && self.is_unplaced(job).await {
-            self.clear(&job.volume, &job.to).await;
+            self.clear(&job.volume, job.to.export).await;
         }
-        let is_full = matches!(&error, CopyError::Storage(error) if matches!(error.problem, Problem::Os(Errno::ENOSPC | Errno::EDQUOT)));
+        let is_full = matches!(&error, CopyError::Storage(error) if error.problem.is_lack_of_room());
         let (progress, before) = (copy.progress(), made.before);
         let full = is_full.then(|| Full::new(before, progress.bytes(), progress.files()));
         CopyFailure { error, complete, full: full.filter(|_| complete.is_none()) }
@@ -281,7 +289,8 @@ impl Copies {
 
     async fn make(&self, copy: &Copy, made: &Mutex<Made>, task: &Task) -> Result<Created, CopyError> {
         let job = copy.job();
-        if made.lock().complete.is_some() {
+        let complete = made.lock().complete;
+        if complete.is_some() {
             // It waits for its place, perhaps for long. If it has gone, that is found out below.
             let _ = self.to(job).touch(job.volume.as_str()).await;
         }
@@ -289,6 +298,23 @@ impl Copies {
         if let Some(created) = self.look(job).await? {
             return Ok(created);
         }
+        let staged = match complete {
+            // Only to be renamed, it waits for nobody.
+            Some(staged) => staged,
+            None => match self.copy_in_turn(copy, made, task).await? {
+                Copied::Aside(staged) => staged,
+                Copied::Placed(created) => return Ok(created),
+            },
+        };
+        tokio::select! {
+            placed = self.place(copy, staged) => placed,
+            never = self.to(job).touch_forever(job.volume.as_str()) => match never {},
+        }
+    }
+
+    /// Copies the source's directory aside when it is the copy's turn, unless there is a copy in its place by then.
+    async fn copy_in_turn(&self, copy: &Copy, made: &Mutex<Made>, task: &Task) -> Result<Copied, CopyError> {
+        let job = copy.job();
         let turn = self.slots.take(&job.namespace, [job.from.at.export, job.to.export]);
         // A copy that was cancelled does not wait: its claim's directory stays reserved until it has ended.
         let _slot = tokio::select! {
@@ -298,18 +324,11 @@ impl Copies {
         let label = metrics::export_label(&self.context.export(&job.to).name);
         let _running = Running::new(self.context.metrics.copies_running.get_or_create(&label).clone());
         if let Some(created) = self.look(job).await? {
-            return Ok(created);
+            return Ok(Copied::Placed(created));
         }
-        let complete = made.lock().complete;
-        let staged = match complete {
-            Some(staged) => staged,
-            None => self.copy(copy, made, task).await?,
-        };
+        let staged = self.copy(copy, made, task).await?;
         made.lock().complete = Some(staged);
-        tokio::select! {
-            placed = self.place(copy, staged) => placed,
-            never = self.to(job).touch_forever(job.volume.as_str()) => match never {},
-        }
+        Ok(Copied::Aside(staged))
     }
 
     /// Returns that a copy is in its place already, if it is; else makes sure that it can go there: to find that out
@@ -443,6 +462,65 @@ fn halted(job: &CopyJob) -> CopyError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::api::Cluster;
+    use crate::cluster::events::Recorder;
+    use crate::cluster::state::ClusterState;
+    use crate::decide::scope::{Permitted, Scope};
+    use crate::export::Export;
+    use crate::model::exports::{Exports, NamedExport};
+    use crate::observe::metrics::{Durations, Metrics};
+    use crate::storage::Root;
+    use crate::values::address::ExportAddress;
+    use crate::values::path::RelPath;
+
+    /// What makes copies on the export `nas:/a`, and an API server that is not there.
+    fn copies_on(storage: Storage) -> (Copies, Exports) {
+        let address = ExportAddress::new("nas".into(), "/a".into());
+        let named = NamedExport { name: "a".into(), address };
+        let export = Export::new(&named, storage);
+        let (served, exports) = Exports::new(vec![(named, export)]).unwrap();
+        let (lead, leadership) = Leadership::new();
+        lead.uncontested();
+        let nobody = kube::Config::new("http://127.0.0.1:9".parse().unwrap());
+        let client = kube::Client::try_from(nobody).unwrap();
+        let may_patch = Permitted::default();
+        let scope = Arc::new(Scope { provisioner: "p".into(), exports: served.clone(), share: false, may_patch });
+        let context = Context {
+            state: Arc::new(ClusterState::new(Arc::clone(&scope))),
+            scope,
+            metrics: Metrics::new(exports.clone(), &Durations::default(), leadership.clone()),
+            exports,
+            cluster: Cluster::new(client.clone(), "p"),
+            recorder: Recorder::new(client, "p".to_owned()).0,
+            refreshed: Arc::default(),
+        };
+        (Copies::new(context, leadership), served)
+    }
+
+    #[tokio::test]
+    async fn a_complete_copy_goes_to_its_place_though_all_turns_are_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Storage::from(Root::open(dir.path()).unwrap());
+        let [from, to] = ["from", "to"].map(|path| RelPath::parse(path).unwrap());
+        storage.create(&from).await.unwrap();
+        let source = storage.open_source(&from).await.unwrap().unwrap();
+        let top = Ownership::default();
+        let order = CopyTo { volume: "pvc-1", directory: &to, top, group: None, now: 1 };
+        let complete = storage.copy(source, order, &Progress::default()).await.unwrap();
+        let (copies, exports) = copies_on(storage);
+        let at = |path| exports.locate("nas", path).unwrap();
+        let volume = VolumeName::from("pvc-0");
+        let claim = volume.claim_uid().unwrap();
+        let from = CopySource { volume, uid: "uid".into(), claim, at: at("/a/from"), gid: None };
+        let (volume, to) = (VolumeName::from("pvc-1"), at("/a/to"));
+        let namespace = "mine".into();
+        let both = [to.export; 2];
+        let _taken = [copies.slots.take("others", both).await, copies.slots.take("others", both).await];
+        let copy = copies.start(CopyJob { volume, namespace, from, to, top, group: None }, Some(complete));
+        timeout(Duration::from_secs(20), copy.ended()).await.expect("it waits for a turn");
+        assert!(matches!(copy.state(), CopyState::Ended(Ok(Created { made: 1 }))), "{:?}", copy.state());
+        assert!(dir.path().join("to").is_dir());
+    }
 
     #[tokio::test]
     async fn a_copy_has_ended_however_its_task_ends() {

@@ -14,6 +14,10 @@ pub const ARCHIVE_PREFIX: &str = "archived-";
 /// see [`numbered`], and entries for which there was no room in any of them, see [`super::TrashPlace`].
 pub const TRASH: &str = ".nfs-provisioner-trash";
 
+/// The entry that is made in a directory of the trash to find out whether anything can be, and removed at once. It is no
+/// [`super::TrashName`]: if it stays, it is nothing that was to be removed.
+pub const TRASH_TRIED: &str = ".nfs-provisioner-tried";
+
 /// The directory of notes: a [`super::Note`] for each archive, whose own name does not tell whose it was. Others may
 /// lie beside it; see [`numbered`].
 pub const NOTES: &str = ".nfs-provisioner-archives";

@@ -122,6 +122,8 @@ pub enum Problem {
     NotLeading,
     /// The change was put off for so long that it may not be wanted any more.
     TooLate,
+    /// A directory that was to be copied lies in too many others.
+    TooDeep,
     /// No NFS export is mounted there, though one should be.
     NotNfs,
     /// This process lacks the capability of this name.
@@ -140,6 +142,7 @@ impl fmt::Display for Problem {
             Self::Reserved => f.write_str("is kept by the provisioner for itself"),
             Self::NotLeading => f.write_str("is not changed, because this provisioner does not lead any more"),
             Self::TooLate => f.write_str("is not changed, because it is no longer certain that it is to be"),
+            Self::TooDeep => f.write_str("has directories that lie too deep to be copied"),
             Self::NotNfs => f.write_str("is not an NFS mount"),
             Self::Capability(name) => write!(f, "takes the capability {name}, which this process does not have"),
             Self::Os(errno) => errno.fmt(f),
@@ -166,7 +169,8 @@ impl Problem {
     }
 
     /// Tells whether there is no room for anything new.
-    pub(crate) fn is_lack_of_room(self) -> bool {
+    #[must_use]
+    pub fn is_lack_of_room(self) -> bool {
         matches!(self, Self::Os(Errno::EDQUOT | Errno::ENOSPC))
     }
 

@@ -307,12 +307,16 @@ impl Storage {
     /// Makes the directories in which deleting and archiving put something; see [`Root::prepare`].
     ///
     /// # Errors
-    /// Those of [`Root::prepare`], and if the export cannot be used.
+    /// Those of [`Root::prepare`], [`Problem::NotLeading`] if this process does not lead, and if the export cannot be
+    /// used.
     pub async fn prepare(&self) -> Result<(), StorageError> {
         // Not among the changes that must not be carried out later: it does no harm, whenever it is done. And its
         // success says nothing of whether others would succeed, so it wakes nobody.
         let fence = self.fence.clone();
-        let prepare = move |root: &Root| if fence.lets_pass() { root.prepare() } else { Ok(()) };
+        let prepare = move |root: &Root| {
+            fence.check().doing("prepare", ".")?;
+            root.prepare()
+        };
         self.pool.call("prepare", prepare).await
     }
 

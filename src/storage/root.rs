@@ -2,6 +2,8 @@
 //!
 //! Synchronous: a call ends when the file system has answered.
 
+use std::borrow::Borrow;
+use std::ops::Deref;
 use std::path::Path;
 
 use crate::layout::{NUMBERED_MAX, numbered};
@@ -103,37 +105,67 @@ impl Root {
         }
     }
 
-    /// Opens the directory above `directory`'s last component, `Some(None)` being the root; `None` if there is
-    /// none, or if it holds no directory of that name. Anything else of that name is an error.
-    #[expect(clippy::option_option, reason = "absent and root are different answers")]
-    pub(crate) fn parent(&self, directory: &RelPath) -> Result<Option<Option<Dir>>, StorageError> {
-        let parents: Vec<Name> = directory.parents().collect();
-        let found = self.descend(parents.iter()).and_then(|parent| {
-            let above = parent.as_ref().unwrap_or(&self.dir);
-            above.open(directory.leaf().as_str(), Access::Pass).map(|_| parent)
+    /// Opens the directory above `directory`'s last component; `None` if there is none, or if it holds no directory of
+    /// that name. Anything else of that name is an error.
+    pub(crate) fn parent(&self, directory: &RelPath) -> Result<Option<Above<'_>>, StorageError> {
+        let found = self.above(directory).and_then(|above| {
+            above.open(directory.leaf().as_str(), Access::Pass)?;
+            Ok(above)
         });
         match found {
-            Ok(parent) => Ok(Some(parent)),
+            Ok(above) => Ok(Some(above)),
             Err(Problem::Os(Errno::ENOENT)) => Ok(None),
             Err(problem) => Err(problem).doing("open", directory),
         }
     }
 
-    /// Opens the directory that `names` lead to from the root; `None` is the root itself.
-    pub(crate) fn descend<'a>(&self, names: impl Iterator<Item = &'a Name>) -> Result<Option<Dir>, Problem> {
-        let mut above: Option<Dir> = None;
+    /// Opens the directory above `directory`'s last component, whether or not it holds anything of that name.
+    pub(crate) fn above(&self, directory: &RelPath) -> Result<Above<'_>, Problem> {
+        self.descend(directory.parents())
+    }
+
+    /// Opens the directory that `names` lead to from the root.
+    pub(crate) fn descend(&self, names: impl Iterator<Item = impl Borrow<Name>>) -> Result<Above<'_>, Problem> {
+        let mut above = Above::Root(&self.dir);
         for name in names {
-            above = Some(above.as_ref().unwrap_or(&self.dir).open(name.as_str(), Access::Pass)?);
+            above = Above::Beneath(above.open(name.borrow().as_str(), Access::Pass)?);
         }
         Ok(above)
     }
 
     /// Opens a volume's directory; `None` if there is none.
     pub(crate) fn volume(&self, directory: &RelPath) -> Result<Option<Dir>, Problem> {
-        let names: Vec<Name> = directory.names().collect();
-        match self.descend(names.iter()) {
+        let opened = self.above(directory).and_then(|above| above.open(directory.leaf().as_str(), Access::Pass));
+        match opened {
             Err(Problem::Os(Errno::ENOENT)) => Ok(None),
-            found => found,
+            opened => opened.map(Some),
+        }
+    }
+}
+
+/// The directory that another one lies in.
+#[derive(Debug)]
+pub(crate) enum Above<'a> {
+    /// The export's root.
+    Root(&'a Dir),
+    /// One beneath it.
+    Beneath(Dir),
+}
+
+impl Above<'_> {
+    /// Tells whether it is the export's root.
+    pub(crate) fn is_root(&self) -> bool {
+        matches!(self, Self::Root(_))
+    }
+}
+
+impl Deref for Above<'_> {
+    type Target = Dir;
+
+    fn deref(&self) -> &Dir {
+        match self {
+            Self::Root(dir) => dir,
+            Self::Beneath(dir) => dir,
         }
     }
 }

@@ -111,6 +111,7 @@ async fn behind_the_fence_nothing_is_changed() {
         storage.archive(&directory, "pv", &note(&directory)).await.unwrap_err().problem,
         Problem::NotLeading
     );
+    assert_eq!(storage.prepare().await.unwrap_err().problem, Problem::NotLeading, "or it counts as done");
     assert_eq!(storage.directories(None).await.unwrap(), ["a"]);
     allowed.store(true, Ordering::SeqCst);
     let name = storage.trash(&directory, "pv", 1).await.unwrap().unwrap();

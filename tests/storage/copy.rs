@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::sleep;
@@ -10,8 +11,9 @@ use std::time::{Duration, Instant, SystemTime};
 use nfs_provisioner::layout::{STAGING, TRASH, staging};
 use nfs_provisioner::storage::{Complete, CopyTo, Created, Errno, Left, Problem, Progress, Storage, StorageError};
 use nfs_provisioner::values::ownership::Ownership;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::{Mounted, PATIENCE, Place, VOLUME, by_each_engine, rel, stamps};
+use crate::{Mounted, PATIENCE, Place, VOLUME, by_each_engine, dig, rel, stamps};
 
 /// Runs `case` by each engine, on an export that has the directory `from` with a file in it.
 fn copying(case: impl AsyncFn(&Place, Storage) + Copy) {
@@ -236,10 +238,12 @@ fn what_is_not_complete_is_never_placed() {
         assert_eq!(staged(place), [staging::COPY, staging::LINKS, staging::MAKER]);
         let made = copy(&storage, VOLUME, "to", &Progress::default()).await.unwrap();
         let copied = fs::metadata(place.at(STAGING).join(VOLUME).join(staging::COPY)).unwrap().ino();
+        assert!(storage.is_staged(VOLUME, made).await.unwrap());
         fs::remove_file(place.at(STAGING).join(VOLUME).join(staging::mark(copied))).unwrap();
+        assert!(!storage.is_staged(VOLUME, made).await.unwrap(), "it is to be made again, not to be kept");
         for _ in 0..2 {
             let refused = storage.place(VOLUME, made, &rel("to"), true).await.unwrap_err();
-            assert_eq!(refused.problem, Problem::Os(Errno::ENOENT));
+            assert_eq!(refused.problem, Problem::Os(Errno::ESTALE));
         }
         assert!(!place.at("to").exists());
     });
@@ -288,6 +292,68 @@ fn a_source_that_is_moved_or_removed_in_the_middle_gives_no_copy() {
                 fs::rename(place.at("moved"), place.at("from")).unwrap();
             }
         }
+    });
+}
+
+/// The number of the one that was there is often given to the next.
+#[test]
+fn a_source_that_is_made_anew_in_the_middle_gives_no_copy() {
+    copying(async |place, storage| {
+        let from = place.at("from");
+        let act = move || {
+            fs::remove_dir_all(&from).unwrap();
+            fs::create_dir(&from).unwrap();
+            fs::write(from.join("others"), "").unwrap();
+        };
+        let failed = copy(&acting(&storage, act), VOLUME, "to", &Progress::default()).await;
+        assert_eq!(failed.unwrap_err().problem, Problem::Os(Errno::ENOENT));
+    });
+}
+
+/// Deeper ones would take all descriptors, which the whole process shares.
+#[test]
+fn a_tree_is_copied_down_to_a_thousand_levels_and_a_deeper_one_refused() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_some_and(|current| current < 20_000) {
+        let wanted = maximum.map_or(20_000, |maximum| maximum.min(20_000));
+        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).unwrap();
+    }
+    copying(async |place, storage| {
+        for (levels, is_refused) in [(999, false), (1000, true), (5000, true)] {
+            dig(&place.at("from/deep"), levels);
+            let copied = copy(&storage, VOLUME, "to", &Progress::default()).await;
+            if is_refused {
+                let error = copied.unwrap_err();
+                assert_eq!((error.problem, &*error.path), (Problem::TooDeep, "deep/d/d/d/…"), "{levels}");
+            } else {
+                storage.place(VOLUME, copied.unwrap(), &rel("to"), false).await.unwrap();
+                assert_eq!(fs::read_dir(place.at("to/deep")).unwrap().count(), 2);
+            }
+            // All of this goes, however deep it is.
+            let left = storage.unstage(VOLUME, 1).await.unwrap().unwrap();
+            assert_eq!(storage.reap(&left, PATIENCE).await.unwrap().left, Left::Nothing);
+            for path in ["from/deep", "to"] {
+                place.remove(path).unwrap();
+            }
+        }
+    });
+}
+
+/// On a full export what was cut off could not be written again.
+#[test]
+fn placing_a_copy_writes_nothing_to_its_mark() {
+    copying(async |place, storage| {
+        let made = copy(&storage, VOLUME, "to", &Progress::default()).await.unwrap();
+        let mark = staging::mark(fs::metadata(place.at(STAGING).join(VOLUME).join(staging::COPY)).unwrap().ino());
+        let mark = place.at(STAGING).join(VOLUME).join(mark);
+        let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        File::open(&mark).unwrap().set_modified(old).unwrap();
+        let appended_only = |sign| Command::new("chattr").arg(format!("{sign}a")).arg(&mark).status().unwrap();
+        assert!(appended_only('+').success());
+        let placed = storage.place(VOLUME, made, &rel("to"), false).await;
+        assert!(appended_only('-').success());
+        assert_eq!(placed, Ok(Created { made: 1 }));
+        assert!(fs::metadata(&mark).unwrap().modified().unwrap() > old, "when it was placed is told by its time");
     });
 }
 

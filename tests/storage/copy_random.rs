@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use fastrand::Rng;
 use nfs_provisioner::storage::{CopyTo, Progress, Storage};
 use nfs_provisioner::values::ownership::Ownership;
 use nix::sys::stat::Mode;
@@ -26,44 +27,27 @@ use crate::{VOLUME, rel, walk};
 /// How many trees `make test` tries.
 const TREES: u64 = 12;
 
-/// Numbers that look random, the same for the same seed (`SplitMix64`).
-struct Random(u64);
+fn any<'a, T>(random: &mut Rng, of: &'a [T]) -> &'a T {
+    &of[random.usize(..of.len())]
+}
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut number = self.0;
-        number = (number ^ (number >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        number = (number ^ (number >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        number ^ (number >> 31)
+/// A name, perhaps no UTF-8.
+fn name(random: &mut Rng, number: usize) -> OsString {
+    let odd: [&[u8]; 6] = [b"\xff\xfe", b"\n", b" ", "\u{1F980}".as_bytes(), b"~%41", b"-"];
+    let mut name = format!("{number}").into_bytes();
+    if random.usize(..3) == 0 {
+        name.extend_from_slice(odd[random.usize(..odd.len())]);
     }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % limit as u64).unwrap()
-    }
-
-    fn one<'a, T>(&mut self, of: &'a [T]) -> &'a T {
-        &of[self.below(of.len())]
-    }
-
-    /// A name, perhaps no UTF-8.
-    fn name(&mut self, number: usize) -> OsString {
-        let odd: [&[u8]; 6] = [b"\xff\xfe", b"\n", b" ", "\u{1F980}".as_bytes(), b"~%41", b"-"];
-        let mut name = format!("{number}").into_bytes();
-        if self.below(3) == 0 {
-            name.extend_from_slice(odd[self.below(odd.len())]);
-        }
-        OsStr::from_bytes(&name).to_owned()
-    }
+    OsStr::from_bytes(&name).to_owned()
 }
 
 /// Makes a tree, and returns its directories and its other entries.
-fn grow(top: &Path, random: &mut Random) -> (Vec<PathBuf>, Vec<PathBuf>) {
+fn grow(top: &Path, random: &mut Rng) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let (mut directories, mut others) = (vec![top.to_owned()], Vec::<PathBuf>::new());
-    let count = 40 + random.below(260);
+    let count = 40 + random.usize(..260);
     for number in 0..count {
-        let path = random.one(&directories).join(random.name(number));
-        match random.below(12) {
+        let path = any(random, &directories).join(name(random, number));
+        match random.usize(..12) {
             0 | 1 => {
                 fs::create_dir(&path).unwrap();
                 directories.push(path);
@@ -72,7 +56,7 @@ fn grow(top: &Path, random: &mut Random) -> (Vec<PathBuf>, Vec<PathBuf>) {
             2 => symlink(format!("../{number}"), &path).unwrap(),
             3 => mkfifo(&path, Mode::S_IRWXU).unwrap(),
             4 | 5 if !others.is_empty() => {
-                let first = random.one(&others).clone();
+                let first = any(random, &others).clone();
                 if fs::hard_link(&first, &path).is_err() {
                     continue;
                 }
@@ -81,14 +65,14 @@ fn grow(top: &Path, random: &mut Random) -> (Vec<PathBuf>, Vec<PathBuf>) {
                 let mut file = File::create(&path).unwrap();
                 file.set_len(3 << 20).unwrap();
                 file.seek(SeekFrom::Start(1 << 20)).unwrap();
-                file.write_all(&random.next().to_le_bytes()).unwrap();
+                file.write_all(&random.u64(..).to_le_bytes()).unwrap();
             }
             _ => {
-                let length = *random.one(&[0, 1, 8, 4096, 200_000]);
-                fs::write(&path, vec![u8::try_from(random.below(256)).unwrap(); length]).unwrap();
+                let length = *any(random, &[0, 1, 8, 4096, 200_000]);
+                fs::write(&path, vec![random.u8(..); length]).unwrap();
                 let named = fs::File::open(&path).unwrap();
-                if random.below(3) == 0 {
-                    let value = random.next().to_le_bytes();
+                if random.usize(..3) == 0 {
+                    let value = random.u64(..).to_le_bytes();
                     rustix::fs::fsetxattr(&named, "user.test", &value, rustix::fs::XattrFlags::empty()).unwrap();
                 }
             }
@@ -97,16 +81,15 @@ fn grow(top: &Path, random: &mut Random) -> (Vec<PathBuf>, Vec<PathBuf>) {
     }
     for path in others.iter().chain(directories.iter().rev()) {
         let id = || [0, 1000, 65_534, 70_000];
-        let (uid, gid) = (*random.one(&id()), *random.one(&id()));
+        let (uid, gid) = (*any(random, &id()), *any(random, &id()));
         std::os::unix::fs::lchown(path, Some(uid), Some(gid)).unwrap();
         let kind = fs::symlink_metadata(path).unwrap().file_type();
         if !kind.is_symlink() {
-            let mode = *random.one(&[0o000, 0o400, 0o644, 0o755, 0o4751, 0o2770, 0o1777, 0o6777]);
+            let mode = *any(random, &[0o000, 0o400, 0o644, 0o755, 0o4751, 0o2770, 0o1777, 0o6777]);
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         }
         if kind.is_file() || kind.is_dir() {
-            let at =
-                Duration::new(random.next() % 2_000_000_000, u32::try_from(random.below(1_000_000_000)).unwrap());
+            let at = Duration::new(random.u64(..2_000_000_000), random.u32(..1_000_000_000));
             File::open(path).unwrap().set_modified(SystemTime::UNIX_EPOCH + at).unwrap();
         }
     }
@@ -114,13 +97,13 @@ fn grow(top: &Path, random: &mut Random) -> (Vec<PathBuf>, Vec<PathBuf>) {
 }
 
 /// Changes the tree at random until `over`. What others have changed meanwhile may make any of it fail.
-fn disturb(directories: &[PathBuf], others: &[PathBuf], random: &mut Random, over: &AtomicBool) {
+fn disturb(directories: &[PathBuf], others: &[PathBuf], random: &mut Rng, over: &AtomicBool) {
     let mut made = 0;
     while !over.load(Ordering::Relaxed) {
         made += 1;
-        let (one, other) = (random.one(others), random.one(others));
-        let new = random.one(directories).join(format!("new-{made}"));
-        match random.below(8) {
+        let (one, other) = (any(random, others), any(random, others));
+        let new = any(random, directories).join(format!("new-{made}"));
+        match random.usize(..8) {
             0 => drop(fs::write(&new, b"new")),
             1 => drop(fs::remove_file(one)),
             2 => drop(fs::rename(one, other)),
@@ -128,7 +111,7 @@ fn disturb(directories: &[PathBuf], others: &[PathBuf], random: &mut Random, ove
             4 => drop(fs::hard_link(one, &new)),
             5 => drop(fs::write(&new, b"instead").and_then(|()| fs::rename(&new, one))),
             6 if directories.len() > 1 => {
-                drop(fs::rename(&directories[1 + random.below(directories.len() - 1)], &new));
+                drop(fs::rename(&directories[1 + random.usize(..directories.len() - 1)], &new));
             }
             // A pipe would be waited for.
             _ if one.symlink_metadata().is_ok_and(|found| found.is_file()) => {
@@ -136,7 +119,7 @@ fn disturb(directories: &[PathBuf], others: &[PathBuf], random: &mut Random, ove
             }
             _ => {}
         }
-        std::thread::sleep(Duration::from_micros(random.next() % 300));
+        std::thread::sleep(Duration::from_micros(random.u64(..300)));
     }
 }
 
@@ -218,19 +201,19 @@ fn judge(before: &Snapshot, after: &Snapshot, copied: &Snapshot, seed: u64) -> u
 
 /// Copies a random tree, and says of how many entries something could be told.
 fn try_one(seed: u64) -> usize {
-    let mut random = Random(seed);
+    let mut random = Rng::with_seed(seed);
     let base = tempfile::tempdir().unwrap();
     let root = base.path().join("export");
     let top = root.join("from");
     fs::create_dir_all(&top).unwrap();
     let (directories, others) = grow(&top, &mut random);
     let before = snapshot(&top);
-    let is_quiet = random.below(4) == 0;
-    let storage = Storage::from((random.one(ENGINES).open)(&root).unwrap());
+    let is_quiet = random.usize(..4) == 0;
+    let storage = Storage::from((any(&mut random, ENGINES).open)(&root).unwrap());
     let over = AtomicBool::new(is_quiet);
     let made = std::thread::scope(|scope| {
         for _ in 0..2 {
-            let mut random = Random(random.next());
+            let mut random = random.fork();
             let (directories, others, over) = (&directories, &others, &over);
             scope.spawn(move || disturb(directories, others, &mut random, over));
         }

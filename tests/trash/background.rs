@@ -11,7 +11,7 @@ use nfs_provisioner::layout::{NOTES, TRASH, TrashPlace};
 use nfs_provisioner::storage::{Left, Root, Storage};
 
 use crate::engine::USUAL;
-use crate::{Mounted, NOW, PATIENCE, Place, VOLUME, names, rel, spread, stamps};
+use crate::{Mounted, NOW, PATIENCE, Place, VOLUME, chmod, names, rel, spread, stamps};
 
 /// Whether this process leads, and how often the reaper has asked.
 #[derive(Default)]
@@ -163,6 +163,35 @@ async fn on_a_full_export_what_is_deleted_goes_and_all_passes_are_counted() {
         () = reap_forever(storage.clone(), || true, &backlog) => {}
         () = case => {}
     }
+}
+
+/// The export's root is nobody's to empty, whatever is wrong with it.
+#[test]
+fn nobody_is_told_to_empty_anything_but_the_trash() {
+    let (log, _guard) = logged();
+    let log = || String::from_utf8(log.lock().unwrap().clone()).unwrap();
+    let place = Place::new(&USUAL);
+    place.put(&["a/f"]);
+    place.trashed("a");
+    // To be passed through and written in, not to be listed.
+    chmod(&place.root, 0o733);
+    let as_user = || {
+        nix::unistd::setfsuid(1000.into());
+    };
+    // The calls on files are made by threads that the runtime starts.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().on_thread_start(as_user).build();
+    runtime.unwrap().block_on(async {
+        let storage = Storage::from(Root::open(&place.root).unwrap());
+        let backlog = Backlog::default();
+        tokio::select! {
+            () = reap_forever(storage, || true, &backlog) => {}
+            () = until("both to be told", || log().contains(TRASH) && log().contains(r#"list ".""#)) => {}
+        }
+    });
+    let (log, told) = (log(), |line: &&str| line.contains("emptied"));
+    let told: Vec<_> = log.lines().filter(told).collect();
+    assert_eq!(told.len(), 1, "{log}");
+    assert!(told.iter().all(|line| line.contains(&format!("{TRASH:?}"))), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

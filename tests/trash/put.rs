@@ -6,11 +6,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, chown, symlink};
 
 use nfs_provisioner::layout::{NOTES, TRASH, TrashName, TrashPlace};
-use nfs_provisioner::storage::{Errno, Left, Problem, Reaped};
+use nfs_provisioner::storage::{Errno, Left, Problem, Reaped, StorageError};
 use nfs_provisioner::values::path::NAME_MAX;
 
 use crate::engine::{ENGINES, Engine};
-use crate::{Mounted, NOW, Place, VOLUME, by_another_user, by_each_engine, chmod, names, rel, stamps};
+use crate::{
+    Immutable, Mounted, NOW, Place, VOLUME, by_another_user, by_each_engine, chmod, names, rel, run, stamps,
+};
 
 #[test]
 fn a_directory_goes_into_the_trash_as_it_is_and_its_parents_stay() {
@@ -282,6 +284,51 @@ fn where_the_trash_is_another_users_there_is_one_beside_it() {
         assert_eq!(names(&place.at(&format!("{TRASH}-2"))), [""; 0]);
         assert_eq!(fs::metadata(place.at(&format!("{TRASH}-2"))).unwrap().uid(), 1000);
         assert_eq!(names(&place.root), [NOTES, TRASH, &*format!("{TRASH}-2")]);
+    });
+}
+
+/// Who may make directories at the root may not be allowed to list it, and it is nobody's to empty.
+#[test]
+fn a_root_that_cannot_be_listed_is_not_among_the_directories_of_the_trash_that_are_another_users() {
+    by_each_engine(|place| {
+        place.put(&["a/f", "b/"]);
+        place.trashed("a");
+        chmod(&place.root, 0o711);
+        let of = |error: &StorageError| (error.path.clone(), error.problem);
+        let denied = |path: &str| (path.to_owned(), Problem::Os(Errno::EACCES));
+        let listed = by_another_user(1000, || place.export.trashed(9)).unwrap();
+        assert_eq!(listed.closed.iter().map(of).collect::<Vec<_>>(), [denied(TRASH)]);
+        assert_eq!(listed.unlisted.iter().map(of).collect::<Vec<_>>(), [denied(".")]);
+        // Nor is what is something else than a directory, and it keeps none of the others from being emptied.
+        chmod(&place.root, 0o755);
+        let second = format!("{TRASH}-2");
+        place.put(&[&second]);
+        let listed = place.export.trashed(9).unwrap();
+        assert_eq!((listed.names.len(), listed.closed), (1, Vec::new()));
+        assert_eq!(listed.unlisted.iter().map(of).collect::<Vec<_>>(), [(second, Problem::NotDirectory)]);
+    });
+}
+
+/// What is made to ask the server whether anything can be may have to stay.
+#[test]
+fn what_only_asks_whether_the_trash_can_be_used_is_no_entry_of_it() {
+    by_each_engine(|place| {
+        place.put(&["a/f", "ns/v/f"]);
+        let (name, _) = place.trashed("a");
+        let kept = Immutable::new(&place.at("ns"));
+        run("chattr", &["+a".as_ref(), place.at(TRASH).as_os_str()]);
+        let refused = place.trash("ns/v");
+        let listed = place.export.trashed(9);
+        run("chattr", &["-a".as_ref(), place.at(TRASH).as_os_str()]);
+        assert_eq!(refused, Err(Problem::Os(Errno::EPERM)));
+        assert_eq!(names(&place.at(TRASH)).len(), 2, "nothing was made");
+        let listed = listed.unwrap();
+        assert_eq!((listed.names, listed.foreign), (vec![name], None));
+        assert_eq!(names(&place.root), [TRASH, "ns"], "no other directory is taken where this one can be used");
+        // The next one that asks takes it away.
+        assert_eq!(place.trash("ns/v"), Err(Problem::Os(Errno::EPERM)));
+        assert_eq!(names(&place.at(TRASH)).len(), 1);
+        drop(kept);
     });
 }
 

@@ -41,8 +41,6 @@ impl Root {
         let Some(parent) = self.parent(directory)? else {
             return Ok(None);
         };
-        let is_at_root = parent.is_none();
-        let parent = parent.as_ref().unwrap_or(&self.dir);
         let leaf = directory.leaf();
         for nth in 0..NAMES_MAX {
             let archive = archive_name(directory, volume, nth)
@@ -54,7 +52,7 @@ impl Root {
                 Err(problem) => return Err(problem).doing("look up", &archive),
             }
             match self.write_note(&archive, note) {
-                Err(problem) if problem.is_refusal() && is_at_root => {
+                Err(problem) if problem.is_refusal() && parent.is_root() => {
                     warn!(archive = archive.as_str(), %problem, "the archive is without a note: it was refused");
                 }
                 written => written.doing("write the note for", &archive)?,

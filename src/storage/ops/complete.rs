@@ -2,11 +2,11 @@
 //! either.
 
 use crate::layout::STAGING;
-use crate::layout::staging::COPY;
+use crate::layout::staging::{COPY, mark};
 use crate::storage::entry::{Access, FileKind};
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
 use crate::storage::root::Root;
-use crate::values::path::{Name, RelPath};
+use crate::values::path::RelPath;
 
 /// A copy that is complete, in the place in which it was made. It is known by its inode's number: should another
 /// process have begun a copy there meanwhile, that one is not taken for this.
@@ -25,9 +25,7 @@ impl Root {
     /// refuses.
     pub(crate) fn is_vacant(&self, directory: &RelPath, onto_empty: bool) -> Result<(), StorageError> {
         let look = || {
-            let parents: Vec<Name> = directory.parents().collect();
-            let parent = self.descend(parents.iter())?;
-            let (above, leaf) = (parent.as_ref().unwrap_or(&self.dir), directory.leaf());
+            let (above, leaf) = (self.above(directory)?, directory.leaf());
             let found = above.entry(leaf.as_str())?;
             if !onto_empty {
                 return Err(Problem::Os(Errno::EEXIST));
@@ -44,15 +42,20 @@ impl Root {
         }
     }
 
-    /// Tells whether a volume's copy is still in the place in which it was made.
+    /// Tells whether a volume's copy is still in the place in which it was made, with the mark that says that it is
+    /// complete.
     ///
     /// # Errors
     /// If the file system refuses.
     pub(crate) fn is_staged(&self, volume: &str, complete: Complete) -> Result<bool, StorageError> {
-        let look = || self.dir.open(STAGING, Access::Pass)?.open(volume, Access::Pass)?.entry(COPY);
+        let look = || {
+            let place = self.dir.open(STAGING, Access::Pass)?.open(volume, Access::Pass)?;
+            place.entry(&*mark(complete.inode))?;
+            Ok(place.entry(COPY)?.inode)
+        };
         match look() {
             Err(Problem::Os(Errno::ENOENT)) => Ok(false),
-            looked => Ok(looked.doing("look at the copy for", volume)?.inode == complete.inode),
+            looked => Ok(looked.doing("look at the copy for", volume)? == complete.inode),
         }
     }
 }

@@ -10,10 +10,14 @@
 //! copy. Nothing else is passed by: that an entry has gone is what the source says of its name, or of a directory
 //! above it, never an error by itself. What goes wrong in the copy, to which nobody else has access, is never passed
 //! by.
+//!
+//! A directory is copied whole or not at all: when all that is in it has been copied, its name must still lead to it.
+//! If another one has its place by then, that is copied anew; if none has and something was missed, there is none in
+//! the copy either.
 
 use std::ffi::{CStr, CString};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use parking_lot::{Condvar, Mutex};
@@ -23,6 +27,8 @@ use crate::storage::entry::{Access, Attributes, FileKind, Time};
 use crate::storage::error::{Errno, Problem};
 use crate::storage::mounted::thread::give_way;
 use crate::storage::ops::copy_file::{Entries, Missed, Progress, TRIES, copy_xattrs, made_anew, take_away};
+use crate::storage::ops::in_place::{Shown, shown};
+use crate::storage::ops::remove_tree;
 use crate::storage::root::OWN_MODE;
 use crate::values::ownership::{Mode, Ownership};
 
@@ -31,6 +37,13 @@ const BATCH: usize = 128;
 
 /// How many locks the files with several names share.
 const STRIPES: usize = 64;
+
+/// How many directories deep a tree may be. Each level of a thread's branch takes three descriptors: this many leave
+/// enough for all others in the process.
+pub(crate) const DEPTH_MAX: usize = 1000;
+
+/// How many names of a path that is too deep are shown.
+const NAMED: usize = 4;
 
 /// What is copied, and where to.
 pub(crate) struct TreeCopy<'a> {
@@ -75,8 +88,7 @@ pub(crate) fn copy(order: TreeCopy<'_>) -> Result<(), (String, Problem)> {
         stripes: std::array::from_fn(|_| Mutex::new(())),
     };
     let listing = source.listing().map_err(own)?;
-    let top = Arc::new(Node { source, target, status, above: None, pending: AtomicUsize::new(1) });
-    copy.push(Task::List(top, listing));
+    copy.push(Task::List(Node::new(source, target, status, None, 0), listing));
     thread::scope(|scope| {
         // On threads that do nothing else, because they give way. With fewer it takes longer.
         let spawn = |_: &usize| {
@@ -101,30 +113,78 @@ struct Node {
     status: Attributes,
     /// The directory that it is in, and its name there; `None` is the top.
     above: Option<(Arc<Self>, CString)>,
+    /// How many directories it is in.
+    depth: usize,
+    /// How often something of its name was copied before, and had been replaced by then.
+    tried: u32,
     /// How many of its tasks and of the directories in it are not done.
     pending: AtomicUsize,
+    /// Whether something that was found in it had gone before it was copied.
+    has_lost_some: AtomicBool,
 }
 
 impl Node {
-    /// Tells whether this directory is not in the source any more, where it was found. The top is never said to be
-    /// gone.
+    fn new(
+        source: Dir,
+        target: Dir,
+        status: Attributes,
+        above: Option<(Arc<Self>, CString)>,
+        tried: u32,
+    ) -> Arc<Self> {
+        let depth = above.as_ref().map_or(0, |(above, _)| above.depth + 1);
+        let (pending, has_lost_some) = (AtomicUsize::new(1), AtomicBool::new(false));
+        Arc::new(Self { source, target, status, above, depth, tried, pending, has_lost_some })
+    }
+
+    /// Tells whether this directory is not in the source any more, where it was found, and notes that something in it
+    /// is lost if so. The top is never said to be gone.
     fn has_gone(&self) -> bool {
         let mut node = self;
         while let Some((above, name)) = &node.above {
-            match above.source.entry(&**name) {
-                Ok(found) => {
-                    return (found.inode, found.file_system) != (node.status.inode, node.status.file_system);
+            let has_gone = match above.source.entry(&**name) {
+                Ok(found) => (found.inode, found.file_system) != (node.status.inode, node.status.file_system),
+                Err(Problem::Os(Errno::ENOENT)) => true,
+                Err(_) => {
+                    node = above;
+                    continue;
                 }
-                Err(Problem::Os(Errno::ENOENT)) => return true,
-                Err(_) => node = above,
-            }
+            };
+            self.has_lost_some.fetch_or(has_gone, Ordering::Relaxed);
+            return has_gone;
         }
         false
     }
 
-    /// Tells whether the source has no entry of this name any more.
+    /// Tells whether the source has no entry of this name any more, and notes that if so.
     fn has_lost(&self, name: &CStr) -> bool {
-        matches!(self.source.entry(name), Err(Problem::Os(Errno::ENOENT))) || self.has_gone()
+        let is_lost = matches!(self.source.entry(name), Err(Problem::Os(Errno::ENOENT)));
+        self.has_lost_some.fetch_or(is_lost, Ordering::Relaxed);
+        is_lost || self.has_gone()
+    }
+
+    /// Returns the first names of the path of this directory, beneath the top.
+    fn beginning(&self) -> CString {
+        let (mut names, mut node) = (Vec::new(), self);
+        while let Some((above, name)) = &node.above {
+            if node.depth <= NAMED {
+                names.push(name.to_bytes());
+            }
+            node = above;
+        }
+        names.reverse();
+        let path = [&*names.join(&b'/'), b"/\xe2\x80\xa6"].concat();
+        // No name has a NUL in it.
+        CString::new(path).unwrap_or_default()
+    }
+}
+
+/// One after the other: each would drop the one above it, and the stack has an end.
+impl Drop for Node {
+    fn drop(&mut self) {
+        let mut next = self.above.take();
+        while let Some((above, _)) = next {
+            next = Arc::into_inner(above).and_then(|mut above| above.above.take());
+        }
     }
 }
 
@@ -234,8 +294,9 @@ impl Copy<'_> {
                 self.release(node)
             }
             Task::Enter(node, name, tried) => {
-                match self.enter(&node, &name) {
+                match self.enter(&node, &name, tried) {
                     Ok(()) => {}
+                    Err(Missed::Failed(Problem::TooDeep)) => return Err((node.beginning(), Problem::TooDeep)),
                     Err(Missed::Changed(_)) if node.has_lost(&name) => {}
                     Err(Missed::Changed(_)) if tried < TRIES => {
                         self.entry(&node, &name, tried + 1).map_err(|problem| (name, problem))?;
@@ -262,9 +323,41 @@ impl Copy<'_> {
             }
             self.entries.own(node.target.inode(), &node.status).map_err(own)?;
             self.entries.progress.count_entry();
-            next = node.above.as_ref().map(|(above, _)| Arc::clone(above));
+            let Some((above, name)) = &node.above else { break };
+            self.settle(&node, above, name).map_err(|problem| (name.clone(), problem))?;
+            next = Some(Arc::clone(above));
         }
         Ok(())
+    }
+
+    /// Makes sure that a directory whose copy is done was the one that its name in `above` leads to, all the time. If
+    /// it was not, what there is of the copy may be half of it: it is taken away, and what has the name now is copied.
+    fn settle(&self, node: &Node, above: &Arc<Node>, name: &CStr) -> Result<(), Problem> {
+        match shown(&above.source, name, &node.source)? {
+            Shown::Same => Ok(()),
+            Shown::Nothing => {
+                if node.has_lost_some.load(Ordering::Relaxed) {
+                    above.has_lost_some.store(true, Ordering::Relaxed);
+                    self.take_away_tree(&above.target, name)?;
+                }
+                Ok(())
+            }
+            Shown::Another if node.tried < TRIES => {
+                self.take_away_tree(&above.target, name)?;
+                self.entry(above, name, node.tried + 1)
+            }
+            Shown::Another => Err(Problem::Os(Errno::ESTALE)),
+        }
+    }
+
+    /// Removes a directory of the copy, in which nobody works any more.
+    fn take_away_tree(&self, target: &Dir, name: &CStr) -> Result<(), Problem> {
+        let rest = remove_tree::remove(target, name, 1, &|| self.entries.go_on())?.rest;
+        match rest.first {
+            Some((_, problem)) => Err(problem),
+            None if rest.more => Err(Problem::NotLeading),
+            None => Ok(()),
+        }
     }
 
     /// Copies an entry, which is looked at again as long as it is another each time, unless it has gone. A directory
@@ -310,7 +403,10 @@ impl Copy<'_> {
         Ok(())
     }
 
-    fn enter(&self, above: &Arc<Node>, name: &CStr) -> Result<(), Missed> {
+    fn enter(&self, above: &Arc<Node>, name: &CStr, tried: u32) -> Result<(), Missed> {
+        if above.depth >= DEPTH_MAX {
+            return Err(Missed::Failed(Problem::TooDeep));
+        }
         let source = above.source.open(name, Access::Read).map_err(Missed::in_source)?;
         let status = source.inode().attributes().map_err(Missed::in_source)?;
         let listing = source.listing().map_err(Missed::in_source)?;
@@ -318,8 +414,7 @@ impl Copy<'_> {
         let target = above.target.open(name, Access::Read)?;
         above.pending.fetch_add(1, Ordering::Relaxed);
         let above = Some((Arc::clone(above), name.to_owned()));
-        let node = Arc::new(Node { source, target, status, above, pending: AtomicUsize::new(1) });
-        self.push(Task::List(node, listing));
+        self.push(Task::List(Node::new(source, target, status, above, tried), listing));
         Ok(())
     }
 
@@ -486,16 +581,25 @@ mod tests {
 
         /// Copies, and once there is an entry `path` in the copy, does something, once.
         fn copy_and_when(&self, path: &str, act: impl Fn() + Sync) -> Result<(), (String, Problem)> {
+            self.copy_and_once(|| self.copied(path).symlink_metadata().is_ok(), act)
+        }
+
+        /// Copies, and does something, once, before the first entry for which it is time.
+        fn copy_and_once(
+            &self,
+            is_time: impl Fn() -> bool + Sync,
+            act: impl Fn() + Sync,
+        ) -> Result<(), (String, Problem)> {
             let done = Mutex::new(false);
             let meanwhile = || {
                 let mut done = done.lock();
-                if !*done && self.copied(path).symlink_metadata().is_ok() {
+                if !*done && is_time() {
                     *done = true;
                     act();
                 }
             };
             let copied = self.copy_alone_while(&meanwhile);
-            assert!(*done.lock(), "{path} was never there before the last entry");
+            assert!(*done.lock(), "it was never time before the last entry");
             copied
         }
 
@@ -692,6 +796,83 @@ mod tests {
         }
         let failed = swept.copy_and_when("a", || fs::remove_dir_all(swept.copied("a")).unwrap());
         assert_eq!(failed.unwrap_err().1, Problem::Os(Errno::ENOENT));
+    }
+
+    /// Owners do so: what is old is moved away and removed, and what is new comes in its place.
+    #[test]
+    fn a_directory_that_is_replaced_while_it_is_copied_is_copied_anew_and_one_that_goes_is_not_there() {
+        let make = |path: PathBuf, count: u32, text: &str| {
+            fs::create_dir(&path).unwrap();
+            for number in 0..count {
+                symlink(text, path.join(number.to_string())).unwrap();
+            }
+        };
+        type Act = fn(&Trees, &dyn Fn(PathBuf));
+        let acts: [(&str, Act, Option<usize>); 5] = [
+            (
+                "moved and removed, then made",
+                |trees, make| {
+                    fs::rename(trees.source("d/a"), trees.source("old")).unwrap();
+                    fs::remove_dir_all(trees.source("old")).unwrap();
+                    make(trees.source("d/a"));
+                },
+                Some(5),
+            ),
+            (
+                // Often under the same number.
+                "removed, then made",
+                |trees, make| {
+                    fs::remove_dir_all(trees.source("d/a")).unwrap();
+                    make(trees.source("d/a"));
+                },
+                Some(5),
+            ),
+            (
+                "the one above it replaced",
+                |trees, make| {
+                    fs::remove_dir_all(trees.source("d")).unwrap();
+                    fs::create_dir(trees.source("d")).unwrap();
+                    make(trees.source("d/a"));
+                },
+                Some(5),
+            ),
+            ("removed", |trees, _| fs::remove_dir_all(trees.source("d/a")).unwrap(), None),
+            (
+                "the one above it moved and both removed",
+                |trees, _| {
+                    fs::rename(trees.source("d"), trees.source("old")).unwrap();
+                    fs::remove_dir_all(trees.source("old")).unwrap();
+                },
+                None,
+            ),
+        ];
+        for (what, act, expected) in acts {
+            let trees = Trees::new();
+            fs::create_dir(trees.source("d")).unwrap();
+            make(trees.source("d/a"), 300, "old");
+            let count = || fs::read_dir(trees.copied("d/a")).map_or(0, Iterator::count);
+            let copied = trees.copy_and_once(|| count() >= 50, || act(&trees, &|path| make(path, 5, "new")));
+            copied.unwrap();
+            let names = fs::read_dir(trees.copied("d/a")).ok().map(|names| names.map(|name| name.unwrap().path()));
+            let texts = names.map(|names| names.map(|name| fs::read_link(name).unwrap()).collect::<Vec<_>>());
+            assert_eq!(texts, expected.map(|count| vec![PathBuf::from("new"); count]), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_becomes_a_file_while_it_is_copied_is_a_file_in_the_copy() {
+        let trees = Trees::new();
+        fs::create_dir_all(trees.source("a/in")).unwrap();
+        for number in 0..100 {
+            fs::write(trees.source("a/in").join(number.to_string()), "old").unwrap();
+        }
+        let begun = || trees.copied("a/in/1").exists() || trees.copied("a/in/2").exists();
+        let act = || {
+            fs::remove_dir_all(trees.source("a")).unwrap();
+            fs::write(trees.source("a"), "new").unwrap();
+        };
+        trees.copy_and_once(begun, act).unwrap();
+        assert_eq!(fs::read_to_string(trees.copied("a")).unwrap(), "new");
     }
 
     #[test]

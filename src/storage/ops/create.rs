@@ -128,7 +128,7 @@ impl Root {
             let Ok(parent) = self.descend(parents.iter()) else {
                 return;
             };
-            if parent.as_ref().unwrap_or(&self.dir).remove_empty(name.as_str()).is_err() {
+            if parent.remove_empty(name.as_str()).is_err() {
                 return;
             }
         }

@@ -6,6 +6,7 @@ pub(crate) mod create;
 pub(crate) mod archive;
 pub(crate) mod trash;
 pub(crate) mod complete;
+pub(crate) mod in_place;
 pub(crate) mod stage;
 pub(crate) mod copy_file;
 pub(crate) mod copy_tree;

@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use crate::failpoint::Failpoint;
-use crate::layout::staging::{COPY, FILE_MAX, LINKS, MAKER, Maker, Mark, mark, place};
+use crate::layout::staging::{COPY, FILE_MAX, LINKS, MAKER, Maker, Mark, above_places, mark, place};
 use crate::layout::{STAGING, TrashName};
 use crate::storage::dir::Dir;
 use crate::storage::entry::{Access, Attributes, FileKind, Time};
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
 use crate::storage::ops::complete::Complete;
 use crate::storage::ops::create::Created;
+use crate::storage::ops::in_place::{Shown, shown};
 use crate::storage::ops::remove_tree;
 use crate::storage::root::{Check, PARENT_MODE, Root, grant, make, make_private};
 use crate::values::path::{Name, RelPath};
@@ -35,12 +36,7 @@ pub struct Source {
 impl Source {
     /// Tells whether the directory lies where it lay when it was opened.
     pub(crate) fn is_in_place(&self) -> Result<bool, Problem> {
-        let found = match self.above.entry(self.name.as_str()) {
-            Err(Problem::Os(Errno::ENOENT | Errno::ESTALE)) => return Ok(false),
-            found => found?,
-        };
-        let own = self.dir.inode().attributes()?;
-        Ok((found.inode, found.file_system) == (own.inode, own.file_system))
+        Ok(shown(&self.above, self.name.as_str(), &self.dir)? == Shown::Same)
     }
 }
 
@@ -89,11 +85,7 @@ impl Root {
     /// If a component is a link or no directory, or the file system refuses.
     pub(crate) fn open_source(&self, directory: &RelPath) -> Result<Option<Source>, StorageError> {
         let open = || {
-            let parents: Vec<Name> = directory.parents().collect();
-            let above = match self.descend(parents.iter())? {
-                Some(above) => above,
-                None => self.dir.reopen(Access::Pass)?,
-            };
+            let above = self.above(directory)?.reopen(Access::Pass)?;
             let name = directory.leaf();
             Ok(Source { dir: above.open(name.as_str(), Access::Read)?, above, name })
         };
@@ -149,7 +141,7 @@ impl Root {
         let place = place_of(volume)?;
         let trashed = self.trash(&place, volume, now);
         match trashed {
-            Err(StorageError { problem: Problem::Os(Errno::ENOSPC | Errno::EDQUOT), .. }) => {
+            Err(error) if error.problem.is_lack_of_room() => {
                 self.remove_some(volume).doing("remove", &place)?;
                 self.trash(&place, volume, now)
             }
@@ -193,10 +185,7 @@ impl Root {
                 Err(problem) => return Err(problem),
             };
             if let Some(copy) = &copy {
-                let (found, said) = described(copy, directory)?;
-                // Not there if what was copied lies elsewhere by now, and this is another one's half copy.
-                stage.entry(&*mark(found.inode))?;
-                stage.write(&*mark(found.inode), said.to_json().as_bytes())?;
+                mark_as_placed(&stage, copy, directory)?;
             }
             let (mut above, mut made) = (None::<Dir>, 1);
             for name in directory.parents() {
@@ -235,9 +224,7 @@ impl Root {
     pub(crate) fn is_placed(&self, volume: &str, directory: &RelPath) -> Result<bool, StorageError> {
         let look = || {
             let stage = self.dir.open(STAGING, Access::Pass)?.open(volume, Access::Read)?;
-            let parents: Vec<Name> = directory.parents().collect();
-            let parent = self.descend(parents.iter())?;
-            is_copy(&stage, parent.as_ref().unwrap_or(&self.dir), directory)
+            is_copy(&stage, &*self.above(directory)?, directory)
         };
         match look() {
             Err(Problem::Os(Errno::ENOENT) | Problem::NotDirectory) => Ok(false),
@@ -272,8 +259,8 @@ impl Root {
             Err(Problem::Os(Errno::ENOENT)) => return Ok(Vec::new()),
             opened => opened.doing("open", STAGING)?,
         };
-        let names = self
-            .directories(Some(&RelPath::parse(STAGING).map_err(|_| Problem::Reserved).doing("list", STAGING)?))?;
+        let path = above_places().map_err(|_| Problem::Reserved).doing("list", STAGING)?;
+        let names = self.directories(Some(&path))?;
         if names.is_empty() {
             return Ok(Vec::new());
         }
@@ -283,6 +270,18 @@ impl Root {
         // One that cannot be looked at is no reason not to look at the others, and is left.
         Ok(names.iter().filter_map(|volume| look(volume, &above, now).ok()).collect())
     }
+}
+
+/// Has the mark of a complete copy say that it goes to its directory now. Its content is left alone unless the copy was
+/// made for another directory: on a full export, what was cut off could not be written again.
+///
+/// # Errors
+/// `ENOENT` if there is no mark: what was copied lies elsewhere by now, and this is another one's half copy.
+fn mark_as_placed(stage: &Dir, copy: &Dir, directory: &RelPath) -> Result<(), Problem> {
+    let (found, said) = described(copy, directory)?;
+    let mark = mark(found.inode);
+    let (text, said) = (read(stage, &mark)?.0, said.to_json());
+    if text == said { stage.open_file(&*mark)?.inode().touch() } else { stage.write(&*mark, said.as_bytes()) }
 }
 
 /// Renames the complete copy to its directory in `above`.

@@ -7,7 +7,9 @@
 use std::ffi::{CStr, CString};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::layout::{NOTES, NUMBERED_MAX, RootEntry, TRASH, TrashName, TrashPlace, classify, numbered};
+use crate::layout::{
+    NOTES, NUMBERED_MAX, RootEntry, TRASH, TRASH_TRIED, TrashName, TrashPlace, classify, numbered,
+};
 use crate::storage::dir::Dir;
 use crate::storage::entry::Access;
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
@@ -28,14 +30,20 @@ pub struct Trashed {
     pub names: Vec<TrashName>,
     /// How many entries have names that are none of ours, and one of those names. They are nobody's to remove.
     pub foreign: Option<(usize, String)>,
-    /// What could not be looked into, and why: a directory of the trash that is another user's.
+    /// The directories of the trash that could not be looked into because they are another user's, and nothing else.
     pub closed: Vec<StorageError>,
+    /// What could not be looked into for any other reason: a directory of the trash that is not the first, or the
+    /// export's root.
+    pub unlisted: Vec<StorageError>,
 }
 
 impl Trashed {
     fn add(&mut self, name: &CStr, place: TrashPlace) {
         if let Some(ours) = name.to_str().ok().and_then(|name| name.parse::<TrashName>().ok()) {
             self.names.push(ours.found_in(place));
+            return;
+        }
+        if name.to_bytes() == TRASH_TRIED.as_bytes() {
             return;
         }
         let (count, _) = self.foreign.get_or_insert_with(|| (0, name.to_string_lossy().into_owned()));
@@ -109,7 +117,6 @@ impl Root {
         let Some(parent) = self.parent(directory)? else {
             return Ok(None);
         };
-        let parent = parent.as_ref().unwrap_or(&self.dir);
         let named = |place| move |at| TrashName::new_in(place, at, volume, directory);
         let mut after = 0;
         let trashed = loop {
@@ -119,10 +126,10 @@ impl Root {
             };
             let place = TrashPlace::Directory(number);
             check().doing("trash", directory)?;
-            match rename_into(parent, directory, &trash, now, named(place)) {
+            match rename_into(&parent, directory, &trash, now, named(place)) {
                 // An NFS client remembers that it might open a directory as long as that does not change.
                 Err(error) if error.problem.is_denial() && number < NUMBERED_MAX => {
-                    if !is_closed(&trash, &TrashName::new_in(place, now, volume, directory)) {
+                    if !is_closed(&trash) {
                         break Err(error);
                     }
                     after = number;
@@ -133,7 +140,7 @@ impl Root {
         match trashed {
             Err(error) if error.problem.is_lack_of_room() => {
                 check().doing("trash", directory)?;
-                rename_into(parent, directory, &self.dir, now, named(TrashPlace::Root)).map_err(|_| error)
+                rename_into(&parent, directory, &self.dir, now, named(TrashPlace::Root)).map_err(|_| error)
             }
             trashed => trashed,
         }
@@ -162,26 +169,21 @@ impl Root {
     fn trashed_in_directories(&self, limit: usize) -> Result<Trashed, StorageError> {
         let mut found = Trashed::default();
         for number in 1..=NUMBERED_MAX {
-            let name = numbered(TRASH, number);
-            match self.open_trash(number) {
-                Ok(Some(trash)) => {
-                    let place = TrashPlace::Directory(number);
-                    let listed = each_entry(&trash, usize::MAX, |entry| {
-                        found.add(entry, place);
-                        found.names.len() < limit
-                    });
-                    match listed {
-                        Err(problem) if problem.is_denial() => {
-                            found.closed.push(StorageError { doing: "open", path: name, problem });
-                        }
-                        listed => listed.doing("list", name)?,
-                    }
-                }
-                Ok(None) => {}
-                Err(problem) if problem.is_denial() || number > 1 => {
-                    found.closed.push(StorageError { doing: "open", path: name, problem });
-                }
-                Err(problem) => return Err(problem).doing("open", name),
+            let place = TrashPlace::Directory(number);
+            let listed = match self.open_trash(number) {
+                Ok(None) => continue,
+                Ok(Some(trash)) => each_entry(&trash, usize::MAX, |entry| {
+                    found.add(entry, place);
+                    found.names.len() < limit
+                })
+                .doing("list", numbered(TRASH, number)),
+                Err(problem) => Err(problem).doing("open", numbered(TRASH, number)),
+            };
+            match listed {
+                Ok(()) => {}
+                Err(error) if error.problem.is_denial() => found.closed.push(error),
+                Err(error) if number > 1 => found.unlisted.push(error),
+                Err(error) => return Err(error),
             }
         }
         Ok(found)
@@ -196,7 +198,7 @@ impl Root {
         });
         let is_listed = listed.is_ok();
         // Who may make directories there may not list it: that must not keep the others from being emptied.
-        found.closed.extend(listed.doing("list", ".").err());
+        found.unlisted.extend(listed.doing("list", ".").err());
         !is_listed || found.names.len() > before || found.names.len() >= limit
     }
 
@@ -278,14 +280,20 @@ fn rename_into(
     Err(Problem::Os(Errno::EEXIST)).doing("trash", directory)
 }
 
-/// Asks the server whether nothing may be put into a directory of the trash, by making an entry of it, an empty one.
-fn is_closed(trash: &Dir, name: &TrashName) -> bool {
-    let made = trash.make(&*name.entry(), OWN_MODE);
-    if made.is_ok() {
-        // If it stays, it is emptied as any other.
-        let _ = trash.remove_empty(&*name.entry());
+/// Asks the server whether nothing may be put into a directory of the trash, by making an entry there, an empty one.
+fn is_closed(trash: &Dir) -> bool {
+    let is_denied = |result: Result<(), Problem>| result.is_err_and(Problem::is_denial);
+    match trash.make(TRASH_TRIED, OWN_MODE) {
+        // One is there, of somebody who asks at the same time or could not remove it. That it is, is said before
+        // anybody's rights are looked at.
+        Err(Problem::Os(Errno::EEXIST)) => is_denied(trash.remove_empty(TRASH_TRIED)),
+        Ok(()) => {
+            // If it stays, the next one finds it.
+            let _ = trash.remove_empty(TRASH_TRIED);
+            false
+        }
+        refused => is_denied(refused),
     }
-    made.is_err_and(Problem::is_denial)
 }
 
 /// Calls `take` with the name of each entry of a directory, up to about `most`, until it returns false.
