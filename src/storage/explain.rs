@@ -48,7 +48,7 @@ pub fn advice(problem: Problem) -> Option<&'static str> {
              securityContext.capabilities.add.",
         ),
         Problem::TooDeep => Some(
-            "A copy goes no more than 1,000 directories deep. Move up or remove what lies deeper in the claim to copy; \
+            "A copy goes no more than 500 directories deep. Move up or remove what lies deeper in the claim to copy; \
              the copy is then made by itself.",
         ),
         Problem::StillOpen | Problem::Reserved | Problem::NotLeading | Problem::TooLate => None,
@@ -114,7 +114,7 @@ mod tests {
             (Problem::Os(Errno::ESTALE), "stale", "restart"),
             (Problem::Os(Errno::EXDEV), "cross-device link", "onDelete"),
             (Problem::NotNfs, "is not an NFS mount", "NFS_MOUNT_CHECK"),
-            (Problem::TooDeep, "too deep to be copied", "1,000 directories"),
+            (Problem::TooDeep, "too deep to be copied", "500 directories"),
             (Problem::Link, "is a symbolic link", "another path"),
         ];
         let export = ExportAddress::new("nas".into(), "/export".into());

@@ -300,7 +300,7 @@ async fn squashed_later(rig: &'static Rig, is_mounted_anew: bool) {
     eventually("it to be emptied", || async { site.names(&second(TRASH)).is_empty().then_some(()) }).await;
     // A client that has listed the first trash before shows it from memory, as empty.
     if is_mounted_anew {
-        let times = || provisioner.log().matches("it is another user's to the server").count();
+        let times = || provisioner.log().matches("is another user's to the server").count();
         eventually("a word about the first trash", || async { (times() == 1).then_some(()) }).await;
     }
 }

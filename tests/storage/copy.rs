@@ -312,14 +312,14 @@ fn a_source_that_is_made_anew_in_the_middle_gives_no_copy() {
 
 /// Deeper ones would take all descriptors, which the whole process shares.
 #[test]
-fn a_tree_is_copied_down_to_a_thousand_levels_and_a_deeper_one_refused() {
+fn a_tree_is_copied_down_to_five_hundred_levels_and_a_deeper_one_refused() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current.is_some_and(|current| current < 20_000) {
         let wanted = maximum.map_or(20_000, |maximum| maximum.min(20_000));
         setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).unwrap();
     }
     copying(async |place, storage| {
-        for (levels, is_refused) in [(999, false), (1000, true), (5000, true)] {
+        for (levels, is_refused) in [(499, false), (500, true), (5000, true)] {
             dig(&place.at("from/deep"), levels);
             let copied = copy(&storage, VOLUME, "to", &Progress::default()).await;
             if is_refused {

@@ -38,9 +38,9 @@ const BATCH: usize = 128;
 /// How many locks the files with several names share.
 const STRIPES: usize = 64;
 
-/// How many directories deep a tree may be. Each level of a thread's branch takes three descriptors: this many leave
-/// enough for all others in the process.
-pub(crate) const DEPTH_MAX: usize = 1000;
+/// How many directories deep a tree may be. Each level of a thread's branch takes three descriptors: with this
+/// many, the copies of an export leave enough for all others in the process.
+pub(crate) const DEPTH_MAX: usize = 500;
 
 /// How many names of a path that is too deep are shown.
 const NAMED: usize = 4;
