@@ -83,8 +83,8 @@ pub(crate) struct Marker {
     pub(crate) claim: String,
     pub(crate) path: String,
     pub(crate) at: Time,
-    /// Where it is in the end: beneath the export.
-    pub(crate) found: Option<String>,
+    /// The directories that it is in in the end: its own or archives, those of copies among them.
+    pub(crate) found: Vec<String>,
     /// Whether the claim is Bound in the end.
     pub(crate) is_bound: bool,
 }
@@ -273,14 +273,14 @@ pub(crate) fn lost_markers(history: &History, moves: &[Move], markers: &[Marker]
         let Marker { claim, path, at, found, is_bound } = marker;
         // What was done to its directory, or to one above; later moves from there were of other directories.
         let first = moves.iter().find(|a_move| a_move.at >= *at && is_at_or_in(path, &a_move.path));
-        let problem = match (first.map(|first| &first.to), found) {
-            _ if *is_bound && found.as_deref() != Some(path) => Some("its claim is Bound"),
-            (None | Some(To::Nowhere), None) => Some("it was not moved"),
-            (Some(To::Archive(_)), None) => Some("it was archived"),
-            (Some(To::Archive(archive)), Some(found)) if !found.starts_with(archive) => Some("it was archived"),
-            (Some(To::Trash), Some(_)) => Some("it was removed"),
-            (None, Some(found)) if found != path => Some("it was not moved"),
-            (None, Some(_)) if !is_bound => history.must_be_gone(path).then_some("it was to be removed"),
+        let is_at_home = found.contains(path);
+        let is_in = |archive: &String| found.iter().any(|place| is_at_or_in(place, archive));
+        let problem = match first.map(|first| &first.to) {
+            _ if *is_bound && !is_at_home => Some("its claim is Bound"),
+            None | Some(To::Nowhere) if !is_at_home => Some("it was not moved"),
+            Some(To::Archive(archive)) if !is_in(archive) => Some("it was archived"),
+            Some(To::Trash) if is_at_home => Some("it was removed"),
+            None if !is_bound => history.must_be_gone(path).then_some("it was to be removed"),
             _ => None,
         };
         if let Some(problem) = problem {

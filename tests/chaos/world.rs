@@ -400,7 +400,7 @@ impl<'a> World<'a> {
             seen.gifts.push(Gift { claim: uid.clone(), path: path.clone(), since: claim.since, earlier });
         }
         seen.claims[number].has = Some((volume.to_owned(), path.clone()));
-        seen.markers.push(Marker { claim: uid, path, at: now(), found: None, is_bound: false });
+        seen.markers.push(Marker { claim: uid, path, at: now(), found: Vec::new(), is_bound: false });
     }
 
     /// What keeps the cluster from being at rest.
@@ -469,17 +469,14 @@ impl<'a> World<'a> {
                 let found = fs::read_to_string(self.space.at(directory).join(&name));
                 found.is_ok_and(|content| content == marker.claim)
             };
-            marker.found = if is_in(&marker.path) {
-                Some(marker.path.clone())
-            } else {
-                // A directory that went with the one above it is in that one's archive.
-                let inner = |archive: &String| {
-                    let parts = marker.path.match_indices('/').map(|(at, _)| &marker.path[at + 1..]);
-                    let parts = parts.map(|rest| format!("{archive}/{rest}"));
-                    std::iter::once(archive.clone()).chain(parts).find(|path| is_in(path))
-                };
-                archives.iter().find_map(inner)
+            // A directory that went with the one above it is in that one's archive.
+            let inner = |archive: &String| {
+                let parts = marker.path.match_indices('/').map(|(at, _)| &marker.path[at + 1..]);
+                let parts: Vec<String> = parts.map(|rest| format!("{archive}/{rest}")).collect();
+                std::iter::once(archive.clone()).chain(parts)
             };
+            let places = std::iter::once(marker.path.clone()).chain(archives.iter().flat_map(inner));
+            marker.found = places.filter(|place| is_in(place)).collect();
             marker.is_bound = living.contains(marker.claim.as_str());
         }
         markers

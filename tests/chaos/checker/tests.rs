@@ -214,7 +214,8 @@ fn every_marker_must_be_where_its_directory_went() {
     for (to, found, is_bound, fate, expected) in rows {
         let moves: Vec<Move> = to.into_iter().map(|to| moved(to, 150)).collect();
         let (claim, path) = ("uid".to_owned(), "a/x".to_owned());
-        let marker = Marker { claim, path, at: 50, found: found.map(str::to_owned), is_bound };
+        let marker =
+            Marker { claim, path, at: 50, found: found.into_iter().map(str::to_owned).collect(), is_bound };
         let lost = lost_markers(&history(fate), &moves, std::slice::from_ref(&marker));
         assert_eq!(!lost.is_empty(), expected, "{moves:?} {marker:?} {fate:?}");
     }
