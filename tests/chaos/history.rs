@@ -55,7 +55,7 @@ pub(crate) fn read(log: &Path, provisioner: &str) -> History {
         let object = &event["responseObject"];
         let when = When(time(&event["requestReceivedTimestamp"]), time(&event["stageTimestamp"]));
         if event["objectRef"]["resource"] == "storageclasses" {
-            let name = event["objectRef"]["name"].as_str().or(object["metadata"]["name"].as_str());
+            let name = event["objectRef"]["name"].as_str().or_else(|| object["metadata"]["name"].as_str());
             let said = (event["verb"] != "delete").then(|| fate(&object["parameters"]["onDelete"])).flatten();
             classes.entry(name.expect("a name").to_owned()).or_default().push((when, said));
         }
@@ -71,7 +71,9 @@ pub(crate) fn read(log: &Path, provisioner: &str) -> History {
         let key = if is_volume { &metadata["name"] } else { &metadata["uid"] };
         changes.entry((is_volume, key.as_str().expect("a key").to_owned())).or_default().push(change);
     }
-    classes.values_mut().for_each(|fates| fates.sort_by_key(|(when, _)| *when));
+    for fates in classes.values_mut() {
+        fates.sort_by_key(|(when, _)| *when);
+    }
     let mut history = History::default();
     for ((is_volume, key), mut changes) in changes {
         changes.sort_by_key(|change| (change.removed, change.version));

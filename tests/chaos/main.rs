@@ -14,6 +14,7 @@
     clippy::panic,
     clippy::print_stderr,
     clippy::print_stdout,
+    clippy::similar_names,
     clippy::too_many_lines,
     clippy::unwrap_used,
     missing_docs,

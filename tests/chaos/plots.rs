@@ -115,7 +115,7 @@ impl<'a> Plots<'a> {
                 1 => self.made_again(&mut rng).await,
                 2 => self.copied(&mut rng).await,
                 _ => self.in_the_way(&mut rng).await,
-            };
+            }
         }
     }
 

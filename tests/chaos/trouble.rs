@@ -120,7 +120,7 @@ impl<'a> Trouble<'a> {
             // The watch of claims is believed when it says that there is no copy to be made.
             "persistentvolumeclaims" if world.copies_waiting.get() > 0 => return None,
             "persistentvolumeclaims" => {
-                world.stale_claims.set(Some(Instant::now() + lasts + Duration::from_secs(1)))
+                world.stale_claims.set(Some(Instant::now() + lasts + Duration::from_secs(1)));
             }
             "persistentvolumes" => {
                 let lasts = i64::try_from(lasts.as_micros()).expect("a time");
