@@ -6,7 +6,8 @@
 # make bench          what it costs, measured on a release build, as docs/benchmarks.md tells: rates (CLAIMS="1 100",
 #                     PAIRS=3, PEER=<another program>), memory (CHURN=<claims>), removal (REMOVAL_DIR=<where>), removal-nfs, reaping;
 #                     ONLY=rates runs one of them
-# make fuzz           tries the properties with new random input for 10 minutes, or FOR=<seconds>; needs Rust only
+# make fuzz           tries the properties with new random input for 10 minutes, or FOR=<seconds>, then runs make chaos for as
+#                     long; ONLY=properties does the first alone, and needs Rust only
 # make chaos          has all go wrong at random for 10 minutes, or FOR=<seconds>, on a control plane of its own, and checks
 #                     that no directory was moved, removed or given wrongly; SEED=<number> repeats a run
 # make image          the container image as an OCI archive, without Docker or a registry
@@ -30,7 +31,7 @@ progress = awk '/^[^ :]*$$/ { if (++n % 100 == 0) print "  " n " packages compil
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: demo test test-e2e test-compat check bench fuzz chaos static image shell controlplane tools node prerequisites
+.PHONY: demo test test-e2e test-compat check bench fuzz properties chaos static image shell controlplane tools node prerequisites
 .DEFAULT_GOAL := test
 
 demo: prerequisites $(CONTROLPLANE)
@@ -68,8 +69,10 @@ bench: prerequisites $(CONTROLPLANE)
 		esac; \
 	done
 
+fuzz: $(or $(ONLY),properties chaos)
+
 # All properties run side by side, each for the whole time.
-fuzz:
+properties:
 	PROPERTY_SECONDS=$(or $(FOR),600) cargo test --profile fuzz --test properties -- --test-threads=64 --nocapture
 	PROPERTY_SECONDS=$(or $(FOR),600) cargo test --profile fuzz --test storage -- copy_random --nocapture
 

@@ -325,9 +325,9 @@ impl Provisioner {
             Ok(volume) => volume,
             Err(error) => {
                 // A finished copy stays, and is known, for the next round.
-                if error.is_refusal() && provision.copy_of.is_none() {
-                    // Only what this process has made is removed, and only while it is empty.
-                    self.take_back.undo(&claim.volume_name(), at, created).await;
+                let is_refused = error.is_refusal() && provision.copy_of.is_none();
+                // Only what this process has made is removed, and only while it is empty.
+                if is_refused && self.take_back.undo_refused(&claim.volume_name(), at, created).await {
                     self.attempts.set(uid, Stage::Reserved);
                 }
                 return Ok(ClaimOutcome::FailedToCreate(error));

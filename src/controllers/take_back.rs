@@ -119,6 +119,23 @@ impl TakeBack {
         }
     }
 
+    /// Removes the directories made for a claim whose volume the API server has just refused, as [`Self::undo`] does,
+    /// unless the volume may lie there all the same: an earlier request, whose answer was lost, may have made it.
+    /// Tells whether the volume does not.
+    pub(super) async fn undo_refused(&self, volume: &VolumeName, at: &Location, created: Created) -> bool {
+        match self.find_volume(volume, at).await {
+            Ok(Found::Nowhere | Found::InAnotherPlace) => {
+                self.undo(volume, at, created).await;
+                true
+            }
+            Ok(Found::There) => false,
+            Err(error) => {
+                warn!(volume = volume.as_str(), %error, "failed to find out whether a volume that was refused exists");
+                false
+            }
+        }
+    }
+
     /// Moves a copy in its place into the trash, unless its claim has a volume, or another volume or claim uses the
     /// directory by now.
     ///

@@ -20,16 +20,26 @@ pub(crate) struct When(pub(crate) Time, pub(crate) Time);
 /// For ever.
 pub(crate) const NEVER: When = When(Time::MAX, Time::MAX);
 
-/// A volume from one change to the next.
+/// How long after a change something may still be done that the change forbids.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tolerance {
+    /// After a change of the volume itself.
+    pub(crate) own: Time,
+    /// After another volume has come.
+    pub(crate) others: Time,
+}
+
+/// What a volume is, as far as its directory depends on it, from one change to the next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct State {
     pub(crate) begin: When,
     pub(crate) end: When,
     pub(crate) path: String,
-    /// Whether it is Released, with the policy Delete, and the provisioner's.
-    pub(crate) may_go: bool,
+    /// Whether it is the provisioner's, with the policy Delete.
+    pub(crate) is_taken_along: bool,
+    pub(crate) is_released: bool,
     /// Whether it says that its directory has been dealt with.
-    pub(crate) disposed: bool,
+    pub(crate) is_disposed: bool,
     /// The uid of its claim.
     pub(crate) claim: Option<String>,
     pub(crate) fate: Fate,
@@ -42,6 +52,10 @@ pub(crate) struct History {
     pub(crate) volumes: BTreeMap<String, Vec<State>>,
     /// When claims have gone, by uid. Those that are still there are not here.
     pub(crate) claims_gone: BTreeMap<String, When>,
+    /// Which volume each claim was bound to first, by uid, and when.
+    pub(crate) claims_bound: BTreeMap<String, (When, String)>,
+    /// When claims were Bound or on their way out, by uid: whichever came first.
+    pub(crate) claims_served: BTreeMap<String, When>,
 }
 
 /// Where a directory went.
@@ -50,6 +64,8 @@ pub(crate) enum To {
     Trash,
     Archive(String),
     Elsewhere(String),
+    /// It was empty, and was removed.
+    Nowhere,
 }
 
 /// A directory that was there, and then was not.
@@ -67,16 +83,42 @@ pub(crate) struct Marker {
     pub(crate) claim: String,
     pub(crate) path: String,
     pub(crate) at: Time,
-    /// Where it is in the end: beneath the export.
-    pub(crate) found: Option<String>,
+    /// The directories that it is in in the end: its own or archives, those of copies among them.
+    pub(crate) found: Vec<String>,
     /// Whether the claim is Bound in the end.
     pub(crate) is_bound: bool,
 }
 
+/// A directory that a claim was given, and in which files of earlier claims of the same name were.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Gift {
+    /// The uid of the claim, which its volume is named after.
+    pub(crate) claim: String,
+    pub(crate) path: String,
+    /// When the claim was made.
+    pub(crate) since: Time,
+    /// The uids of the earlier claims.
+    pub(crate) earlier: Vec<String>,
+}
+
+/// A claim that is a copy of the directory, which was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Promise {
+    /// The uid of the claim that is a copy.
+    pub(crate) claim: String,
+    /// The directory that it is a copy of.
+    pub(crate) path: String,
+    /// When it was known to be accepted.
+    pub(crate) since: Time,
+}
+
 /// Whether two directories are the same, or one is in the other.
 fn meet(one: &str, other: &str) -> bool {
-    let is_in = |inner: &str, outer: &str| inner == outer || inner.starts_with(&format!("{outer}/"));
-    is_in(one, other) || is_in(other, one)
+    is_at_or_in(one, other) || is_at_or_in(other, one)
+}
+
+fn is_at_or_in(inner: &str, outer: &str) -> bool {
+    inner == outer || inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'))
 }
 
 impl State {
@@ -84,9 +126,16 @@ impl State {
         self.begin.0 <= time && time <= self.end.1
     }
 
-    fn holds_at(&self, time: Time) -> bool {
-        self.begin.1 <= time && time <= self.end.0
+    fn may_go(&self) -> bool {
+        self.is_taken_along && self.is_released && !self.is_disposed
     }
+}
+
+/// Those of a volume's states that may have been at some time in this span, if it was there all the time.
+fn throughout(states: &[State], from: Time, until: Time) -> Option<impl Iterator<Item = &State>> {
+    let (first, last) = (states.first()?, states.last()?);
+    let is_there = first.begin.1 <= from && until <= last.end.0;
+    is_there.then(|| states.iter().filter(move |state| state.begin.0 <= until && from <= state.end.1))
 }
 
 impl History {
@@ -95,16 +144,16 @@ impl History {
         let states = self.volumes[name].iter().filter(|state| state.path == path && state.may_hold_at(time));
         let mut why = format!("{name} does not exist");
         for state in states {
-            let claim_gone =
-                state.claim.as_ref().and_then(|uid| self.claims_gone.get(uid)).is_some_and(|gone| gone.0 <= time);
+            let claim_gone = state.claim.as_ref().is_some_and(|uid| self.is_gone_from(name, uid, time));
             let fate_fits = match to {
                 To::Trash => state.fate == Fate::Delete,
                 To::Archive(_) => state.fate != Fate::Retain,
-                To::Elsewhere(_) => false,
+                To::Elsewhere(_) | To::Nowhere => false,
             };
-            why = match (state.may_go && !state.disposed, claim_gone, fate_fits) {
-                (true, true, true) => return self.is_alone(name, path, time),
-                (false, ..) => format!("{name} is not to be reclaimed, or has been"),
+            why = match (state.may_go(), claim_gone, fate_fits) {
+                (true, true, true) => return Ok(()),
+                (false, ..) if state.is_disposed => format!("{name} has been reclaimed before"),
+                (false, ..) => format!("{name} is not to be reclaimed"),
                 (_, false, _) => format!("{name} has a claim, or none that was"),
                 _ => format!("{name} is to have the fate {:?}", state.fate),
             };
@@ -112,12 +161,23 @@ impl History {
         Err(why)
     }
 
-    /// Whether no other volume had a part in the directory. One that is to go, too, may have left it already: the last
-    /// of them decides.
-    fn is_alone(&self, name: &str, path: &str, time: Time) -> Result<(), String> {
-        let stays = |state: &State| state.holds_at(time) && !state.may_go && meet(&state.path, path);
-        let other = self.volumes.iter().find(|(other, states)| *other != name && states.iter().any(stays));
-        other.map_or(Ok(()), |(other, _)| Err(format!("{other} has a part in it")))
+    /// Whether a volume's claim had gone by then, or else had got another volume than the one that was made for it.
+    fn is_gone_from(&self, name: &str, uid: &str, time: Time) -> bool {
+        let is_gone = self.claims_gone.get(uid).is_some_and(|gone| gone.0 <= time);
+        let is_elsewhere = |(when, volume): &(When, String)| when.0 <= time && volume != name;
+        let is_its_own = name.strip_prefix("pvc-") == Some(uid);
+        is_gone || is_its_own && self.claims_bound.get(uid).is_some_and(is_elsewhere)
+    }
+
+    /// Another volume that had a part in a directory all through a span of time. One that was to go, too, may have left
+    /// it already: the last of them decides.
+    fn part_owner(&self, name: Option<&str>, path: &str, from: Time, until: Time) -> Option<&str> {
+        let has_part = |states: &[State]| {
+            let mut held = throughout(states, from, until)?;
+            held.all(|state| meet(&state.path, path) && !state.may_go() && !state.is_disposed).then_some(())
+        };
+        let mut others = self.volumes.iter().filter(|(other, _)| Some(other.as_str()) != name);
+        others.find(|(_, states)| has_part(states).is_some()).map(|(other, _)| other.as_str())
     }
 
     /// The times of changes of volumes and claims.
@@ -125,26 +185,82 @@ impl History {
         let of_volumes = self.volumes.values().flatten().flat_map(|state| [state.begin, state.end]);
         of_volumes.chain(self.claims_gone.values().copied()).flat_map(|when| [when.0, when.1])
     }
-}
 
-/// The moves for which nothing was true, at any time from `tolerance` before, that allowed them.
-pub(crate) fn wrong_moves(history: &History, moves: &[Move], tolerance: Time) -> Vec<String> {
-    let mut wrong = Vec::new();
-    for a_move in moves {
+    /// Whether nothing allowed a move at any time from the tolerance before.
+    fn forbids(&self, a_move: &Move, tolerance: Tolerance) -> Option<String> {
         let Move { path, to, at } = a_move;
-        let mut times: Vec<Time> =
-            history.changes().filter(|time| (at - tolerance..=*at).contains(time)).collect();
-        times.extend([*at, at - tolerance]);
+        let of_path = self.volumes.iter().filter(|(_, states)| states.iter().any(|state| state.path == *path));
+        let names: Vec<&str> = of_path.map(|(name, _)| name.as_str()).collect();
+        let has_owner = |name: Option<&str>| self.part_owner(name, path, at - tolerance.others, *at);
+        if *to == To::Nowhere {
+            // What is made for a claim and not needed may go, empty as it is.
+            return has_owner(None).map(|owner| format!("{owner} has a part in it"));
+        }
+        let span = at - tolerance.own..=*at;
+        let mut times: Vec<Time> = self.changes().filter(|time| span.contains(time)).collect();
+        times.extend([*at, at - tolerance.own]);
         // Between two changes nothing changes, but right at one both the old and the new may hold.
         times.extend(times.clone().iter().flat_map(|time| [time - 1, time + 1]));
-        times.retain(|time| (at - tolerance..=*at).contains(time));
-        let of_path = history.volumes.iter().filter(|(_, states)| states.iter().any(|state| state.path == *path));
-        let names: Vec<&String> = of_path.map(|(name, _)| name).collect();
-        let allowed = |name: &&String| times.iter().any(|time| history.lets_go(name, path, to, *time).is_ok());
-        if !names.iter().any(allowed) {
-            let why: Vec<String> =
-                names.iter().filter_map(|name| history.lets_go(name, path, to, *at).err()).collect();
-            wrong.push(format!("{path} went to {to:?} at {at}: {}", why.join("; ")));
+        times.retain(|time| span.contains(time));
+        let is_let_go = |name: &&str| times.iter().any(|time| self.lets_go(name, path, to, *time).is_ok());
+        let Some(leaver) = names.iter().find(|name| is_let_go(name)) else {
+            let why = names.iter().filter_map(|name| self.lets_go(name, path, to, *at).err());
+            return Some(why.collect::<Vec<_>>().join("; "));
+        };
+        has_owner(Some(leaver)).map(|owner| format!("{owner} has a part in it"))
+    }
+}
+
+/// The moves for which nothing was true, at any time from the tolerance before, that allowed them.
+pub(crate) fn wrong_moves(history: &History, moves: &[Move], tolerance: Tolerance) -> Vec<String> {
+    let wrong = moves.iter().filter_map(|a_move| Some((a_move, history.forbids(a_move, tolerance)?)));
+    wrong.map(|(Move { path, to, at }, why)| format!("{path} went to {to:?} at {at}: {why}")).collect()
+}
+
+/// The moves of what was to be copied first.
+pub(crate) fn broken_promises(history: &History, moves: &[Move], promises: &[Promise]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for Promise { claim, path, since } in promises {
+        let served = history.claims_served.get(claim).copied().unwrap_or(NEVER);
+        let is_early = |at: Time| *since < at && at < served.0;
+        let broken = moves.iter().find(|a_move| is_at_or_in(path, &a_move.path) && is_early(a_move.at));
+        if let Some(Move { to, at, .. }) = broken {
+            wrong.push(format!("{path} went to {to:?} at {at}, while {claim} waited to be a copy of it"));
+        }
+    }
+    wrong
+}
+
+/// The directories that were given while an earlier volume was about to take them away: one whose claim had gone before
+/// the new one was made, which alone had a part in the directory, and was to take it along the whole time.
+pub(crate) fn wrong_gifts(history: &History, gifts: &[Gift]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for Gift { claim, path, since, earlier } in gifts {
+        let own = format!("pvc-{claim}");
+        let Some(given) = history.volumes.get(&own).and_then(|states| states.first()).map(|state| state.begin.0)
+        else {
+            continue;
+        };
+        for uid in earlier {
+            let name = format!("pvc-{uid}");
+            let Some(states) = history.volumes.get(&name) else { continue };
+            let takes = |state: &State| {
+                let is_its = state.path == *path && state.claim.as_ref() == Some(uid);
+                is_its && state.is_taken_along && !state.is_disposed && state.fate != Fate::Retain
+            };
+            let is_about_to_take = throughout(states, *since, given).is_some()
+                && states.iter().all(|state| takes(state) || given < state.begin.0);
+            let mut others = history.volumes.iter().filter(|(other, _)| **other != name && **other != own);
+            let is_shared = others.any(|(_, states)| {
+                states
+                    .iter()
+                    .any(|state| meet(&state.path, path) && state.begin.0 <= given && *since <= state.end.1)
+            });
+            if is_about_to_take && !is_shared {
+                wrong.push(format!(
+                    "{path} was given to {claim} at {given}, while {name} was about to take it away"
+                ));
+            }
         }
     }
     wrong
@@ -156,16 +272,15 @@ pub(crate) fn lost_markers(history: &History, moves: &[Move], markers: &[Marker]
     for marker in markers {
         let Marker { claim, path, at, found, is_bound } = marker;
         // What was done to its directory, or to one above; later moves from there were of other directories.
-        let is_above = |upper: &str| upper == path || path.starts_with(&format!("{upper}/"));
-        let first = moves.iter().find(|a_move| a_move.at >= *at && is_above(&a_move.path));
-        let problem = match (first.map(|first| &first.to), found) {
-            _ if *is_bound && found.as_deref() != Some(path) => Some("its claim is Bound"),
-            (None, None) => Some("it was not moved"),
-            (Some(To::Archive(_)), None) => Some("it was archived"),
-            (Some(To::Archive(archive)), Some(found)) if !found.starts_with(archive) => Some("it was archived"),
-            (Some(To::Trash), Some(_)) => Some("it was removed"),
-            (None, Some(found)) if found != path => Some("it was not moved"),
-            (None, Some(_)) if !is_bound => history.must_be_gone(path).then_some("it was to be removed"),
+        let first = moves.iter().find(|a_move| a_move.at >= *at && is_at_or_in(path, &a_move.path));
+        let is_at_home = found.contains(path);
+        let is_in = |archive: &String| found.iter().any(|place| is_at_or_in(place, archive));
+        let problem = match first.map(|first| &first.to) {
+            _ if *is_bound && !is_at_home => Some("its claim is Bound"),
+            None | Some(To::Nowhere) if !is_at_home => Some("it was not moved"),
+            Some(To::Archive(archive)) if !is_in(archive) => Some("it was archived"),
+            Some(To::Trash) if is_at_home => Some("it was removed"),
+            None if !is_bound => history.must_be_gone(path).then_some("it was to be removed"),
             _ => None,
         };
         if let Some(problem) = problem {
@@ -184,7 +299,8 @@ impl History {
             return false;
         };
         let Some(last) = states.last() else { return false };
-        let released: Vec<&State> = states.iter().filter(|state| state.may_go).collect();
+        let released: Vec<&State> =
+            states.iter().filter(|state| state.is_taken_along && state.is_released).collect();
         let Some(first) = released.first() else { return false };
         let was_kept = released.iter().any(|state| state.fate == Fate::Retain);
         let others = self.volumes.iter().any(|(other, states)| {
@@ -192,148 +308,10 @@ impl History {
             let overlap = begun.begin.0 <= last.end.1 && first.begin.0 <= ended.end.1;
             other != name && overlap && states.iter().any(|state| meet(&state.path, path))
         });
-        last.end != NEVER && last.may_go && !was_kept && !others
+        let is_taken = last.is_taken_along && last.is_released;
+        last.end != NEVER && is_taken && !was_kept && !others
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn state(begin: Time, end: Time, may_go: bool, fate: Fate) -> State {
-        let ends = if end == Time::MAX { NEVER } else { When(end, end + 1) };
-        State {
-            begin: When(begin, begin + 1),
-            end: ends,
-            path: "a/x".to_owned(),
-            may_go,
-            disposed: false,
-            claim: Some("uid".to_owned()),
-            fate,
-        }
-    }
-
-    /// A volume that is Released at 100 and gone at 200; its claim goes at 90.
-    fn history(fate: Fate) -> History {
-        let states = vec![state(0, 100, false, fate), state(100, 200, true, fate)];
-        History {
-            volumes: BTreeMap::from([("v".to_owned(), states)]),
-            claims_gone: BTreeMap::from([("uid".to_owned(), When(90, 91))]),
-        }
-    }
-
-    fn moved(to: To, at: Time) -> Move {
-        Move { path: "a/x".to_owned(), to, at }
-    }
-
-    fn archive() -> To {
-        To::Archive("archived-x".to_owned())
-    }
-
-    fn wrong(history: &History, to: To, at: Time) -> bool {
-        !wrong_moves(history, &[moved(to, at)], 10).is_empty()
-    }
-
-    #[test]
-    fn a_directory_may_go_as_its_fate_says_once_its_volume_is_released() {
-        use Fate::{Archive, Delete, Retain};
-        let rows = [
-            (Delete, To::Trash, 150, false),
-            (Delete, archive(), 150, false),
-            (Archive, archive(), 150, false),
-            (Archive, To::Trash, 150, true),
-            (Retain, To::Trash, 150, true),
-            (Retain, archive(), 150, true),
-            (Delete, To::Elsewhere("b".to_owned()), 150, true),
-            (Delete, To::Trash, 99, true),
-            (Delete, To::Trash, 205, false),
-            (Delete, To::Trash, 215, true),
-        ];
-        for (fate, to, at, expected) in rows {
-            assert_eq!(wrong(&history(fate), to.clone(), at), expected, "{fate:?} {to:?} {at}");
-        }
-        let mut other = history(Delete);
-        other.volumes.get_mut("v").unwrap().iter_mut().for_each(|state| state.path = "a/y".to_owned());
-        assert!(wrong(&other, To::Trash, 150), "nobody's");
-    }
-
-    #[test]
-    fn what_an_admin_has_changed_counts_after_a_while() {
-        for kept in [state(120, 200, false, Fate::Delete), state(120, 200, true, Fate::Retain)] {
-            let mut history = history(Fate::Delete);
-            let states = history.volumes.get_mut("v").unwrap();
-            states[1].end = When(120, 121);
-            states.push(kept);
-            assert!(!wrong(&history, To::Trash, 125));
-            assert!(wrong(&history, To::Trash, 140));
-        }
-    }
-
-    #[test]
-    fn a_volume_that_is_claimed_anew_or_by_nobody_keeps_its_directory() {
-        for claim in [None, Some("another".to_owned())] {
-            let mut history = history(Fate::Delete);
-            history.volumes.get_mut("v").unwrap()[1].claim = claim;
-            assert!(wrong(&history, To::Trash, 150));
-        }
-    }
-
-    #[test]
-    fn a_volume_whose_directory_was_dealt_with_takes_no_other() {
-        let mut history = history(Fate::Delete);
-        history.volumes.get_mut("v").unwrap()[1].disposed = true;
-        assert!(wrong(&history, To::Trash, 150));
-    }
-
-    #[test]
-    fn of_two_volumes_that_are_both_to_go_either_may_be_the_last() {
-        let mut history = history(Fate::Delete);
-        let other = history.volumes["v"].clone();
-        history.volumes.insert("w".to_owned(), other);
-        assert!(!wrong(&history, To::Trash, 150));
-        history.volumes.get_mut("w").unwrap()[1].may_go = false;
-        assert!(wrong(&history, To::Trash, 150));
-    }
-
-    #[test]
-    fn a_directory_in_which_another_volume_has_a_part_stays() {
-        for (path, expected) in [("a/x", true), ("a", true), ("a/x/y", true), ("a/xy", false), ("b", false)] {
-            let mut history = history(Fate::Delete);
-            let mut there = state(50, Time::MAX, false, Fate::Retain);
-            there.path = path.to_owned();
-            history.volumes.insert("w".to_owned(), vec![there.clone()]);
-            assert_eq!(wrong(&history, To::Trash, 150), expected, "{path}");
-            // It has gone by then, or has come a moment before only.
-            there.end = When(120, 121);
-            history.volumes.insert("w".to_owned(), vec![there.clone()]);
-            assert!(!wrong(&history, To::Trash, 150), "{path}");
-            (there.begin, there.end) = (When(144, 145), NEVER);
-            history.volumes.insert("w".to_owned(), vec![there]);
-            assert!(!wrong(&history, To::Trash, 150), "{path}");
-        }
-    }
-
-    #[test]
-    fn every_marker_must_be_where_its_directory_went() {
-        let at_home = Some("a/x");
-        let rows = [
-            (None, at_home, true, Fate::Delete, false),
-            (None, None, true, Fate::Delete, true),
-            (Some(archive()), Some("archived-x"), true, Fate::Archive, true),
-            (None, None, false, Fate::Retain, true),
-            (None, at_home, false, Fate::Retain, false),
-            (None, at_home, false, Fate::Delete, true),
-            (Some(To::Trash), None, false, Fate::Delete, false),
-            (Some(To::Trash), at_home, false, Fate::Delete, true),
-            (Some(archive()), Some("archived-x"), false, Fate::Archive, false),
-            (Some(archive()), None, false, Fate::Archive, true),
-        ];
-        for (to, found, is_bound, fate, expected) in rows {
-            let moves: Vec<Move> = to.into_iter().map(|to| moved(to, 150)).collect();
-            let (claim, path) = ("uid".to_owned(), "a/x".to_owned());
-            let marker = Marker { claim, path, at: 50, found: found.map(str::to_owned), is_bound };
-            let lost = lost_markers(&history(fate), &moves, std::slice::from_ref(&marker));
-            assert_eq!(!lost.is_empty(), expected, "{moves:?} {marker:?} {fate:?}");
-        }
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! What the API server's audit log says of volumes and claims.
+//! What the API server's audit log says of volumes, claims and classes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,19 +10,25 @@ use serde_json::Value;
 use crate::checker::{Fate, History, NEVER, State, Time, When};
 use crate::support::space::PATH;
 
-/// Has the API server write down all that is done to volumes and claims, in full.
+/// Has the API server write down all that is done to these objects, in full.
 pub(crate) const POLICY: &str = r#"{
     "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
     "rules": [
         {
             "level": "RequestResponse", "verbs": ["create", "update", "patch", "delete"],
-            "resources": [{"resources": [
-                "persistentvolumes", "persistentvolumes/status", "persistentvolumeclaims", "persistentvolumeclaims/status"
-            ]}]
+            "resources": [
+                {"resources": [
+                    "persistentvolumes", "persistentvolumes/status", "persistentvolumeclaims", "persistentvolumeclaims/status"
+                ]},
+                {"group": "storage.k8s.io", "resources": ["storageclasses"]}
+            ]
         },
         {"level": "None"}
     ]
 }"#;
+
+/// How long what a class said before may be believed, in microseconds: its watch is never silent for longer here.
+const CLASS_BELIEVED: Time = 15_000_000;
 
 /// One change of an object.
 struct Change<'a> {
@@ -32,40 +38,60 @@ struct Change<'a> {
     removed: bool,
 }
 
-/// Reads an audit log. `fates` has the fate that each class of `provisioner` says.
-pub(crate) fn read(log: &Path, provisioner: &str, fates: &BTreeMap<String, Fate>) -> History {
+/// The fates that a class has had, each from when on; none while it is not there.
+type Fates = Vec<(When, Option<Fate>)>;
+
+/// Reads an audit log.
+pub(crate) fn read(log: &Path, provisioner: &str) -> History {
     let text = fs::read_to_string(log).expect("an audit log");
     let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("an event")).collect();
-    let mut changes: BTreeMap<(bool, String), Vec<Change<'_>>> = BTreeMap::new();
-    for event in &events {
-        let object = &event["responseObject"];
-        let is_volume = object["kind"] == "PersistentVolume";
-        let is_claim = object["kind"] == "PersistentVolumeClaim";
+    let is_done = |event: &&Value| {
         let code = event["responseStatus"]["code"].as_u64().unwrap_or(500);
-        if event["stage"] != "ResponseComplete" || code >= 300 || !(is_volume || is_claim) {
+        event["stage"] == "ResponseComplete" && code < 300
+    };
+    let mut changes: BTreeMap<(bool, String), Vec<Change<'_>>> = BTreeMap::new();
+    let mut classes: BTreeMap<String, Fates> = BTreeMap::new();
+    for event in events.iter().filter(is_done) {
+        let object = &event["responseObject"];
+        let when = When(time(&event["requestReceivedTimestamp"]), time(&event["stageTimestamp"]));
+        if event["objectRef"]["resource"] == "storageclasses" {
+            let name = event["objectRef"]["name"].as_str().or_else(|| object["metadata"]["name"].as_str());
+            let said = (event["verb"] != "delete").then(|| fate(&object["parameters"]["onDelete"])).flatten();
+            classes.entry(name.expect("a name").to_owned()).or_default().push((when, said));
+        }
+        let is_volume = object["kind"] == "PersistentVolume";
+        if !is_volume && object["kind"] != "PersistentVolumeClaim" {
             continue;
         }
         let metadata = &object["metadata"];
         let held = metadata["finalizers"].as_array().is_some_and(|all| !all.is_empty());
         let goes = event["verb"] == "delete" || metadata["deletionTimestamp"].is_string();
-        let change = Change {
-            version: metadata["resourceVersion"]
-                .as_str()
-                .and_then(|version| version.parse().ok())
-                .expect("a version"),
-            when: When(time(&event["requestReceivedTimestamp"]), time(&event["stageTimestamp"])),
-            object,
-            removed: goes && !held,
-        };
+        let version = metadata["resourceVersion"].as_str().and_then(|version| version.parse().ok());
+        let change = Change { version: version.expect("a version"), when, object, removed: goes && !held };
         let key = if is_volume { &metadata["name"] } else { &metadata["uid"] };
         changes.entry((is_volume, key.as_str().expect("a key").to_owned())).or_default().push(change);
+    }
+    for fates in classes.values_mut() {
+        fates.sort_by_key(|(when, _)| *when);
     }
     let mut history = History::default();
     for ((is_volume, key), mut changes) in changes {
         changes.sort_by_key(|change| (change.removed, change.version));
         if is_volume {
-            history.volumes.insert(key, states(&changes, provisioner, fates));
-        } else if let Some(gone) = changes.iter().find(|change| change.removed) {
+            history.volumes.insert(key, states(&changes, provisioner, &classes));
+            continue;
+        }
+        let is_served = |change: &&Change<'_>| {
+            let is_leaving = change.object["metadata"]["deletionTimestamp"].is_string();
+            change.removed || is_leaving || change.object["status"]["phase"] == "Bound"
+        };
+        let volume = |change: &Change<'_>| change.object["spec"]["volumeName"].as_str().map(str::to_owned);
+        let bound = changes.iter().find_map(|change| Some((change.when, volume(change)?)));
+        history.claims_bound.extend(bound.map(|bound| (key.clone(), bound)));
+        if let Some(served) = changes.iter().find(is_served) {
+            history.claims_served.insert(key.clone(), served.when);
+        }
+        if let Some(gone) = changes.iter().find(|change| change.removed) {
             history.claims_gone.insert(key, gone.when);
         }
     }
@@ -77,29 +103,55 @@ fn time(text: &Value) -> Time {
     time.as_microsecond()
 }
 
-fn states(changes: &[Change<'_>], provisioner: &str, fates: &BTreeMap<String, Fate>) -> Vec<State> {
+fn fate(text: &Value) -> Option<Fate> {
+    match text.as_str()? {
+        "retain" => Some(Fate::Retain),
+        "archive" => Some(Fate::Archive),
+        "delete" => Some(Fate::Delete),
+        _ => None,
+    }
+}
+
+fn states(changes: &[Change<'_>], provisioner: &str, classes: &BTreeMap<String, Fates>) -> Vec<State> {
     let mut states = Vec::new();
     for (number, change) in changes.iter().enumerate().filter(|(_, change)| !change.removed) {
         let Value::Object(spec) = &change.object["spec"] else { panic!("a volume without a spec") };
         let annotations = &change.object["metadata"]["annotations"];
         let path = spec["nfs"]["path"].as_str().expect("an NFS volume");
         let is_ours = annotations["pv.kubernetes.io/provisioned-by"] == provisioner;
-        let is_released = change.object["status"]["phase"] == "Released";
-        let said = match annotations["nfs-provisioner/on-delete"].as_str() {
-            Some("retain") => Some(Fate::Retain),
-            Some("archive") => Some(Fate::Archive),
-            Some("delete") => Some(Fate::Delete),
-            _ => fates.get(spec["storageClassName"].as_str().unwrap_or_default()).copied(),
-        };
-        states.push(State {
+        let recorded = fate(&annotations["nfs-provisioner/on-delete-of-class"]).unwrap_or(Fate::Retain);
+        let state = State {
             begin: change.when,
             end: changes.get(number + 1).map_or(NEVER, |next| next.when),
             path: path.strip_prefix(&format!("{PATH}/")).expect("a path beneath the export").to_owned(),
-            may_go: is_ours && is_released && spec["persistentVolumeReclaimPolicy"] == "Delete",
-            disposed: annotations["nfs-provisioner/disposed"].is_string(),
+            is_taken_along: is_ours && spec["persistentVolumeReclaimPolicy"] == "Delete",
+            is_released: change.object["status"]["phase"] == "Released",
+            is_disposed: annotations["nfs-provisioner/disposed"].is_string(),
             claim: spec.get("claimRef").and_then(|claim| Some(claim["uid"].as_str()?.to_owned())),
-            fate: said.unwrap_or(Fate::Retain),
-        });
+            fate: fate(&annotations["nfs-provisioner/on-delete"]).unwrap_or(recorded),
+        };
+        let class = classes.get(spec["storageClassName"].as_str().unwrap_or_default());
+        match class.filter(|_| annotations["nfs-provisioner/on-delete"].is_null()) {
+            Some(fates) => states.extend(by_class(&state, fates, recorded)),
+            None => states.push(state),
+        }
+    }
+    states
+}
+
+/// A state of a volume whose class says what becomes of its directory, as often as that changes.
+fn by_class(state: &State, fates: &Fates, recorded: Fate) -> Vec<State> {
+    let mut states = Vec::new();
+    for (number, (from, said)) in fates.iter().enumerate() {
+        let believed = |when: When| When(when.0, when.1.saturating_add(CLASS_BELIEVED));
+        // What it said first is known from the beginning.
+        let from = if number == 0 { *from } else { believed(*from) };
+        let to = fates.get(number + 1).map_or(NEVER, |(to, _)| believed(*to));
+        let begin = When(state.begin.0.max(from.0), state.begin.1.max(from.1));
+        let end = When(state.end.0.min(to.0), state.end.1.min(to.1));
+        if begin.0 <= end.1 {
+            states.push(State { begin, end, fate: said.unwrap_or(recorded), ..state.clone() });
+        }
     }
     states
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use nfs_provisioner::layout::{ARCHIVE_PREFIX, TRASH};
+use nfs_provisioner::layout::{ARCHIVE_PREFIX, RESERVED_PREFIX, TRASH};
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 
@@ -66,9 +66,14 @@ struct Writer {
 }
 
 impl Writer {
-    /// Watches a directory and those in it.
+    /// Watches a directory and those in it; of the provisioner's own, which nobody has a part in, those only whose
+    /// entries come from volumes' directories.
     fn watch(&mut self, path: &str) {
+        if path.starts_with(RESERVED_PREFIX) && path != TRASH {
+            return;
+        }
         let flags = AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_MOVED_FROM
             | AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_ONLYDIR
@@ -94,21 +99,46 @@ impl Writer {
         let path = joined(directory, &name.to_string_lossy());
         if event.mask.contains(AddWatchFlags::IN_CREATE) {
             self.watch(&path);
+        } else if event.mask.contains(AddWatchFlags::IN_DELETE) {
+            self.note(path, To::Nowhere);
         } else if event.mask.contains(AddWatchFlags::IN_MOVED_FROM) {
             self.leaving.insert(event.cookie, path);
         } else if event.mask.contains(AddWatchFlags::IN_MOVED_TO) {
-            let Some(from) = self.leaving.remove(&event.cookie) else { return };
-            let beneath = format!("{from}/");
-            for watched in self.watched.values_mut() {
-                if *watched == from {
-                    watched.clone_from(&path);
-                } else if let Some(rest) = watched.strip_prefix(&beneath) {
-                    *watched = joined(&path, rest);
+            match self.leaving.remove(&event.cookie) {
+                Some(from) => {
+                    self.rename(&from, &path);
+                    self.note(from, destination(path));
                 }
+                // A copy that is put into its place.
+                None => self.watch(&path),
             }
-            if !from.starts_with('.') && !from.starts_with(ARCHIVE_PREFIX) {
-                self.moves.push(Move { path: from, to: destination(path), at: now() });
+        }
+    }
+
+    fn note(&mut self, path: String, to: To) {
+        if !path.starts_with(RESERVED_PREFIX) && !path.starts_with(ARCHIVE_PREFIX) {
+            self.moves.push(Move { path, to, at: now() });
+        }
+    }
+
+    /// Notes where a directory and those in it are now. What is in the trash is of no interest any more.
+    fn rename(&mut self, from: &str, to: &str) {
+        let beneath = format!("{from}/");
+        let mut ended = Vec::new();
+        for (watched, path) in &mut self.watched {
+            if path != from && !path.starts_with(&beneath) {
+                continue;
             }
+            if to.starts_with(RESERVED_PREFIX) {
+                ended.push(*watched);
+            } else {
+                *path = format!("{to}{}", &path[from.len()..]);
+            }
+        }
+        for watched in ended {
+            self.watched.remove(&watched);
+            // It may have been removed by now.
+            let _ = self.inotify.rm_watch(watched);
         }
     }
 }

@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use parking_lot::Mutex;
 
+use crate::journal::now;
 use crate::support::process::Process;
 use crate::support::proxy::{Action, Asked, Fault, Proxy};
 use crate::support::space::Space;
+use crate::world::World;
 
 const KINDS: [&str; 3] = ["persistentvolumes", "persistentvolumeclaims", "storageclasses"];
 
@@ -23,10 +25,8 @@ pub(crate) struct Trouble<'a> {
 }
 
 impl<'a> Trouble<'a> {
-    pub(crate) fn new(space: &'a Space, proxy: &'a Proxy, seed: u64) -> Self {
-        let start = Instant::now();
-        let rng = Rng::with_seed(seed ^ 0x7ab1e);
-        Self { space, proxy, rng, faults: Vec::new(), process: None, start, kills: 0 }
+    pub(crate) fn new(space: &'a Space, proxy: &'a Proxy, rng: Rng) -> Self {
+        Self { space, proxy, rng, faults: Vec::new(), process: None, start: Instant::now(), kills: 0 }
     }
 
     fn begin_process(&mut self) {
@@ -36,31 +36,47 @@ impl<'a> Trouble<'a> {
         self.process = Some(Process::start(&settings));
     }
 
-    /// Has something begin or end to go wrong, or nothing.
-    pub(crate) fn step(&mut self) {
-        let now = Instant::now();
-        self.faults.retain(|(until, _)| now < *until);
-        if self.process.is_none() && now >= self.start {
+    /// Has things go wrong until all ends, and well from then on.
+    pub(crate) async fn make(&mut self, world: &World<'_>) {
+        while !world.has_ended.get() {
+            self.step(world);
+            tokio::time::sleep(Duration::from_millis(self.rng.u64(100..300))).await;
+        }
+        self.faults.clear();
+        if self.process.is_none() {
             self.begin_process();
-        }
-        if self.rng.u8(..100) < 2 && self.process.is_some() {
-            self.kills += 1;
-            self.process.take().expect("a process").signal("KILL");
-            self.start = now + Duration::from_millis(self.rng.u64(..3_000));
-        }
-        if self.rng.u8(..100) < 8 && self.faults.len() < 3 {
-            let faults = self.faults();
-            let until = now + Duration::from_millis(self.rng.u64(200..8_000));
-            self.faults.extend(faults.into_iter().map(|fault| (until, fault)));
         }
     }
 
-    fn faults(&mut self) -> Vec<Fault> {
+    /// Has something begin or end to go wrong, or nothing.
+    fn step(&mut self, world: &World<'_>) {
+        let now = Instant::now();
+        self.faults.retain(|(until, _)| now < *until && !world.is_quiet.get());
+        if self.process.is_none() && now >= self.start {
+            world.note("the provisioner is started".to_owned());
+            self.begin_process();
+        }
+        if self.rng.u8(..100) < 2 && self.process.is_some() && world.truces.get() == 0 {
+            self.kills += 1;
+            world.note("the provisioner is killed".to_owned());
+            self.process.take().expect("a process").signal("KILL");
+            self.start = now + Duration::from_millis(self.rng.u64(..2_000));
+        }
+        if self.rng.u8(..100) < 7 && self.faults.len() < 3 && !world.is_quiet.get() {
+            let lasts = Duration::from_millis(self.rng.u64(200..4_000));
+            let faults = self.faults(world, lasts);
+            self.faults.extend(faults.into_iter().map(|fault| (now + lasts, fault)));
+        }
+    }
+
+    fn faults(&mut self, world: &World<'_>, lasts: Duration) -> Vec<Fault> {
         let kind = KINDS[self.rng.usize(..KINDS.len())];
         let watches = move |asked: &Asked| asked.watches(kind);
         let lists = move |asked: &Asked| asked.is_watch() && asked.lists(kind);
         let chance = self.chance(30);
-        let fault = match self.rng.u8(..10) {
+        let number = self.rng.u8(..12);
+        world.note(format!("trouble {number} with {kind} for {lasts:?}"));
+        let fault = match number {
             0 | 1 => self.proxy.fault(watches, Action::Freeze),
             2 => self.proxy.fault_of(1, watches, Action::Gone),
             3 => self.proxy.fault_of(1, Asked::is_watch, Action::Cut),
@@ -71,7 +87,7 @@ impl<'a> Trouble<'a> {
                 return vec![slow, self.proxy.fault_of(1, watches, Action::Gone)];
             }
             5 => {
-                let Some(list) = self.proxy.recorded(kind) else { return Vec::new() };
+                let Some(list) = self.old_list(world, kind, lasts) else { return Vec::new() };
                 let stale = self.proxy.fault_of(1, lists, Action::Stale(list));
                 return vec![stale, self.proxy.fault_of(1, watches, Action::Gone)];
             }
@@ -81,26 +97,44 @@ impl<'a> Trouble<'a> {
                 self.proxy.fault(move |asked| !asked.is_watch() && chance(), Action::Refuse(status))
             }
             8 => {
-                let time = Duration::from_millis(self.rng.u64(100..1_500));
+                let time = Duration::from_millis(self.rng.u64(100..800));
                 self.proxy.fault(move |asked| !asked.is_watch() && chance(), Action::Late(time))
+            }
+            9 => {
+                let time = Duration::from_millis(self.rng.u64(100..1_500));
+                self.proxy.fault(move |asked| !asked.is_watch() && chance(), Action::Delay(time))
+            }
+            10 => {
+                let time = Duration::from_millis(self.rng.u64(100..1_500));
+                self.proxy.fault(move |asked| !asked.is_watch() && chance(), Action::Overtaken(time))
             }
             _ => self.proxy.fault(move |asked| !asked.is_watch() && chance(), Action::Cut),
         };
         vec![fault]
     }
 
+    /// A list that a watch is brought again though it is old, and noted to be.
+    fn old_list(&self, world: &World<'_>, kind: &str, lasts: Duration) -> Option<Vec<hyper::body::Bytes>> {
+        let list = self.proxy.recorded(kind)?;
+        match kind {
+            // The watch of claims is believed when it says that there is no copy to be made.
+            "persistentvolumeclaims" if world.copies_waiting.get() > 0 => return None,
+            "persistentvolumeclaims" => {
+                world.stale_claims.set(Some(Instant::now() + lasts + Duration::from_secs(1)));
+            }
+            "persistentvolumes" => {
+                let lasts = i64::try_from(lasts.as_micros()).expect("a time");
+                world.stale_volumes.borrow_mut().push((now(), now() + lasts));
+            }
+            _ => {}
+        }
+        Some(list)
+    }
+
     /// Something that is so with this many chances in a hundred.
     fn chance(&mut self, percent: u8) -> impl Fn() -> bool + Send + use<> {
         let rng = Mutex::new(self.rng.fork());
         move || rng.lock().u8(..100) < percent
-    }
-
-    /// All goes well from now on.
-    pub(crate) fn end(&mut self) {
-        self.faults.clear();
-        if self.process.is_none() {
-            self.begin_process();
-        }
     }
 
     /// Stops the provisioner. What all of them have logged, and whether this one ended well.

@@ -1,7 +1,9 @@
 //! Those who use the cluster: they make claims, delete them, change policies, and write in the directories they get.
 
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -10,23 +12,28 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use nfs_provisioner::layout::ARCHIVE_PREFIX;
 use serde_json::{Value, json};
 
-use crate::checker::{Fate, Marker};
+use crate::checker::{Fate, Gift, Marker, Promise, Time};
 use crate::journal::now;
-use crate::support::space::{PATH, SERVER, Space, create, from_json, named};
+use crate::support::space::{PATH, SERVER, Space, create, from_json, merge, named};
 
 /// The most claims that there are at a time.
 const CLAIMS: usize = 60;
+
+/// The most volumes that are made by hand at a time, but for those of plots.
+const STATIC_VOLUMES: usize = 4;
 
 /// How long all may take to come to rest once nothing goes wrong any more: failed rounds are repeated later and later.
 const SETTLE: Duration = Duration::from_mins(4);
 
 /// A class: its name, its fate, and the path of its directories, which may name the claim's annotation `path`.
-const CLASSES: [(&str, Fate, Option<&str>); 6] = [
+const CLASSES: [(&str, Fate, Option<&str>); 7] = [
     ("archive", Fate::Archive, None),
     ("delete", Fate::Delete, None),
     ("kept", Fate::Retain, Some("${.PVC.namespace}/kept/${.PVC.annotations.path}")),
     ("shared", Fate::Delete, Some("${.PVC.namespace}/shared/${.PVC.annotations.path}")),
     ("saved", Fate::Archive, Some("${.PVC.namespace}/saved/${.PVC.annotations.path}")),
+    // Made again with another fate, again and again.
+    ("fickle", Fate::Delete, None),
     // Without the namespace: claims of two may want the same directory, and only one gets it.
     ("common", Fate::Delete, Some("common/${.PVC.annotations.path}")),
 ];
@@ -35,217 +42,372 @@ const CLASSES: [(&str, Fate, Option<&str>); 6] = [
 const PATHS: [&str; 6] = ["a", "b", "c", "a/x", "b/y/z", "b/y"];
 
 #[derive(Debug, Clone)]
-struct OneClaim {
-    namespace: String,
-    name: String,
-    class: usize,
-    path: &'static str,
-    uid: String,
-    deleted: bool,
-    /// The marker that was written when it was Bound.
-    marked: Option<usize>,
+pub(crate) struct OneClaim {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) class: &'static str,
+    pub(crate) path: String,
+    pub(crate) uid: String,
+    since: Time,
+    pub(crate) deleted: bool,
+    /// Somebody has something in mind with it: all others leave it alone.
+    pub(crate) is_busy: bool,
+    /// The claim that it is a copy of.
+    copy_of: Option<String>,
+    /// The volume and the directory that it has, once a marker was written there.
+    pub(crate) has: Option<(String, String)>,
+}
+
+impl OneClaim {
+    /// The name of the volume that is made for it.
+    pub(crate) fn volume(&self) -> String {
+        format!("pvc-{}", self.uid)
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) claims: Vec<OneClaim>,
+    static_volumes: Vec<String>,
+    pub(crate) markers: Vec<Marker>,
+    pub(crate) gifts: Vec<Gift>,
+    pub(crate) promises: Vec<Promise>,
+    /// Directories whose volumes an admin has offered to others.
+    tainted: BTreeSet<String>,
+    /// Volumes whose `claimRef` an admin has changed.
+    given: BTreeSet<String>,
+    /// What was seen to be wrong on the way.
+    pub(crate) wrong: Vec<String>,
+    /// What has happened, in order.
+    pub(crate) diary: Vec<(Time, String)>,
+    /// How often each plot was carried out.
+    pub(crate) plots: BTreeMap<&'static str, usize>,
 }
 
 pub(crate) struct World<'a> {
-    space: &'a Space,
-    rng: Rng,
-    namespaces: Vec<String>,
-    claims: Vec<OneClaim>,
-    static_volumes: Vec<String>,
-    markers: Vec<Marker>,
-    /// What was seen to be wrong on the way.
-    pub(crate) wrong: Vec<String>,
+    pub(crate) space: &'a Space,
+    pub(crate) namespaces: [String; 2],
+    pub(crate) has_ended: Cell<bool>,
+    /// How many do not want the provisioner to be killed now.
+    pub(crate) truces: Cell<usize>,
+    /// Whether nothing is to go wrong on the way to the API server for a moment.
+    pub(crate) is_quiet: Cell<bool>,
+    /// How many rely on it that the provisioner hears of the claims that there are.
+    pub(crate) copies_waiting: Cell<usize>,
+    /// Until when it may be told of old claims, or of old volumes.
+    pub(crate) stale_claims: Cell<Option<Instant>>,
+    pub(crate) stale_volumes: RefCell<Vec<(Time, Time)>>,
+    seen: RefCell<Seen>,
 }
 
 impl<'a> World<'a> {
-    pub(crate) async fn new(space: &'a Space, seed: u64) -> Self {
+    pub(crate) async fn new(space: &'a Space) -> Self {
         let second = format!("{}-b", space.namespace);
         create(&Api::all(space.client.clone()), named::<Namespace>(&second)).await;
-        for (name, fate, pattern) in CLASSES {
-            let on_delete = format!("{fate:?}").to_lowercase();
-            let parameters = json!({"onDelete": on_delete, "pathPattern": pattern.unwrap_or_default()});
-            space.class(name, json!({"parameters": parameters})).await;
-        }
-        Self {
+        let world = Self {
             space,
-            rng: Rng::with_seed(seed),
-            namespaces: vec![space.namespace.clone(), second],
-            claims: Vec::new(),
-            static_volumes: Vec::new(),
-            markers: Vec::new(),
-            wrong: Vec::new(),
+            namespaces: [space.namespace.clone(), second],
+            has_ended: Cell::default(),
+            truces: Cell::default(),
+            is_quiet: Cell::default(),
+            copies_waiting: Cell::default(),
+            stale_claims: Cell::default(),
+            stale_volumes: RefCell::default(),
+            seen: RefCell::default(),
+        };
+        for (name, fate, pattern) in CLASSES {
+            world.make_class(name, fate, pattern).await;
         }
+        world
+    }
+
+    pub(crate) fn seen(&self) -> RefMut<'_, Seen> {
+        self.seen.borrow_mut()
+    }
+
+    pub(crate) fn into_seen(self) -> Seen {
+        self.seen.into_inner()
+    }
+
+    pub(crate) fn note(&self, what: String) {
+        self.seen().diary.push((now(), what));
     }
 
     pub(crate) fn made(&self) -> usize {
-        self.claims.len()
+        self.seen().claims.len()
     }
 
-    /// The fates of the classes, by their full names.
-    pub(crate) fn fates(&self) -> BTreeMap<String, Fate> {
-        CLASSES.iter().map(|(name, fate, _)| (self.space.class_name(name), *fate)).collect()
+    async fn make_class(&self, name: &str, fate: Fate, pattern: Option<&str>) {
+        let on_delete = format!("{fate:?}").to_lowercase();
+        let parameters = json!({"onDelete": on_delete, "pathPattern": pattern.unwrap_or_default()});
+        self.space.class(name, json!({"parameters": parameters})).await;
     }
 
-    fn claims_of(&self, namespace: &str) -> Api<PersistentVolumeClaim> {
+    pub(crate) fn claims_of(&self, namespace: &str) -> Api<PersistentVolumeClaim> {
         Api::namespaced(self.space.client.clone(), namespace)
     }
 
-    /// Somebody does something.
-    pub(crate) async fn step(&mut self) {
-        tokio::time::sleep(Duration::from_millis(self.rng.u64(10..150))).await;
-        match self.rng.u8(..100) {
-            0..40 => self.make().await,
-            40..65 => self.delete().await,
-            65..75 => self.change_policy().await,
-            75..82 => self.change_fate().await,
-            82..88 => self.make_static().await,
-            88..92 => self.delete_static().await,
-            _ => {}
+    /// Does one thing after the other until all ends.
+    pub(crate) async fn use_cluster(&self, mut rng: Rng) {
+        while !self.has_ended.get() {
+            tokio::time::sleep(Duration::from_millis(rng.u64(50..600))).await;
+            match rng.u8(..100) {
+                0..45 => self.make_any(&mut rng).await,
+                45..70 => self.delete_any(&mut rng).await,
+                70..79 => self.change_policy(&mut rng).await,
+                79..87 => self.change_fate(&mut rng).await,
+                87..93 => self.make_static(&mut rng).await,
+                93..97 => self.delete_static(&mut rng).await,
+                97 => self.change_class(&mut rng).await,
+                _ => {}
+            }
         }
-        self.mark().await;
     }
 
-    async fn make(&mut self) {
-        if self.claims.iter().filter(|claim| !claim.deleted).count() >= CLAIMS {
+    async fn make_any(&self, rng: &mut Rng) {
+        if self.seen().claims.iter().filter(|claim| !claim.deleted).count() >= CLAIMS {
             return;
         }
-        let class = self.rng.usize(..CLASSES.len());
-        let namespace = self.namespaces[self.rng.usize(..2)].clone();
-        // A name that was used before, now and then.
-        let name = format!("data-{}", self.rng.usize(..CLAIMS));
-        if self.claims.iter().any(|claim| !claim.deleted && claim.namespace == namespace && claim.name == name) {
-            return;
-        }
-        let is_common = CLASSES[class].0 == "common";
+        let (class, ..) = CLASSES[rng.usize(..CLASSES.len())];
         // What is kept for one that is in it is found by the next claim, whose namespace may be another.
-        let paths = if is_common { &PATHS[..3] } else { &PATHS[..] };
-        let path = paths[self.rng.usize(..paths.len())];
-        let object = json!({
+        let paths = if class == "common" { &PATHS[..3] } else { &PATHS[..] };
+        // A name that was used before, now and then.
+        let (name, path) = (format!("data-{}", rng.usize(..CLAIMS)), paths[rng.usize(..paths.len())]);
+        self.make(&self.namespaces[rng.usize(..2)], &name, class, path, json!({})).await;
+    }
+
+    /// Makes a claim, unless there is one of that name, or one that is still on its way out. Its number.
+    pub(crate) async fn make(
+        &self,
+        namespace: &str,
+        name: &str,
+        class: &'static str,
+        path: &str,
+        patch: Value,
+    ) -> Option<usize> {
+        let mut object = json!({
             "metadata": {"name": name, "annotations": {"path": path}},
             "spec": {
-                "storageClassName": self.space.class_name(CLASSES[class].0), "accessModes": ["ReadWriteMany"],
+                "storageClassName": self.space.class_name(class), "accessModes": ["ReadWriteMany"],
                 "resources": {"requests": {"storage": "1Mi"}},
             },
         });
-        // One of the same name may still be on its way out.
-        let made = self.claims_of(&namespace).create(&Default::default(), &from_json(object)).await;
-        if let Ok(made) = made {
-            let uid = made.metadata.uid.expect("a uid");
-            self.claims.push(OneClaim { namespace, name, class, path, uid, deleted: false, marked: None });
+        merge(&mut object, patch);
+        let copy_of = object["spec"]["dataSource"]["name"].as_str().map(str::to_owned);
+        let since = now();
+        let made = self.claims_of(namespace).create(&Default::default(), &from_json(object)).await.ok()?;
+        let mut seen = self.seen();
+        seen.claims.push(OneClaim {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            class,
+            path: path.to_owned(),
+            uid: made.metadata.uid.expect("a uid"),
+            since,
+            deleted: false,
+            is_busy: name.starts_with("busy-"),
+            copy_of,
+            has: None,
+        });
+        Some(seen.claims.len() - 1)
+    }
+
+    pub(crate) fn claim(&self, number: usize) -> OneClaim {
+        self.seen().claims[number].clone()
+    }
+
+    /// A claim that nobody has something in mind with, living or not.
+    pub(crate) fn any_claim(&self, rng: &mut Rng, is_fit: impl Fn(&OneClaim) -> bool) -> Option<usize> {
+        let seen = self.seen();
+        let mut fit = seen.claims.iter().enumerate().filter(|(_, claim)| !claim.is_busy && is_fit(claim));
+        let count = fit.clone().count();
+        fit.nth(rng.usize(..count.max(1))).map(|(number, _)| number)
+    }
+
+    async fn delete_any(&self, rng: &mut Rng) {
+        if let Some(number) = self.any_claim(rng, |claim| !claim.deleted) {
+            self.delete(number).await;
         }
     }
 
-    /// A claim, living or not.
-    fn any_claim(&mut self) -> Option<usize> {
-        let number = self.rng.usize(..self.claims.len().max(1));
-        self.claims.get(number).map(|_| number)
+    pub(crate) async fn delete(&self, number: usize) {
+        self.seen().claims[number].deleted = true;
+        let claim = self.claim(number);
+        let deleted = self.claims_of(&claim.namespace).delete(&claim.name, &DeleteParams::default()).await;
+        deleted.expect("a claim to delete");
     }
 
-    async fn delete(&mut self) {
-        let Some(number) = self.any_claim().filter(|number| !self.claims[*number].deleted) else { return };
-        let claim = &mut self.claims[number];
-        claim.deleted = true;
-        let (namespace, name) = (claim.namespace.clone(), claim.name.clone());
-        self.claims_of(&namespace).delete(&name, &DeleteParams::default()).await.expect("a claim to delete");
-    }
-
-    async fn patch_volume(&self, claim: &OneClaim, patch: Value) {
-        let name = format!("pvc-{}", claim.uid);
+    pub(crate) async fn patch_volume(&self, name: &str, patch: Value) -> bool {
         // It may not be there, or not be there any more.
-        let _ = self.space.volumes().patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        self.space.volumes().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.is_ok()
     }
 
-    async fn change_policy(&mut self) {
-        let Some(claim) = self.any_claim().map(|number| self.claims[number].clone()) else { return };
-        let policy = if self.rng.bool() { "Retain" } else { "Delete" };
-        self.patch_volume(&claim, json!({"spec": {"persistentVolumeReclaimPolicy": policy}})).await;
+    async fn change_policy(&self, rng: &mut Rng) {
+        let Some(number) = self.any_claim(rng, |_| true) else { return };
+        let policy = if rng.bool() { "Retain" } else { "Delete" };
+        let patch = json!({"spec": {"persistentVolumeReclaimPolicy": policy}});
+        self.patch_volume(&self.claim(number).volume(), patch).await;
     }
 
-    async fn change_fate(&mut self) {
-        let Some(claim) = self.any_claim().map(|number| self.claims[number].clone()) else { return };
+    async fn change_fate(&self, rng: &mut Rng) {
+        let Some(number) = self.any_claim(rng, |_| true) else { return };
+        let claim = self.claim(number);
         // What is kept of another namespace may be found by the next claim, as is documented.
         let fates: &[Value] = &[json!("archive"), json!("delete"), Value::Null, json!("retain")];
-        let choices = if CLASSES[claim.class].0 == "common" { 3 } else { 4 };
-        let fate = &fates[self.rng.usize(..choices)];
-        self.patch_volume(&claim, json!({"metadata": {"annotations": {"nfs-provisioner/on-delete": fate}}})).await;
+        let fate = &fates[rng.usize(..if claim.class == "common" { 3 } else { 4 })];
+        let patch = json!({"metadata": {"annotations": {"nfs-provisioner/on-delete": fate}}});
+        self.patch_volume(&claim.volume(), patch).await;
     }
 
-    /// An admin makes a volume by hand for a directory that a claim has.
-    async fn make_static(&mut self) {
-        let Some(claim) = self.any_claim().map(|number| self.claims[number].clone()) else { return };
-        let Some(marker) = claim.marked.and_then(|number| self.markers.get(number).cloned()) else { return };
-        if claim.deleted || CLASSES[claim.class].0 == "common" {
-            return;
+    /// Makes the class again whose directories all have paths of their own, with another fate.
+    async fn change_class(&self, rng: &mut Rng) {
+        let fate = [Fate::Retain, Fate::Archive, Fate::Delete][rng.usize(..3)];
+        let deleted =
+            self.space.classes().delete(&self.space.class_name("fickle"), &DeleteParams::default()).await;
+        // Else somebody else is doing the same.
+        if deleted.is_ok() {
+            self.note(format!("the class fickle is to have the fate {fate:?}"));
+            tokio::time::sleep(Duration::from_millis(rng.u64(..500))).await;
+            self.make_class("fickle", fate, None).await;
         }
-        let first = ["a", "z"][self.rng.usize(..2)];
-        let name = format!("{first}-static-{}-{}", self.static_volumes.len(), self.rng.u32(..));
+    }
+
+    /// An admin makes a volume by hand for a directory that a claim has, or had.
+    async fn make_static(&self, rng: &mut Rng) {
+        let Some(number) = self.any_claim(rng, |claim| claim.has.is_some() && claim.class != "common") else {
+            return;
+        };
+        let (_, path) = self.claim(number).has.expect("a directory");
+        // While there is one, no claim is given its directory.
+        while self.seen().static_volumes.len() >= STATIC_VOLUMES {
+            self.delete_static(rng).await;
+        }
+        self.make_static_at(rng, &path).await;
+    }
+
+    pub(crate) async fn make_static_at(&self, rng: &mut Rng, path: &str) {
+        let name = format!("{}-static-{}", ["a", "z"][rng.usize(..2)], rng.u64(..));
         let volume: PersistentVolume = from_json(json!({
             "metadata": {"name": name},
             "spec": {
                 "accessModes": ["ReadWriteMany"], "capacity": {"storage": "1Mi"}, "storageClassName": "by-hand",
-                "persistentVolumeReclaimPolicy": "Retain",
-                "nfs": {"server": SERVER, "path": format!("{PATH}/{}", marker.path)},
+                "persistentVolumeReclaimPolicy": "Retain", "nfs": {"server": SERVER, "path": format!("{PATH}/{path}")},
             },
         }));
         create(&self.space.volumes(), volume).await;
-        self.static_volumes.push(name);
+        self.seen().static_volumes.push(name);
     }
 
-    async fn delete_static(&mut self) {
-        if self.static_volumes.is_empty() {
-            return;
-        }
-        let name = self.static_volumes.swap_remove(self.rng.usize(..self.static_volumes.len()));
+    async fn delete_static(&self, rng: &mut Rng) {
+        let name = {
+            let volumes = &mut self.seen().static_volumes;
+            if volumes.is_empty() {
+                return;
+            }
+            volumes.swap_remove(rng.usize(..volumes.len()))
+        };
         self.space.volumes().delete(&name, &DeleteParams::default()).await.expect("a volume to delete");
     }
 
-    /// Where the volume of a Bound claim has its directory.
-    async fn directory(&self, claim: &OneClaim) -> Option<String> {
-        let found = self.claims_of(&claim.namespace).get_opt(&claim.name).await.expect("an answer")?;
-        let is_it =
-            found.metadata.uid.as_deref() == Some(&claim.uid) && found.metadata.deletion_timestamp.is_none();
-        let is_bound = found.status?.phase.as_deref() == Some("Bound");
-        let volume = found.spec?.volume_name.filter(|_| is_it && is_bound)?;
-        Some(Space::directory(&self.space.volumes().get(&volume).await.expect("the volume of a Bound claim")))
+    /// Notes that an admin is about to write something else into a volume's `claimRef`: whoever gets the volume then has
+    /// the files of the claim before.
+    pub(crate) fn give_away(&self, volume: String, path: String) {
+        let mut seen = self.seen();
+        seen.given.insert(volume);
+        seen.tainted.insert(path);
     }
 
-    /// Writes in the directories of the claims that are Bound by now.
-    async fn mark(&mut self) {
-        for number in 0..self.claims.len() {
-            let claim = self.claims[number].clone();
-            if claim.deleted || claim.marked.is_some() {
-                continue;
-            }
-            let Some(path) = self.directory(&claim).await else { continue };
-            let directory = self.space.at(&path);
-            let entries = fs::read_dir(&directory).map(|all| all.flatten().map(|entry| entry.file_name()));
-            let Ok(entries) = entries else {
-                self.wrong.push(format!("{claim:?} is Bound and has no directory {path}"));
-                self.claims[number].marked = Some(usize::MAX);
-                continue;
-            };
-            let theirs = self.claims.iter().filter(|other| other.namespace != claim.namespace);
-            let theirs: BTreeSet<String> = theirs.map(|other| other.uid.clone()).collect();
-            for name in entries {
-                let name = name.to_string_lossy();
-                if name.strip_prefix("marker-").is_some_and(|uid| theirs.contains(uid)) {
-                    self.wrong.push(format!("{claim:?} was given {path} with another namespace's {name}"));
-                }
-            }
-            let written = fs::write(directory.join(format!("marker-{}", claim.uid)), &claim.uid);
-            if let Err(error) = written {
-                self.wrong.push(format!("{claim:?} is Bound and cannot write in {path}: {error}"));
-            }
-            self.claims[number].marked = Some(self.markers.len());
-            let at = now();
-            self.markers.push(Marker { claim: claim.uid, path, at, found: None, is_bound: false });
+    /// Writes in the directories of the claims that are Bound, until all ends.
+    pub(crate) async fn write(&self) {
+        while !self.has_ended.get() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            self.mark().await;
         }
+    }
+
+    async fn mark(&self) {
+        let waits = |claim: &OneClaim| !claim.deleted && claim.has.is_none();
+        if !self.seen().claims.iter().any(waits) {
+            return;
+        }
+        let bound = self.bound().await;
+        let numbers: Vec<usize> = {
+            let seen = self.seen();
+            let all = seen.claims.iter().enumerate();
+            all.filter(|(_, claim)| waits(claim)).map(|(number, _)| number).collect()
+        };
+        for number in numbers {
+            if let Some((volume, path)) = bound.get(&self.claim(number).uid) {
+                // Nothing is waited for in there, so that nobody deletes the claim meanwhile.
+                self.mark_one(number, volume, path);
+            }
+        }
+    }
+
+    /// The volumes and directories of all claims that are Bound, by uid.
+    async fn bound(&self) -> BTreeMap<String, (String, String)> {
+        let params = ListParams::default();
+        let [first, second] = self.namespaces.each_ref().map(|namespace| self.claims_of(namespace));
+        let claims = futures::join!(first.list(&params), second.list(&params));
+        let volumes = self.space.volumes().list(&params).await.expect("a list").items;
+        let paths: BTreeMap<&str, String> = volumes
+            .iter()
+            .map(|volume| (volume.metadata.name.as_deref().expect("a name"), Space::directory(volume)))
+            .collect();
+        let claims = [claims.0, claims.1].map(|list| list.expect("a list").items);
+        let bound = claims.iter().flatten().filter_map(|claim| {
+            let is_bound = claim.status.as_ref()?.phase.as_deref() == Some("Bound");
+            let volume = claim.spec.as_ref()?.volume_name.as_deref().filter(|_| is_bound)?;
+            Some((claim.metadata.uid.clone()?, (volume.to_owned(), paths.get(volume)?.clone())))
+        });
+        bound.collect()
+    }
+
+    fn mark_one(&self, number: usize, volume: &str, path: &str) {
+        let directory = self.space.at(path);
+        let mut seen = self.seen();
+        let claim = seen.claims[number].clone();
+        let name = format!("marker-{}", claim.uid);
+        let there: Vec<String> = match fs::read_dir(&directory) {
+            Ok(all) => all.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect(),
+            Err(error) => {
+                seen.wrong.push(format!("{claim:?} is Bound and cannot read {path}: {error}"));
+                Vec::new()
+            }
+        };
+        match fs::write(directory.join(&name), &claim.uid) {
+            // Somebody has closed it for a while.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => return,
+            Err(error) => seen.wrong.push(format!("{claim:?} is Bound and cannot write in {path}: {error}")),
+            Ok(()) => {}
+        }
+        let is_there = |other: &&OneClaim| there.contains(&format!("marker-{}", other.uid));
+        let others: Vec<OneClaim> = seen.claims.iter().filter(is_there).cloned().collect();
+        let is_given = volume != claim.volume() || seen.tainted.contains(path);
+        if let Some(theirs) = others.iter().find(|other| other.namespace != claim.namespace && !is_given) {
+            seen.wrong.push(format!("{claim:?} was given {path} with files of {theirs:?}"));
+        }
+        if let Some(source) = &claim.copy_of
+            && !is_given
+            && !others.iter().any(|other| other.name == *source)
+        {
+            seen.wrong.push(format!("{claim:?} is a copy, but has not got the files of its source"));
+        }
+        let earlier = others.iter().filter(|other| other.name == claim.name && other.uid != claim.uid);
+        let earlier: Vec<String> = earlier.map(|other| other.uid.clone()).collect();
+        let (uid, path) = (claim.uid, path.to_owned());
+        if !earlier.is_empty() && !is_given {
+            seen.gifts.push(Gift { claim: uid.clone(), path: path.clone(), since: claim.since, earlier });
+        }
+        seen.claims[number].has = Some((volume.to_owned(), path.clone()));
+        seen.markers.push(Marker { claim: uid, path, at: now(), found: Vec::new(), is_bound: false });
     }
 
     /// What keeps the cluster from being at rest.
     async fn unrest(&self) -> Vec<String> {
         let mut unrest = Vec::new();
         let volumes = self.space.volumes().list(&ListParams::default()).await.expect("a list").items;
+        let seen = self.seen();
         for volume in &volumes {
             let (spec, name) = (volume.spec.as_ref().unwrap(), volume.metadata.name.as_deref().unwrap());
             let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
@@ -255,26 +417,31 @@ impl<'a> World<'a> {
             }
         }
         let holders: Vec<(String, Option<String>)> = volumes.iter().map(holder).collect();
-        for claim in self.claims.iter().filter(|claim| !claim.deleted && claim.marked.is_none()) {
+        for claim in seen.claims.iter().filter(|claim| !claim.deleted && claim.has.is_none()) {
             // The directory is another namespace's, or one above or in it is.
-            let pattern = CLASSES[claim.class].2.unwrap_or_default();
-            let wanted = pattern.replace("${.PVC.namespace}", &claim.namespace);
-            let wanted = wanted.replace("${.PVC.annotations.path}", claim.path);
+            let (.., pattern) = CLASSES.iter().find(|(name, ..)| *name == claim.class).expect("a class");
+            let wanted = pattern.unwrap_or_default().replace("${.PVC.namespace}", &claim.namespace);
+            let wanted = wanted.replace("${.PVC.annotations.path}", &claim.path);
             let is_refused = holders.iter().any(|(path, namespace)| {
                 let is_in = |inner: &str, outer: &str| inner == outer || inner.starts_with(&format!("{outer}/"));
                 (is_in(path, &wanted) || is_in(&wanted, path)) && namespace.as_ref() != Some(&claim.namespace)
             });
             if !is_refused {
-                unrest.push(format!("{claim:?} is not Bound"));
+                unrest.push(format!("{claim:?} has no directory"));
             }
         }
         unrest
     }
 
     /// Waits until all has come to rest, and returns what has not.
-    pub(crate) async fn settle(&mut self) -> Vec<String> {
-        while !self.static_volumes.is_empty() {
-            self.delete_static().await;
+    pub(crate) async fn settle(&self) -> Vec<String> {
+        let mut rng = Rng::new();
+        while !self.seen().static_volumes.is_empty() {
+            self.delete_static(&mut rng).await;
+        }
+        let given = self.seen().given.clone();
+        for volume in given {
+            self.patch_volume(&volume, json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}})).await;
         }
         let begun = Instant::now();
         loop {
@@ -291,26 +458,26 @@ impl<'a> World<'a> {
     pub(crate) async fn markers(&self) -> Vec<Marker> {
         let archives: Vec<String> =
             self.space.entries().into_iter().filter(|name| name.starts_with(ARCHIVE_PREFIX)).collect();
-        let mut markers = self.markers.clone();
+        let bound = self.bound().await;
+        let seen = self.seen();
+        let living = seen.claims.iter().filter(|claim| !claim.deleted && bound.contains_key(&claim.uid));
+        let living: BTreeSet<&str> = living.map(|claim| claim.uid.as_str()).collect();
+        let mut markers = seen.markers.clone();
         for marker in &mut markers {
             let name = format!("marker-{}", marker.claim);
             let is_in = |directory: &str| {
                 let found = fs::read_to_string(self.space.at(directory).join(&name));
                 found.is_ok_and(|content| content == marker.claim)
             };
-            marker.found = if is_in(&marker.path) {
-                Some(marker.path.clone())
-            } else {
-                // A directory that went with the one above it is in that one's archive.
-                let inner = |archive: &String| {
-                    let parts = marker.path.match_indices('/').map(|(at, _)| &marker.path[at + 1..]);
-                    let parts = parts.map(|rest| format!("{archive}/{rest}"));
-                    std::iter::once(archive.clone()).chain(parts).find(|path| is_in(path))
-                };
-                archives.iter().find_map(inner)
+            // A directory that went with the one above it is in that one's archive.
+            let inner = |archive: &String| {
+                let parts = marker.path.match_indices('/').map(|(at, _)| &marker.path[at + 1..]);
+                let parts: Vec<String> = parts.map(|rest| format!("{archive}/{rest}")).collect();
+                std::iter::once(archive.clone()).chain(parts)
             };
-            let claim = self.claims.iter().find(|claim| claim.uid == marker.claim).unwrap();
-            marker.is_bound = !claim.deleted && self.directory(claim).await.is_some();
+            let places = std::iter::once(marker.path.clone()).chain(archives.iter().flat_map(inner));
+            marker.found = places.filter(|place| is_in(place)).collect();
+            marker.is_bound = living.contains(marker.claim.as_str());
         }
         markers
     }

@@ -295,3 +295,34 @@ async fn many_volumes_that_fail_again_and_again_share_their_lists() {
     let most = 2 + usize::try_from(begun.elapsed().as_secs()).unwrap() / 10;
     assert!(lists() - before <= most, "{} lists in {:?}", lists() - before, begun.elapsed());
 }
+
+/// Found by `tests/chaos`.
+#[tokio::test]
+async fn a_directory_stays_whose_volume_was_made_though_a_later_try_is_refused() {
+    let space = Space::new().await;
+    let proxy = Proxy::start(space.plane);
+    let provisioner = Process::start(&space.settings_through(&proxy));
+    // The claim is known, and nothing that happens to it is, before there is a volume.
+    let class = space.class("late", json!({"parameters": {"gidRange": "none"}})).await;
+    space.claim("data", &class, json!({})).await;
+    space.event("data", "ProvisioningFailed").await;
+    let silence = proxy.fault(|asked| asked.watches("persistentvolumeclaims"), Action::Freeze);
+    eventually("the watch of claims to be silent", || async { (silence.hits() > 0).then_some(()) }).await;
+    let makes = |asked: &Asked| asked.makes("persistentvolumes");
+    let lost = proxy.fault_of(1, makes, Action::LoseAnswer);
+    let refusal = proxy.fault(makes, Action::Refuse(403));
+    space.classes().delete(&class, &DeleteParams::default()).await.unwrap();
+    space.class("late", json!({})).await;
+
+    let directory = space.at(&Space::directory(&space.bound("data").await));
+    eventually("the refusal", || async {
+        let events = space.events("data", "ProvisioningFailed").await;
+        let is_refused = |message: String| message.contains("refused by the proxy");
+        events.into_iter().filter_map(|event| event.message).any(is_refused).then_some(())
+    })
+    .await;
+    assert!((lost.hits(), refusal.hits() > 0) == (1, true) && directory.is_dir(), "{}", provisioner.log());
+    drop((refusal, silence));
+    a_turn_of_all(&space).await;
+    assert!(directory.is_dir(), "{}", provisioner.log());
+}

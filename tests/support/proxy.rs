@@ -41,14 +41,17 @@ pub(crate) struct Asked {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) query: String,
+    /// What it has the API server make or change, as text.
+    pub(crate) body: String,
 }
 
 impl Asked {
-    fn of<B>(request: &Request<B>) -> Self {
+    fn of(request: &Request<Bytes>) -> Self {
         Self {
             method: request.method().to_string(),
             path: request.uri().path().to_owned(),
             query: request.uri().query().unwrap_or_default().to_owned(),
+            body: String::from_utf8_lossy(request.body()).into_owned(),
         }
     }
 
@@ -73,6 +76,16 @@ impl Asked {
         self.method == "GET" && self.is_of_all(kind) && (streams || !self.is_watch())
     }
 
+    /// Whether it makes an object of this kind.
+    pub(crate) fn makes(&self, kind: &str) -> bool {
+        self.method == "POST" && self.is_of_all(kind)
+    }
+
+    /// Whether it deletes this one object.
+    pub(crate) fn deletes(&self, kind: &str, name: &str) -> bool {
+        self.method == "DELETE" && self.path.ends_with(&format!("/{kind}/{name}"))
+    }
+
     /// Whether it reads this one object.
     pub(crate) fn reads(&self, kind: &str, name: &str) -> bool {
         self.method == "GET" && self.path.ends_with(&format!("/{kind}/{name}"))
@@ -92,6 +105,8 @@ pub(crate) enum Action {
     Cut,
     /// It is passed on later.
     Delay(Duration),
+    /// It is passed on once another one that came later has been answered, or after so long at the latest.
+    Overtaken(Duration),
     /// It is carried out at once, and answered later, with what was true then.
     Late(Duration),
     /// It is not passed on, but answered with this status.
@@ -123,6 +138,8 @@ struct Shared {
     rules: Mutex<Vec<Rule>>,
     /// Counts the changes of the rules.
     changes: watch::Sender<usize>,
+    /// Counts the answers to all that is no watch.
+    answered: watch::Sender<usize>,
     asked: Mutex<Vec<Asked>>,
     recorded: Mutex<Vec<(String, Vec<Bytes>)>>,
     server: Server,
@@ -172,6 +189,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             rules: Mutex::default(),
             changes: watch::Sender::default(),
+            answered: watch::Sender::default(),
             asked: Mutex::default(),
             recorded: Mutex::default(),
             server: Server { address, connector: connector(&plane.dir) },
@@ -294,6 +312,8 @@ async fn answer(
     upstream: &mut Upstream,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Closed> {
+    let (head, made) = request.into_parts();
+    let request = Request::from_parts(head, made.collect().await.map_err(Closed::by)?.to_bytes());
     let asked = Asked::of(&request);
     shared.asked.lock().push(asked.clone());
     let mut loses = false;
@@ -306,6 +326,10 @@ async fn answer(
             }
             Action::Cut => return Err(Closed("cut".to_owned())),
             Action::Delay(time) => tokio::time::sleep(time).await,
+            Action::Overtaken(time) => {
+                let mut answered = shared.answered.subscribe();
+                let _ = tokio::time::timeout(time, answered.changed()).await;
+            }
             Action::Late(time) => late = time,
             Action::Refuse(status) => return Ok(refused(status)),
             Action::LoseAnswer => loses = true,
@@ -316,6 +340,9 @@ async fn answer(
         break;
     }
     let answer = shared.server.passed_on(upstream, request).await?;
+    if !asked.is_watch() {
+        shared.answered.send_modify(|answered| *answered += 1);
+    }
     tokio::time::sleep(late).await;
     if loses {
         answer.into_body().collect().await.map_err(Closed::by)?;
@@ -330,12 +357,11 @@ impl Server {
     async fn passed_on(
         &self,
         upstream: &mut Upstream,
-        request: Request<Incoming>,
+        request: Request<Bytes>,
     ) -> Result<Response<Incoming>, Closed> {
         let (mut head, body) = request.into_parts();
         // What is compressed has no lines.
         head.headers.remove(ACCEPT_ENCODING);
-        let body = body.collect().await.map_err(Closed::by)?.to_bytes();
         if let Some(sender) = upstream
             && sender.ready().await.is_err()
         {
@@ -378,9 +404,12 @@ impl Shared {
             Action::Freeze | Action::Cut | Action::Gone => rule.left > 0,
             Action::Slowly(_) => rule.left > 0 && line.is_some(),
             Action::HoldAt(text) => line.is_some_and(|line| has(line, text)),
-            Action::Delay(_) | Action::Late(_) | Action::Refuse(_) | Action::LoseAnswer | Action::Stale(_) => {
-                false
-            }
+            Action::Delay(_)
+            | Action::Overtaken(_)
+            | Action::Late(_)
+            | Action::Refuse(_)
+            | Action::LoseAnswer
+            | Action::Stale(_) => false,
         };
         let rule = rules.iter_mut().find(|rule| applies(rule) && (rule.matches)(asked))?;
         rule.hit();
