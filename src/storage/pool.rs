@@ -262,8 +262,10 @@ impl Pool {
                     loop {
                         running.answered();
                         let is_over = progress.is_stopped() || begun.elapsed() >= COPY_PAUSE_MAX;
-                        if fence.lets_pass() || is_over {
-                            return fence.lets_pass();
+                        // Asked once: the process may be stopped between two questions, and the second be denied.
+                        let passes = fence.lets_pass();
+                        if passes || is_over {
+                            return passes;
                         }
                         thread::sleep(PAUSE);
                     }

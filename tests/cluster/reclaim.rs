@@ -124,12 +124,12 @@ pub(crate) fn name_of(volume: &PersistentVolume) -> &str {
     volume.metadata.name.as_deref().unwrap()
 }
 
-/// A claim that is there and Bound to a volume at `used`, and another volume, at `spare`, which names the claim as its own.
+/// A claim that is there and Bound to a volume at one path, and another volume, which names the claim as its own.
 async fn bound_elsewhere(
     space: &Space,
     class: &str,
     name: &str,
-    [used, spare]: [&str; 2],
+    [its_own, another]: [&str; 2],
     change: Value,
 ) -> PersistentVolume {
     let claim = space.claim(name, class, json!({})).await;
@@ -138,12 +138,12 @@ async fn bound_elsewhere(
         "metadata": {"annotations": {"pv.kubernetes.io/provisioned-by": null}},
         "spec": {"persistentVolumeReclaimPolicy": "Retain", "claimRef": claim_ref},
     });
-    let taken = released(space, name, &format!("{PATH}/{used}"), class, by_hand).await;
+    let taken = released(space, name, &format!("{PATH}/{its_own}"), class, by_hand).await;
     assert_eq!(name_of(&space.bound(name).await), name_of(&taken));
     let own = format!("pvc-{}", claim.metadata.uid.unwrap());
     let mut own = json!({"metadata": {"name": own}, "spec": {"claimRef": claim_ref}});
     merge(&mut own, change);
-    let volume = released(space, name, &format!("{PATH}/{spare}"), class, own).await;
+    let volume = released(space, name, &format!("{PATH}/{another}"), class, own).await;
     space.phase(name_of(&volume), "Released").await;
     volume
 }
