@@ -819,7 +819,7 @@ mod tests {
                 Some(5),
             ),
             (
-                // Often under the same number.
+                // On a server often under the same number; here that is kept as long as the old one is open.
                 "removed, then made",
                 |trees, make| {
                     fs::remove_dir_all(trees.source("d/a")).unwrap();
