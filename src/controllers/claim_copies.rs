@@ -12,7 +12,7 @@ use crate::controllers::context::Context;
 use crate::controllers::copies::{Copies, Copy, CopyError, CopyJob, CopyState};
 use crate::decide::claim::Provision;
 use crate::model::claim::Claim;
-use crate::model::exports::Location;
+use crate::model::exports::{ExportId, Location};
 use crate::storage::{Created, StorageError};
 use crate::values::names::{ClaimUid, VolumeName};
 use crate::values::time::milliseconds;
@@ -117,9 +117,9 @@ impl ClaimCopies {
     }
 
     /// Removes the staging place of a finished copy, in the background.
-    pub(super) fn clear_later(&self, volume: VolumeName, at: Location) {
+    pub(super) fn clear_later(&self, volume: VolumeName, export: ExportId) {
         let copies = self.copies.clone();
-        tokio::spawn(async move { copies.clear(&volume, at.export).await });
+        tokio::spawn(async move { copies.clear(&volume, export).await });
     }
 }
 

@@ -493,6 +493,7 @@ mod tests {
             cluster: Cluster::new(client.clone(), "p"),
             recorder: Recorder::new(client, "p".to_owned()).0,
             refreshed: Arc::default(),
+            classes: Arc::default(),
         };
         (Copies::new(context, leadership), served)
     }

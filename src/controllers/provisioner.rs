@@ -187,7 +187,7 @@ impl Provisioner {
             return Ok(false);
         };
         if let Ok(at) = located(&volume, &scope.exports) {
-            self.copies.clear_later(volume.name, at);
+            self.copies.clear_later(volume.name, at.export);
         }
         Ok(true)
     }
@@ -338,7 +338,7 @@ impl Provisioner {
         self.attempts.set(uid, Stage::VolumeCreated);
         let is_copy = provision.copy_of.is_some();
         if is_copy {
-            self.copies.clear_later(claim.volume_name(), at.clone());
+            self.copies.clear_later(claim.volume_name(), at.export);
         }
         Ok(ClaimOutcome::Provisioned(match (is_copy, created.made) {
             (true, _) => Directory::Copied,

@@ -232,7 +232,7 @@ impl TakeBack {
         match (left, found) {
             (Left::Directory(created), Found::Nowhere) => self.undo(&volume, &at, *created).await,
             (Left::Placed(_), Found::Nowhere) => self.trash_copy(&volume, &at).await?,
-            (Left::Placed(_), _) => self.copies.clear_later(volume, at),
+            (Left::Placed(_), _) => self.copies.clear_later(volume, at.export),
             _ => {}
         }
         Ok(())

@@ -13,7 +13,7 @@ use nfs_provisioner::storage::{Complete, CopyTo, Created, Errno, Left, Problem, 
 use nfs_provisioner::values::ownership::Ownership;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::{Mounted, PATIENCE, Place, VOLUME, by_each_engine, dig, rel, stamps};
+use crate::{Mounted, PATIENCE, Place, VOLUME, by_each_engine, rel, stamps};
 
 /// Runs `case` by each engine, on an export that has the directory `from` with a file in it.
 fn copying(case: impl AsyncFn(&Place, Storage) + Copy) {
@@ -295,21 +295,6 @@ fn a_source_that_is_moved_or_removed_in_the_middle_gives_no_copy() {
     });
 }
 
-/// The number of the one that was there is often given to the next.
-#[test]
-fn a_source_that_is_made_anew_in_the_middle_gives_no_copy() {
-    copying(async |place, storage| {
-        let from = place.at("from");
-        let act = move || {
-            fs::remove_dir_all(&from).unwrap();
-            fs::create_dir(&from).unwrap();
-            fs::write(from.join("others"), "").unwrap();
-        };
-        let failed = copy(&acting(&storage, act), VOLUME, "to", &Progress::default()).await;
-        assert_eq!(failed.unwrap_err().problem, Problem::Os(Errno::ENOENT));
-    });
-}
-
 /// Deeper ones would take all descriptors, which the whole process shares.
 #[test]
 fn a_tree_is_copied_down_to_five_hundred_levels_and_a_deeper_one_refused() {
@@ -319,15 +304,15 @@ fn a_tree_is_copied_down_to_five_hundred_levels_and_a_deeper_one_refused() {
         setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).unwrap();
     }
     copying(async |place, storage| {
-        for (levels, is_refused) in [(499, false), (500, true), (5000, true)] {
-            dig(&place.at("from/deep"), levels);
+        for (levels, is_refused) in [(499, false), (500, true)] {
+            fs::create_dir_all(place.at("from/deep").join("d/".repeat(levels))).unwrap();
             let copied = copy(&storage, VOLUME, "to", &Progress::default()).await;
             if is_refused {
                 let error = copied.unwrap_err();
                 assert_eq!((error.problem, &*error.path), (Problem::TooDeep, "deep/d/d/d/…"), "{levels}");
             } else {
                 storage.place(VOLUME, copied.unwrap(), &rel("to"), false).await.unwrap();
-                assert_eq!(fs::read_dir(place.at("to/deep")).unwrap().count(), 2);
+                assert!(place.at("to/deep").join("d/".repeat(levels)).is_dir());
             }
             // All of this goes, however deep it is.
             let left = storage.unstage(VOLUME, 1).await.unwrap().unwrap();

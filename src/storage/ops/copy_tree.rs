@@ -801,13 +801,14 @@ mod tests {
     /// Owners do so: what is old is moved away and removed, and what is new comes in its place.
     #[test]
     fn a_directory_that_is_replaced_while_it_is_copied_is_copied_anew_and_one_that_goes_is_not_there() {
+        type Act = fn(&Trees, &dyn Fn(PathBuf));
+
         let make = |path: PathBuf, count: u32, text: &str| {
             fs::create_dir(&path).unwrap();
             for number in 0..count {
                 symlink(text, path.join(number.to_string())).unwrap();
             }
         };
-        type Act = fn(&Trees, &dyn Fn(PathBuf));
         let acts: [(&str, Act, Option<usize>); 5] = [
             (
                 "moved and removed, then made",
@@ -819,7 +820,7 @@ mod tests {
                 Some(5),
             ),
             (
-                // Often under the same number.
+                // On a server often under the same number; here that is kept as long as the old one is open.
                 "removed, then made",
                 |trees, make| {
                     fs::remove_dir_all(trees.source("d/a")).unwrap();
