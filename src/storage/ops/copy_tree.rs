@@ -801,13 +801,13 @@ mod tests {
     /// Owners do so: what is old is moved away and removed, and what is new comes in its place.
     #[test]
     fn a_directory_that_is_replaced_while_it_is_copied_is_copied_anew_and_one_that_goes_is_not_there() {
+        type Act = fn(&Trees, &dyn Fn(PathBuf));
         let make = |path: PathBuf, count: u32, text: &str| {
             fs::create_dir(&path).unwrap();
             for number in 0..count {
                 symlink(text, path.join(number.to_string())).unwrap();
             }
         };
-        type Act = fn(&Trees, &dyn Fn(PathBuf));
         let acts: [(&str, Act, Option<usize>); 5] = [
             (
                 "moved and removed, then made",
