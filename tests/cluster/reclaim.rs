@@ -154,11 +154,11 @@ async fn bound_elsewhere(
 async fn a_volume_whose_claim_is_bound_to_another_goes_and_nothing_of_the_other_does() {
     let space = Space::new().await;
     let class = space.class("nfs", json!({"parameters": {"onDelete": "delete"}})).await;
-    let apart = bound_elsewhere(&space, &class, "apart", ["used", "spare"], json!({})).await;
-    let shared = bound_elsewhere(&space, &class, "shared", ["both", "both/inner"], json!({})).await;
+    let apart = Box::pin(bound_elsewhere(&space, &class, "apart", ["used", "spare"], json!({}))).await;
+    let shared = Box::pin(bound_elsewhere(&space, &class, "shared", ["both", "both/inner"], json!({}))).await;
     // A name without the claim's uid does not tell whose the volume was.
     let renamed = json!({"metadata": {"name": format!("{}-own", space.namespace)}});
-    let renamed = bound_elsewhere(&space, &class, "renamed", ["third", "other"], renamed).await;
+    let renamed = Box::pin(bound_elsewhere(&space, &class, "renamed", ["third", "other"], renamed)).await;
     let provisioner = space.start();
 
     // Nobody has seen it bound, so it might have been restored from a backup.
