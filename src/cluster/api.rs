@@ -168,7 +168,7 @@ impl Cluster {
     /// # Errors
     /// Returns any API error.
     pub async fn class(&self, name: &ClassName) -> Result<Option<Class>, ApiError> {
-        if name.is_empty() {
+        if !name.may_exist() {
             return Ok(None);
         }
         Ok(answered(self.classes.get_opt(name.as_str())).await?.as_ref().map(Class::read))

@@ -82,10 +82,17 @@ impl VolumeName {
 }
 
 impl ClassName {
-    /// Tells whether no class is named.
+    /// Tells whether a class may have this name: the API server takes DNS subdomains alone
+    /// (`ValidateStorageClassName`), and what an annotation names may be anything.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    pub fn may_exist(&self) -> bool {
+        let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let is_label = |label: &str| {
+            label.starts_with(is_plain)
+                && label.ends_with(is_plain)
+                && label.chars().all(|c| is_plain(c) || c == '-')
+        };
+        self.0.len() <= 253 && self.0.split('.').all(is_label)
     }
 }
 
@@ -116,6 +123,30 @@ mod tests {
         assert_eq!(uid.volume_name(), VolumeName::from("pvc-1-2"));
         assert_eq!(uid.volume_name().claim_uid(), Some(uid));
         assert_eq!(VolumeName::from("by-hand").claim_uid(), None);
+    }
+
+    #[test]
+    fn no_class_has_a_name_that_the_api_server_does_not_take() {
+        for name in ["nfs", "a", "9-x.example.com", &"x".repeat(253)] {
+            assert!(ClassName::from(name).may_exist(), "{name}");
+        }
+        let others = [
+            "",
+            "NFS",
+            "a b",
+            "x\ny",
+            "nfs?x",
+            "../persistentvolumes/v",
+            "-a",
+            "a-",
+            "a..b",
+            "a.",
+            "a_b",
+            "\u{fc}",
+        ];
+        for name in others.into_iter().chain([&*"x".repeat(254)]) {
+            assert!(!ClassName::from(name).may_exist(), "{name}");
+        }
     }
 
     #[test]

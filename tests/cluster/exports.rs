@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PersistentVolume;
 use serde_json::{Value, json};
@@ -226,6 +227,8 @@ async fn a_path_that_is_there_already_is_taken_where_it_is_and_not_where_most_ro
     space.gone(kept.metadata.name.as_deref().unwrap()).await;
     let number = std::cell::Cell::new(0);
     eventually("the other to have more room", || async {
+        // It is asked for only now and then, and each claim takes some.
+        tokio::time::sleep(Duration::from_millis(500)).await;
         let name = format!("data-{}", number.replace(number.get() + 1));
         space.claim(&name, &class, at_path(&name)).await;
         (server_of(&space, &name).await == OTHER.0).then_some(())

@@ -18,7 +18,7 @@ fn storage(size: &str) -> Value {
 /// A provisioner whose export is no other test's, so that what those promise does not count.
 fn start_alone(space: &Space) -> Process {
     let mut settings = space.settings();
-    settings.environment.push(("NFS_SERVER".to_owned(), format!("{}.test.invalid", space.namespace)));
+    settings.server = format!("{}.test.invalid", space.namespace);
     Process::start(&settings)
 }
 

@@ -16,9 +16,15 @@ use crate::support::http::{free_port, get};
 use crate::support::process::{Process, Settings};
 use crate::support::space::Space;
 
+/// The name of a server of this space alone. All volumes on an export have their turns, those of other tests, too.
+fn server(space: &Space) -> String {
+    format!("{}.test.invalid", space.namespace)
+}
+
 /// Settings with so many calls a second, and the port that metrics are at.
 fn settings(space: &Space, calls: u32) -> (Settings, u16) {
     let (mut settings, port) = (space.settings(), free_port());
+    settings.server = server(space);
     settings.environment.push(("HTTP_ADDR".to_owned(), format!("127.0.0.1:{port}")));
     settings.environment.push(("USAGE_CALLS_PER_SECOND".to_owned(), calls.to_string()));
     (settings, port)
@@ -130,7 +136,7 @@ async fn a_volume_in_which_files_come_faster_than_they_are_counted_keeps_no_othe
     }
     let growing = space.at(&Space::directory(&space.bound("growing").await));
     let other = space.at(&Space::directory(&space.bound("other").await));
-    // Even if no more came, they would take half a minute. The volumes of other tests have their turns, too.
+    // Even if no more came, they would take half a minute.
     for number in 0..9000 {
         fs::write(growing.join(format!("first-{number}")), "").unwrap();
     }
@@ -193,7 +199,10 @@ async fn a_volume_made_again_under_its_name_is_counted_from_the_beginning() {
     let make = async |claim: &str, at: &str| {
         let by_hand = json!({
             "metadata": {"name": format!("{}-volume", space.namespace)},
-            "spec": {"claimRef": {"name": claim, "uid": null}, "persistentVolumeReclaimPolicy": "Retain"},
+            "spec": {
+                "claimRef": {"name": claim, "uid": null}, "persistentVolumeReclaimPolicy": "Retain",
+                "nfs": {"server": server(&space)},
+            },
         });
         let volume = released(&space, "volume", &format!("/export/{at}"), &class, by_hand).await;
         space.claim(claim, &class, json!({"spec": {"volumeName": name_of(&volume)}})).await;
