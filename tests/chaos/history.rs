@@ -81,11 +81,12 @@ pub(crate) fn read(log: &Path, provisioner: &str) -> History {
             history.volumes.insert(key, states(&changes, provisioner, &classes));
             continue;
         }
+        let volume = |change: &Change<'_>| change.object["spec"]["volumeName"].as_str().map(str::to_owned);
+        // What is written there is never changed again; the phase follows.
         let is_served = |change: &&Change<'_>| {
             let is_leaving = change.object["metadata"]["deletionTimestamp"].is_string();
-            change.removed || is_leaving || change.object["status"]["phase"] == "Bound"
+            change.removed || is_leaving || volume(change).is_some()
         };
-        let volume = |change: &Change<'_>| change.object["spec"]["volumeName"].as_str().map(str::to_owned);
         let bound = changes.iter().find_map(|change| Some((change.when, volume(change)?)));
         history.claims_bound.extend(bound.map(|bound| (key.clone(), bound)));
         if let Some(served) = changes.iter().find(is_served) {
