@@ -84,7 +84,7 @@ async fn file_of(space: &Space, claim: &str) -> String {
 async fn a_source_that_goes_while_its_copy_waits_for_its_turn_stays_until_it_is_copied() {
     let space = Space::new().await;
     let proxy = Proxy::start(space.plane);
-    let provisioner = Process::start(&space.settings_through(&proxy));
+    let provisioner = space.start_through(&proxy);
     let class = space.class("nfs", json!({"parameters": {"onDelete": "delete"}})).await;
     let volume = small(&space, "small", &class).await;
     let busy = keep_busy(&space, &proxy, &class).await;
@@ -156,7 +156,7 @@ async fn no_volume_stays_for_a_claim_that_was_refused_or_was_made_too_late() {
 async fn a_copy_never_reads_what_another_namespace_has_put_in_the_place_of_its_source() {
     let space = Space::new().await;
     let proxy = Proxy::start(space.plane);
-    let provisioner = Process::start(&space.settings_through(&proxy));
+    let provisioner = space.start_through(&proxy);
     let parameters = json!({"onDelete": "delete", "pathPattern": "read-${.PVC.name}"});
     let class = space.class("nfs", json!({"parameters": parameters})).await;
     let volume = small(&space, "small", &class).await;
@@ -303,7 +303,7 @@ async fn a_copy_that_finds_no_space_waits_for_some_and_does_not_fill_the_export_
 async fn a_leader_that_could_not_renew_its_lock_for_a_while_goes_on_with_its_copy() {
     let space = Space::new().await;
     let proxy = Proxy::start(space.plane);
-    let provisioner = Process::start(&space.settings_through(&proxy));
+    let provisioner = space.start_through(&proxy);
     let class = space.class("nfs", json!({})).await;
     let volume = source(&space, &class, MANY).await;
     // Should the copying be over by then, it is held before it goes to its place.

@@ -17,7 +17,6 @@ use crate::reclaim::{name_of, released};
 use crate::rights::rules_of_the_peer;
 use crate::support::eventually;
 use crate::support::plane::Plane;
-use crate::support::process::Process;
 use crate::support::proxy::{Action, Asked, Fault, Proxy};
 use crate::support::space::Space;
 
@@ -60,7 +59,7 @@ async fn uid_of_claim(space: &Space, name: &str) -> Value {
 async fn what_an_admin_has_changed_since_the_watch_fell_silent_counts() {
     let space = Space::new().await;
     let proxy = Proxy::start(space.plane);
-    let provisioner = Process::start(&space.settings_through(&proxy));
+    let provisioner = space.start_through(&proxy);
     let parameters = json!({"onDelete": "delete", "pathPattern": "changed/${.PVC.name}"});
     let class = space.class("nfs", json!({"parameters": parameters})).await;
     let names = ["policy", "annotation", "unclaimed", "reused"];
@@ -119,7 +118,7 @@ async fn what_an_admin_has_changed_since_the_watch_fell_silent_counts() {
 async fn a_finalizer_that_the_watch_has_not_shown_keeps_no_volume() {
     let space = Space::new().await;
     let proxy = Proxy::start(space.plane);
-    let _provisioner = Process::start(&space.settings_through(&proxy));
+    let _provisioner = space.start_through(&proxy);
     let parameters = json!({"onDelete": "delete", "pathPattern": "protected/${.PVC.name}"});
     let class = space.class("nfs", json!({"parameters": parameters})).await;
     let volume = with_data(&space, "data", &class).await;
@@ -147,7 +146,7 @@ async fn a_finalizer_that_the_watch_has_not_shown_keeps_no_volume() {
 async fn nothing_is_removed_in_the_middle_of_a_list_that_may_still_show_who_shares_it() {
     let space = Space::new().await;
     let proxy = Proxy::start(space.plane);
-    let provisioner = Process::start(&space.settings_through(&proxy));
+    let provisioner = space.start_through(&proxy);
     let parameters = json!({"onDelete": "delete", "pathPattern": "listed/${.PVC.name}"});
     let class = space.class("nfs", json!({"parameters": parameters})).await;
     let volume = with_data(&space, "data", &class).await;
@@ -189,7 +188,7 @@ async fn nothing_is_removed_in_the_middle_of_a_list_that_may_still_show_who_shar
 async fn a_volume_deleted_while_bound_that_a_list_does_not_show_any_more_is_reclaimed() {
     let space = Space::on(Plane::shared(), rules_of_the_peer()).await;
     let proxy = Proxy::start(space.plane);
-    let _provisioner = Process::start(&space.settings_through(&proxy));
+    let _provisioner = space.start_through(&proxy);
     let parameters = json!({"onDelete": "delete", "pathPattern": "forgotten/${.PVC.name}"});
     let class = space.class("nfs", json!({"parameters": parameters})).await;
     let volume = with_data(&space, "data", &class).await;
@@ -213,7 +212,7 @@ async fn a_volume_deleted_while_bound_that_a_list_does_not_show_any_more_is_recl
 async fn what_comes_to_lie_at_the_path_of_a_volume_that_cannot_be_deleted_stays() {
     let space = Space::new().await;
     let proxy = Proxy::start(space.plane);
-    let provisioner = Process::start(&space.settings_through(&proxy));
+    let provisioner = space.start_through(&proxy);
     let mut volumes = Vec::new();
     for fate in ["delete", "archive"] {
         let parameters = json!({"onDelete": fate, "pathPattern": "undeletable/${.PVC.name}"});
@@ -253,7 +252,7 @@ async fn what_comes_to_lie_at_the_path_of_a_volume_that_cannot_be_deleted_stays(
     tried_again(tries_before).await;
     assert!(provisioner.stop().success());
     let tries_before = volumes.iter().map(tries).collect();
-    let _provisioner = Process::start(&space.settings_through(&proxy));
+    let _provisioner = space.start_through(&proxy);
     tried_again(tries_before).await;
     drop(forbidden);
     for volume in &volumes {
@@ -272,7 +271,7 @@ async fn many_volumes_that_fail_again_and_again_share_their_lists() {
     const VOLUMES: usize = 12;
     let space = Space::new().await;
     let proxy = Proxy::start(space.plane);
-    let _provisioner = Process::start(&space.settings_through(&proxy));
+    let _provisioner = space.start_through(&proxy);
     let parameters = json!({"onDelete": "delete", "pathPattern": "many/${.PVC.name}"});
     let class = space.class("nfs", json!({"parameters": parameters})).await;
     let names: Vec<String> = (0..VOLUMES).map(|number| format!("data-{number}")).collect();
@@ -301,7 +300,7 @@ async fn many_volumes_that_fail_again_and_again_share_their_lists() {
 async fn a_directory_stays_whose_volume_was_made_though_a_later_try_is_refused() {
     let space = Space::new().await;
     let proxy = Proxy::start(space.plane);
-    let provisioner = Process::start(&space.settings_through(&proxy));
+    let provisioner = space.start_through(&proxy);
     // The claim is known, and nothing that happens to it is, before there is a volume.
     let class = space.class("late", json!({"parameters": {"gidRange": "none"}})).await;
     space.claim("data", &class, json!({})).await;

@@ -18,7 +18,7 @@ fn storage(size: &str) -> Value {
 /// A provisioner whose export is no other test's, so that what those promise does not count.
 fn start_alone(space: &Space) -> Process {
     let mut settings = space.settings();
-    settings.server = format!("{}.test.invalid", space.namespace);
+    settings.server = space.own_server();
     Process::start(&settings)
 }
 

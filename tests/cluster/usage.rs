@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,15 +16,11 @@ use crate::support::http::{free_port, get};
 use crate::support::process::{Process, Settings};
 use crate::support::space::Space;
 
-/// The name of a server of this space alone. All volumes on an export have their turns, those of other tests, too.
-fn server(space: &Space) -> String {
-    format!("{}.test.invalid", space.namespace)
-}
-
 /// Settings with so many calls a second, and the port that metrics are at.
 fn settings(space: &Space, calls: u32) -> (Settings, u16) {
     let (mut settings, port) = (space.settings(), free_port());
-    settings.server = server(space);
+    // All volumes on an export have their turns.
+    settings.server = space.own_server();
     settings.environment.push(("HTTP_ADDR".to_owned(), format!("127.0.0.1:{port}")));
     settings.environment.push(("USAGE_CALLS_PER_SECOND".to_owned(), calls.to_string()));
     (settings, port)
@@ -56,6 +52,13 @@ fn on_disk(at: &Path) -> (u64, u64) {
         }
     }
     all
+}
+
+/// The directory of a claim `data`, which is made.
+async fn claimed(space: &Space) -> PathBuf {
+    let class = space.class("nfs", json!({})).await;
+    space.claim("data", &class, json!({})).await;
+    space.at(&Space::directory(&space.bound("data").await))
 }
 
 #[tokio::test]
@@ -93,9 +96,7 @@ async fn no_more_calls_are_made_than_allowed_and_none_where_it_is_off() {
     let space = Space::new().await;
     let (off, port) = settings(&space, 0);
     let provisioner = Process::start(&off);
-    let class = space.class("nfs", json!({})).await;
-    space.claim("data", &class, json!({})).await;
-    let directory = space.at(&Space::directory(&space.bound("data").await));
+    let directory = claimed(&space).await;
     for number in 0..1000 {
         fs::write(directory.join(number.to_string()), "").unwrap();
     }
@@ -168,9 +169,7 @@ async fn what_was_last_known_is_shown_until_something_newer_is() {
     let space = Space::new().await;
     let (settings, port) = settings(&space, 500);
     let _provisioner = Process::start(&settings);
-    let class = space.class("nfs", json!({})).await;
-    space.claim("data", &class, json!({})).await;
-    let directory = space.at(&Space::directory(&space.bound("data").await));
+    let directory = claimed(&space).await;
     fs::write(directory.join("file"), "").unwrap();
     eventually("it to be known", || async { held(&space, port, "data").filter(|(_, inodes)| *inodes == 2) }).await;
 
@@ -202,7 +201,7 @@ async fn a_volume_made_again_under_its_name_is_counted_from_the_beginning() {
             "metadata": {"name": format!("{}-volume", space.namespace)},
             "spec": {
                 "claimRef": {"name": claim, "uid": null}, "persistentVolumeReclaimPolicy": "Retain",
-                "nfs": {"server": server(&space)},
+                "nfs": {"server": space.own_server()},
             },
         });
         let volume = released(&space, "volume", &format!("/export/{at}"), &class, by_hand).await;

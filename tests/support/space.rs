@@ -149,6 +149,16 @@ impl Space {
         }
     }
 
+    /// The name of a server that is no other test's, so that nothing but this space's volumes counts on its export.
+    pub(crate) fn own_server(&self) -> String {
+        format!("{}.test.invalid", self.namespace)
+    }
+
+    /// Starts a provisioner that reaches the API server through a proxy.
+    pub(crate) fn start_through(&self, proxy: &Proxy) -> Process {
+        Process::start(&self.settings_through(proxy))
+    }
+
     /// The settings of a provisioner that reaches the API server through a proxy.
     pub(crate) fn settings_through(&self, proxy: &Proxy) -> Settings {
         let text = fs::read_to_string(&self.kubeconfig).expect("a kubeconfig");
