@@ -111,6 +111,20 @@ fn a_volume_that_only_a_list_shows_to_be_gone_is_archived_and_its_neighbours_are
     assert!(watched.is_none_or(|watched| watched <= doubted));
 }
 
+#[test]
+fn a_volume_that_has_another_claim_by_now_has_not_been_disposed_of() {
+    let state = state();
+    show(&state, &volume("pvc-1", "2", "x", "Released"));
+    let before = state.volume(&key("pvc-1")).unwrap();
+    let mut of_another = volume("pvc-1", "2", "x", "Released");
+    of_another["spec"]["claimRef"]["uid"] = json!("another");
+    show(&state, &of_another);
+    state.disposed(&before, "removed \"x\"");
+    assert_eq!(state.volume(&key("pvc-1")).unwrap().disposed, None);
+    show(&state, &volume("pvc-1", "2", "x", "Released"));
+    assert!(state.volume(&key("pvc-1")).unwrap().disposed.is_some(), "that is the one");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_volume_that_was_bound_or_made_here_is_known_to_have_been_however_long_it_waits() {
     let state = state();

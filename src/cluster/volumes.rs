@@ -142,7 +142,7 @@ impl Volumes {
     pub(super) fn disposed(&mut self, volume: &Volume, done: &str) -> Option<Volume> {
         let disposed = Disposed { volume: volume.clone(), done: done.into() };
         self.disposed.insert(volume.name.clone(), disposed);
-        let record = self.work.get(&volume.name).filter(|record| record.uid == volume.uid)?;
+        let record = self.work.get(&volume.name).filter(|record| record.is_released_as(volume))?;
         let record = Volume { disposed: Some(done.into()), ..Volume::clone(&record) };
         self.work.put(&volume.name, Some(record.clone()));
         Some(record)

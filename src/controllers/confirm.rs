@@ -73,26 +73,19 @@ pub(super) async fn confirm(
     volume: &Volume,
     plan: &VolumePlan,
 ) -> Result<Proof, VolumeOutcome> {
+    let begun = BootTime::now();
     let class = context.class(&volume.class).await;
     let class = class.map_err(|error| VolumeOutcome::FailedToRead(Unread::Class, error))?;
-    let begun = BootTime::now();
     let found = context.cluster.volume(&volume.name).await;
-    let volume = match found.map_err(|error| VolumeOutcome::FailedToRead(Unread::Volume, error))? {
-        Some(now) if now.uid == volume.uid => {
-            let now = now.remembered(volume);
-            let facts = VolumeFacts { volume: &now, class: class.as_deref() };
-            if for_volume(&facts, &context.scope) != *plan {
-                return Err(VolumeOutcome::Changed);
-            }
-            if !is_proved_released(&now) {
-                claim_has_gone(context, &now).await?;
-            }
-            now
+    let found = found.map_err(|error| VolumeOutcome::FailedToRead(Unread::Volume, error))?;
+    let has_gone = found.is_none();
+    let now = match found {
+        Some(now) if now.uid == volume.uid => now.remembered(volume),
+        // What an admin has said of it last is not known before the watch or a list has shown that it has gone.
+        None if volume.deleted_while_bound && context.state.ledger().exists(&volume.name) => {
+            return Err(VolumeOutcome::Changed);
         }
-        None if volume.deleted_while_bound => {
-            claim_has_gone(context, volume).await?;
-            volume.clone()
-        }
+        None if volume.deleted_while_bound => volume.clone(),
         found => {
             context.state.forget_volume(volume);
             if let Some(another) = found {
@@ -102,7 +95,14 @@ pub(super) async fn confirm(
             return Err(VolumeOutcome::Gone);
         }
     };
-    Ok(Proof { volume, until: begun + PROOF_FOR })
+    let facts = VolumeFacts { volume: &now, class: class.as_deref() };
+    if for_volume(&facts, &context.scope) != *plan {
+        return Err(VolumeOutcome::Changed);
+    }
+    if has_gone || !is_proved_released(&now) {
+        claim_has_gone(context, &now).await?;
+    }
+    Ok(Proof { volume: now, until: begun + PROOF_FOR })
 }
 
 /// Tells whether a released volume proves that no claim has it. The controller manager calls a volume released when it

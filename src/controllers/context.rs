@@ -1,6 +1,5 @@
 //! The parts that the controllers share.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use tracing::debug;
 use crate::cluster::api::{ApiError, Cluster};
 use crate::cluster::events::{Reason, Recorder, Subject};
 use crate::cluster::state::ClusterState;
+use crate::controllers::classes::ReadClasses;
 use crate::controllers::report::Report;
 use crate::decide::scope::Scope;
 use crate::export::Export;
@@ -20,7 +20,7 @@ use crate::observe::metrics::Metrics;
 use crate::queue::Next;
 use crate::storage::STUCK_AFTER;
 use crate::values::names::ClassName;
-use crate::values::time::milliseconds;
+use crate::values::time::{BootTime, milliseconds};
 
 /// The parts that the controllers share. Clones share them, too.
 #[derive(Debug, Clone)]
@@ -39,15 +39,9 @@ pub struct Context {
     pub metrics: Metrics,
     /// The last time that all volumes were read, apart from the watch.
     pub refreshed: Arc<Mutex<Option<Instant>>>,
-    /// The classes that were read, apart from the watch, and when.
+    /// The classes that were read, apart from the watch.
     pub classes: Arc<parking_lot::Mutex<ReadClasses>>,
 }
-
-/// Classes, where they exist, and when each was read.
-type ReadClasses = HashMap<ClassName, (Instant, Option<Arc<Class>>)>;
-
-/// How long a class that was read is taken to be so.
-const CLASS_FOR: Duration = Duration::from_secs(10);
 
 /// The time after which a round that waits for the export frees its slot for another one.
 const TURN_MAX: Duration = Duration::from_secs(1);
@@ -86,25 +80,19 @@ impl Context {
         Ok(())
     }
 
-    /// Returns a class as it was at most [`CLASS_FOR`] ago, and not otherwise than the watch has shown it since;
-    /// `None` if there is no such class.
+    /// Returns a class as it was a few seconds ago at most, and not otherwise than the watch has shown it since; `None`
+    /// if there is no such class.
     ///
     /// # Errors
     /// Returns any API error.
     pub async fn class(&self, name: &ClassName) -> Result<Option<Arc<Class>>, ApiError> {
         let shown = self.state.class(name);
-        let known = self.classes.lock().get(name).cloned();
-        if let Some((read, class)) = known
-            && read.elapsed() < CLASS_FOR
-            && class == shown
-        {
+        let now = BootTime::now();
+        if let Some(class) = self.classes.lock().get(name, shown.as_ref(), now) {
             return Ok(class);
         }
-        let now = Instant::now();
         let class = self.cluster.class(name).await?.map(Arc::new);
-        let mut classes = self.classes.lock();
-        classes.retain(|_, (read, _)| read.elapsed() < CLASS_FOR);
-        classes.insert(name.clone(), (now, class.clone()));
+        self.classes.lock().put(name, now, class.clone());
         Ok(class)
     }
 

@@ -7,8 +7,9 @@
 //!
 //! Of the copies that wait, those of the namespace come first that has the fewest under way where they are to be made,
 //! and among equals of the one that has waited longest for a turn: nobody who orders many keeps others waiting for
-//! longer than the copies that are under way. One that waits for a full export has a place kept for it on its other
-//! one, else it would never get both at once while others come that need only one of them.
+//! longer than the copies that are under way. For those that wait for a full export, one place is kept on their other one,
+//! else none of them would ever get both at once while others come that need only one. Copies of its own namespace may
+//! overtake it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -70,14 +71,6 @@ struct Turn {
     namespace: Box<str>,
     /// The exports that the copy needs.
     exports: [ExportId; 2],
-}
-
-impl Turn {
-    /// Lists the exports, each once.
-    fn each_export(&self) -> impl Iterator<Item = ExportId> {
-        let [one, other] = self.exports;
-        std::iter::once(one).chain((other != one).then_some(other))
-    }
 }
 
 impl CopySlots {
@@ -145,18 +138,17 @@ impl Turns {
             })
             .collect();
         ordered.sort_unstable_by_key(|(order, ..)| *order);
-        // By those that are before the one that is looked at, but must wait for another export.
+        // One place of each, for those that are before the one that is looked at, but must wait for another export.
         let mut kept: Vec<ExportId> = Vec::new();
         for (_, index, turn) in ordered {
             if turn.exports.into_iter().any(|export| own(turn, export) >= OF_A_NAMESPACE) {
                 continue;
             }
-            let kept_of = |export| kept.iter().filter(|kept| **kept == export).count();
-            let load = |export| self.load(export, None, is_usable) + kept_of(export);
+            let load = |export| self.load(export, None, is_usable) + usize::from(kept.contains(&export));
             if turn.exports.into_iter().all(|export| load(export) < AT_A_TIME) {
                 return Some(index);
             }
-            kept.extend(turn.each_export());
+            kept.extend(turn.exports);
         }
         None
     }
@@ -283,6 +275,17 @@ mod tests {
         drop(both.as_mut().now_or_never().expect("it has both"));
         drop(others);
         later.await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn copies_that_wait_for_one_export_keep_no_more_than_a_place_on_another() {
+        let [a, b] = exports();
+        let slots = CopySlots::new(|_| true);
+        let _busy = take_all(&slots, [("x", [a, a]), ("x", [a, a]), ("y", [a, a]), ("y", [a, a])]).await;
+        let mut both = std::pin::pin!(futures::future::join_all((0..4).map(|_| slots.take("both", [a, b]))));
+        assert!(both.as_mut().now_or_never().is_none(), "a is full");
+        let of_b = take_all(&slots, [("s", [b, b]), ("s", [b, b]), ("t", [b, b])]).now_or_never();
+        assert_eq!(of_b.expect("b is idle").len(), AT_A_TIME - 1);
     }
 
     #[tokio::test(start_paused = true)]

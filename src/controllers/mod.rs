@@ -4,6 +4,7 @@
 //! event, the metrics, and when the object is looked at again.
 
 pub mod report;
+pub mod classes;
 pub mod context;
 pub mod pool;
 mod copy_slots;

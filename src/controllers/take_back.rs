@@ -103,11 +103,7 @@ impl TakeBack {
     pub(super) async fn undo(&self, volume: &VolumeName, at: &Location, created: Created) {
         let export = self.context.export(at);
         let (path, name) = (at.path.as_str(), &*export.name);
-        if !export.is_usable() {
-            warn!(path, export = name, "an empty directory that is no longer needed was left");
-            return;
-        }
-        if !self.knows_neighbours(volume).await {
+        if !export.is_usable() || !self.knows_neighbours(volume).await {
             warn!(path, export = name, "an empty directory that is no longer needed was left");
             return;
         }

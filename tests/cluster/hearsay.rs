@@ -38,10 +38,10 @@ async fn a_turn_of_all(space: &Space) {
     space.gone(name_of(&volume)).await;
 }
 
-/// Has the watch of volumes bring nothing, until the fault is dropped.
-async fn silence(proxy: &Proxy) -> Fault {
-    let silence = proxy.fault(|asked| asked.watches("persistentvolumes"), Action::Freeze);
-    eventually("the watch of volumes to be silent", || async { (silence.hits() > 0).then_some(()) }).await;
+/// Has the watch of a kind bring nothing, until the fault is dropped.
+async fn silence(proxy: &Proxy, kind: &'static str) -> Fault {
+    let silence = proxy.fault(move |asked| asked.watches(kind), Action::Freeze);
+    eventually("the watch to be silent", || async { (silence.hits() > 0).then_some(()) }).await;
     silence
 }
 
@@ -75,7 +75,7 @@ async fn what_an_admin_has_changed_since_the_watch_fell_silent_counts() {
         space.delete_claim(name).await;
         space.event(name_of(volume), "VolumeFailedDelete").await;
     }
-    let silence = silence(&proxy).await;
+    let silence = silence(&proxy, "persistentvolumes").await;
     let heir = json!({"name": "heir", "uid": uid_of_claim(&space, "heir").await, "resourceVersion": null});
     let changes = [
         json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}}),
@@ -133,12 +133,85 @@ async fn a_finalizer_that_the_watch_has_not_shown_keeps_no_volume() {
     space.patch(&space.volumes(), name_of(&volume), finalizers(&others)).await;
     a_turn_of_all(&space).await;
 
-    let silence = silence(&proxy).await;
+    let silence = silence(&proxy, "persistentvolumes").await;
     space.patch(&space.volumes(), name_of(&volume), finalizers(&protected)).await;
     drop(out_of_reach);
     space.gone(name_of(&volume)).await;
     assert!(!space.at("protected/data").exists());
     drop(silence);
+}
+
+/// The volume itself has gone, and what is to be done is known from memory alone.
+#[tokio::test]
+async fn a_volume_that_has_gone_follows_its_class_as_it_is_now() {
+    let space = Space::on(Plane::shared(), rules_of_the_peer()).await;
+    let proxy = Proxy::start(space.plane);
+    let provisioner = space.start_through(&proxy);
+    let parameters = json!({"onDelete": "delete", "pathPattern": "gone/${.PVC.name}"});
+    let class = space.class("nfs", json!({"parameters": parameters})).await;
+    let volume = with_data(&space, "data", &class).await;
+    let out_of_reach = space.out_of_reach("gone");
+    space.volumes().delete(name_of(&volume), &DeleteParams::default()).await.unwrap();
+    space.delete_claim("data").await;
+    space.gone(name_of(&volume)).await;
+    space.event(name_of(&volume), "VolumeFailedDelete").await;
+
+    let silence = silence(&proxy, "storageclasses").await;
+    space.classes().delete(&class, &DeleteParams::default()).await.unwrap();
+    let parameters = json!({"onDelete": "retain", "pathPattern": "gone/${.PVC.name}"});
+    space.class("nfs", json!({"parameters": parameters})).await;
+    let looks = || proxy.count(|asked| asked.reads("storageclasses", &class));
+    let mut before = looks();
+    // What was read a few seconds ago counts for as long.
+    eventually("the class to be read anew", || async { (looks() > before).then_some(()) }).await;
+    before = looks();
+    drop(out_of_reach);
+    let is_there = || space.at("gone/data/file").exists();
+    eventually("the class to be looked at again", || async {
+        assert!(is_there(), "{}", provisioner.log());
+        (looks() > before + 1).then_some(())
+    })
+    .await;
+    drop(silence);
+    a_turn_of_all(&space).await;
+    assert!(is_there(), "{}", provisioner.log());
+}
+
+/// While the watch is silent, a volume that is not there any more may have been told anything before it went.
+#[tokio::test]
+async fn what_was_said_of_a_volume_before_it_went_unseen_counts() {
+    let space = Space::on(Plane::shared(), rules_of_the_peer()).await;
+    let proxy = Proxy::start(space.plane);
+    let provisioner = space.start_through(&proxy);
+    let parameters = json!({"onDelete": "delete", "pathPattern": "unseen/${.PVC.name}"});
+    let class = space.class("nfs", json!({"parameters": parameters})).await;
+    let volume = with_data(&space, "data", &class).await;
+    let name = name_of(&volume);
+    let finalizers = |more: &[&str]| json!({"metadata": {"finalizers": more}});
+    space.patch(&space.volumes(), name, finalizers(&["kubernetes.io/pv-protection", "example.com/held"])).await;
+    let out_of_reach = space.out_of_reach("unseen");
+    space.volumes().delete(name, &DeleteParams::default()).await.unwrap();
+    space.delete_claim("data").await;
+    space.phase(name, "Released").await;
+    space.event(name, "VolumeFailedDelete").await;
+
+    let silence = silence(&proxy, "persistentvolumes").await;
+    let looks = || proxy.count(|asked| asked.reads("persistentvolumes", name));
+    let kept = json!({"metadata": {"annotations": {"nfs-provisioner/on-delete": "retain"}}});
+    space.patch(&space.volumes(), name, kept).await;
+    space.patch(&space.volumes(), name, finalizers(&[])).await;
+    space.gone(name).await;
+    let before = looks();
+    drop(out_of_reach);
+    let is_there = || space.at("unseen/data/file").exists();
+    eventually("the volume to be looked at again", || async {
+        assert!(is_there(), "{}", provisioner.log());
+        (looks() > before + 1).then_some(())
+    })
+    .await;
+    drop(silence);
+    a_turn_of_all(&space).await;
+    assert!(is_there(), "{}", provisioner.log());
 }
 
 /// Defect 3 of the second list.
@@ -153,7 +226,7 @@ async fn nothing_is_removed_in_the_middle_of_a_list_that_may_still_show_who_shar
     // A leader lists all volumes before the first one that it reclaims; that is over.
     a_turn_of_all(&space).await;
 
-    let silence = silence(&proxy).await;
+    let silence = silence(&proxy, "persistentvolumes").await;
     let last = format!("z-static-{}", space.namespace);
     let by_hand = json!({
         "metadata": {"name": last, "annotations": {"pv.kubernetes.io/provisioned-by": null}},
@@ -196,7 +269,7 @@ async fn a_volume_deleted_while_bound_that_a_list_does_not_show_any_more_is_recl
     space.volumes().delete(name_of(&volume), &DeleteParams::default()).await.unwrap();
     a_turn_of_all(&space).await;
 
-    let silence = silence(&proxy).await;
+    let silence = silence(&proxy, "persistentvolumes").await;
     space.delete_claim("data").await;
     space.gone(name_of(&volume)).await;
     assert!(space.at("forgotten/data/file").exists());
