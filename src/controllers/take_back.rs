@@ -71,7 +71,7 @@ impl TakeBack {
         match found.map_err(|error| ClaimOutcome::FailedToRead(Unread::Elsewhere, error))? {
             // Once the claim is bound to that volume, there is nothing more to do.
             Found::There => return Err(ClaimOutcome::ExistsElsewhere),
-            Found::InAnotherPlace => {}
+            Found::InAnotherPlace | Found::OnAnotherExport => {}
             // A copy stays unless it is empty: the claim still waits, and may get its place back.
             Found::Nowhere => {
                 if let Left::Directory(created) | Left::Placed(created) = left {
@@ -94,8 +94,11 @@ impl TakeBack {
     /// Finds out where a claim's volume lies. Another provisioner of our name may have made it in another place.
     async fn find_volume(&self, volume: &VolumeName, at: &Location) -> Result<Found, ApiError> {
         let Some(volume) = self.context.cluster.volume(volume).await? else { return Ok(Found::Nowhere) };
-        let is_there = located(&volume, &self.context.scope.exports).is_ok_and(|found| found == *at);
-        Ok(if is_there { Found::There } else { Found::InAnotherPlace })
+        Ok(match located(&volume, &self.context.scope.exports) {
+            Ok(found) if found == *at => Found::There,
+            Ok(found) if found.export == at.export => Found::InAnotherPlace,
+            _ => Found::OnAnotherExport,
+        })
     }
 
     /// Removes the directories made for a claim, as far as they are empty, unless another volume or claim uses
@@ -116,14 +119,16 @@ impl TakeBack {
     }
 
     /// Removes the directories made for a claim whose volume the API server has just refused, as [`Self::undo`] does,
-    /// unless the volume may lie there all the same: an earlier request, whose answer was lost, may have made it.
-    /// Tells whether the volume does not.
+    /// unless there is a volume on the export all the same: an earlier request, whose answer was lost, may have made it,
+    /// or another process, with its directory in or around what was made here. Tells whether the volume does not lie
+    /// there.
     pub(super) async fn undo_refused(&self, volume: &VolumeName, at: &Location, created: Created) -> bool {
         match self.find_volume(volume, at).await {
-            Ok(Found::Nowhere | Found::InAnotherPlace) => {
+            Ok(Found::Nowhere | Found::OnAnotherExport) => {
                 self.undo(volume, at, created).await;
                 true
             }
+            Ok(Found::InAnotherPlace) => true,
             Ok(Found::There) => false,
             Err(error) => {
                 warn!(volume = volume.as_str(), %error, "failed to find out whether a volume that was refused exists");
@@ -242,6 +247,8 @@ enum Found {
     Nowhere,
     /// The volume lies where this process was to put it.
     There,
-    /// The volume lies in another place.
+    /// The volume lies in another place on the same export.
     InAnotherPlace,
+    /// The volume lies on another export, or on none of ours.
+    OnAnotherExport,
 }

@@ -398,3 +398,29 @@ async fn a_directory_stays_whose_volume_was_made_though_a_later_try_is_refused()
     a_turn_of_all(&space).await;
     assert!(directory.is_dir(), "{}", provisioner.log());
 }
+
+/// Two processes of one name, with an election that was switched off, and classes that have changed between them.
+#[tokio::test]
+async fn a_directory_stays_in_which_another_process_has_made_the_volume_meanwhile() {
+    let space = Space::new().await;
+    let proxy = Proxy::start(space.plane);
+    let provisioner = space.start_through(&proxy);
+    let class = space.class("nfs", json!({"parameters": {"pathPattern": "around/${.PVC.name}"}})).await;
+    let held = proxy.fault(|asked| asked.makes("persistentvolumes"), Action::Freeze);
+    space.claim("data", &class, json!({})).await;
+    eventually("the volume to be asked for", || async { (held.hits() > 0).then_some(()) }).await;
+    let uid = uid_of_claim(&space, "data").await;
+    let by_other = json!({
+        "metadata": {"name": format!("pvc-{}", uid.as_str().unwrap())},
+        "spec": {"claimRef": {"name": "data", "uid": uid}, "persistentVolumeReclaimPolicy": "Retain"},
+    });
+    released(&space, "other", "/export/around", &class, by_other).await;
+    fs::remove_file(space.at("around/file")).unwrap();
+    drop(held);
+    eventually("it to be refused", || async {
+        provisioner.log().contains("failed to create the volume").then_some(())
+    })
+    .await;
+    a_turn_of_all(&space).await;
+    assert!(space.at("around").is_dir(), "{}", provisioner.log());
+}
