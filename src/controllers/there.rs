@@ -82,12 +82,11 @@ pub(super) async fn predecessor(
     let are_few = sharers.len() <= SHARERS_MAX;
     let mut going = None;
     for name in sharers {
-        let (recorded, exists) = (context.state.volume(&name), context.state.ledger().exists(&name));
-        let volume = match recorded {
+        let volume = match context.state.volume(&name) {
             Some(volume) => Some(Volume::clone(&volume)),
-            None if are_few && exists => match context.cluster.volume(&name).await? {
+            None if are_few && !is_being_made(context, &name) => match context.cluster.volume(&name).await? {
                 Some(volume) => Some(volume).filter(|volume| is_of_earlier(volume, claim)),
-                // It has gone meanwhile.
+                // It has gone meanwhile, or was not made in the end.
                 None => continue,
             },
             None => None,
@@ -98,6 +97,13 @@ pub(super) async fn predecessor(
         going = Some(name);
     }
     Ok(going)
+}
+
+/// Tells whether a volume is yet to be made for a claim that waits for it. Once the claim does not wait any more, the
+/// volume may exist although the API server has not said so.
+fn is_being_made(context: &Context, volume: &VolumeName) -> bool {
+    let waits = || volume.claim_uid().is_some_and(|uid| context.state.claim(&uid).is_some());
+    !context.state.ledger().exists(volume) && waits()
 }
 
 /// Tells whether a volume was made for another claim that had the same name, and so has gone.

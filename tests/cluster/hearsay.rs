@@ -399,6 +399,38 @@ async fn a_directory_stays_whose_volume_was_made_though_a_later_try_is_refused()
     assert!(directory.is_dir(), "{}", provisioner.log());
 }
 
+/// Found by `tests/chaos`.
+#[tokio::test]
+async fn a_claim_that_is_made_again_does_not_get_a_directory_whose_volume_was_made_without_an_answer() {
+    let space = Space::new().await;
+    let proxy = Proxy::start(space.plane);
+    let provisioner = space.start_through(&proxy);
+    let class = space.class("nfs", json!({"parameters": {"pathPattern": "by/${.PVC.name}"}})).await;
+    with_data(&space, "first", &class).await;
+    let silence = silence(&proxy, "persistentvolumes").await;
+    let makes = |asked: &Asked| asked.makes("persistentvolumes");
+    let (lost, refusal) = (proxy.fault_of(1, makes, Action::LoseAnswer), proxy.fault(makes, Action::Refuse(500)));
+    let unread = proxy
+        .fault(|asked| asked.method == "GET" && asked.path.contains("/persistentvolumes/"), Action::Refuse(500));
+    let before = with_data(&space, "data", &class).await;
+    space.delete_claim("data").await;
+    space.claim_gone("data").await;
+    drop((lost, refusal));
+
+    space.claim("data", &class, json!({})).await;
+    eventually("the claim to be served, or not to be", || async {
+        let claim = space.api::<PersistentVolumeClaim>().get("data").await.ok()?;
+        let is_told = provisioner.log().contains("failed to find out whose directory the claim is to have");
+        (is_told || claim.spec?.volume_name.is_some()).then_some(())
+    })
+    .await;
+    drop((silence, unread));
+    let after = space.bound("data").await;
+    space.gone(name_of(&before)).await;
+    let directory = space.at(&Space::directory(&after));
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 0, "{}", provisioner.log());
+}
+
 /// Two processes of one name, with an election that was switched off, and classes that have changed between them.
 #[tokio::test]
 async fn a_directory_stays_in_which_another_process_has_made_the_volume_meanwhile() {

@@ -252,12 +252,6 @@ async fn a_command_takes_the_finalizers_off_before_a_rollback() {
     }
 }
 
-async fn claim_gone(space: &Space, name: &str) {
-    let claims = space.api::<PersistentVolumeClaim>();
-    eventually("the claim to be gone", || async { claims.get_opt(name).await.ok()?.is_none().then_some(()) })
-        .await;
-}
-
 /// The claims of a StatefulSet are made again under their names.
 #[tokio::test]
 async fn a_claim_that_is_made_again_gets_a_new_directory_if_the_old_one_is_to_go() {
@@ -275,13 +269,13 @@ async fn a_claim_that_is_made_again_gets_a_new_directory_if_the_old_one_is_to_go
     }
     // While somebody runs, who may hear of the new claim before the old volume is released; and while nobody does.
     space.delete_claim("deleted").await;
-    claim_gone(&space, "deleted").await;
+    space.claim_gone("deleted").await;
     space.claim("deleted", &volumes[1].1, json!({})).await;
     space.gone(&volumes[1].0).await;
     assert!(provisioner.stop().success());
     space.delete_claim("archived").await;
     space.phase(&volumes[0].0, "Released").await;
-    claim_gone(&space, "archived").await;
+    space.claim_gone("archived").await;
     space.claim("archived", &volumes[0].1, json!({})).await;
     let _provisioner = space.start();
     for ((name, _, is_archived), (old, _)) in rows.iter().zip(&volumes) {
@@ -305,7 +299,7 @@ async fn a_claim_that_is_made_again_gets_what_was_kept_for_it() {
     assert!(provisioner.stop().success());
     space.delete_claim("data").await;
     space.phase(&old, "Released").await;
-    claim_gone(&space, "data").await;
+    space.claim_gone("data").await;
     space.claim("data", &class, json!({})).await;
     let _provisioner = space.start();
     space.bound("data").await;
@@ -325,7 +319,7 @@ async fn a_claim_says_for_which_volume_it_waits_and_how_to_keep_its_data() {
     let out_of_reach = space.out_of_reach("waits-of");
     space.delete_claim("data").await;
     space.event(&old, "VolumeFailedDelete").await;
-    claim_gone(&space, "data").await;
+    space.claim_gone("data").await;
     space.claim("data", &class, json!({})).await;
     let message = space.event("data", "ProvisioningFailed").await;
     assert!(message.contains(&old) && message.contains("nfs-provisioner/on-delete: retain"), "{message}");

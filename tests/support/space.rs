@@ -233,6 +233,15 @@ impl Space {
         claims.delete(name, &DeleteParams::default()).await.expect("a claim to delete");
     }
 
+    /// Waits until a claim is not there any more.
+    pub(crate) async fn claim_gone(&self, name: &str) {
+        let claims: Api<PersistentVolumeClaim> = self.api();
+        eventually(&format!("claim {name} to go"), || async {
+            claims.get_opt(name).await.ok()?.is_none().then_some(())
+        })
+        .await;
+    }
+
     /// Waits until a volume is not there any more.
     pub(crate) async fn gone(&self, volume: &str) {
         let volumes = self.volumes();
