@@ -42,6 +42,8 @@ pub(super) enum ClaimOutcome {
         /// How often the claim has waited for it in a row.
         failures: u32,
     },
+    /// The volumes have been listed anew meanwhile, so that who has the directory has to be found out again.
+    WaitsForList,
     /// Other claims were promised the export's capacity first.
     WaitsForPromise,
     /// The claim's volume exists, but in another place than the claim is to have now.
@@ -165,6 +167,7 @@ impl ClaimOutcome {
                 quiet("waits until what is at its path has been moved away", Next::Retry(RetryReason::Neighbour))
             }
             Self::WaitsForRelease { volume, failures } => waits_for_release(volume, *failures, round),
+            Self::WaitsForList => quiet("waits for a list of all volumes", Next::Retry(RetryReason::Changed)),
             Self::WaitsForPromise => {
                 let message = "other claims were promised the free capacity first; will look again";
                 quiet(message, Next::Retry(RetryReason::Headroom))

@@ -85,7 +85,11 @@ pub(super) async fn confirm(
         None if volume.deleted_while_bound && context.state.ledger().exists(&volume.name) => {
             return Err(VolumeOutcome::Changed);
         }
-        None if volume.deleted_while_bound => volume.clone(),
+        // Not as the round began with it: the watch may have brought the end of it while the API server was asked.
+        None if volume.deleted_while_bound => {
+            let record = context.state.volume(&volume.name).filter(|record| record.uid == volume.uid);
+            Volume::clone(&*record.ok_or(VolumeOutcome::Changed)?)
+        }
         found => {
             context.state.forget_volume(volume);
             if let Some(another) = found {

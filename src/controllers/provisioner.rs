@@ -115,8 +115,8 @@ impl Provisioner {
                 round.at = Some(provision.at.clone());
                 round.doubt = provision.doubt.clone().map(|bad| (bad, provision.volume.fate));
                 self.take_back.leave_elsewhere(claim, &provision.at).await?;
-                self.wait_for_predecessor(round, &provision.at).await?;
-                let provision = self.reserve(round, *provision, slot).await?;
+                let known = self.is_free(round, &provision.at).await?;
+                let provision = self.reserve(round, *provision, known, slot).await?;
                 round.started = Instant::now();
                 self.provision(round, &provision, slot).await
             }
@@ -222,24 +222,42 @@ impl Provisioner {
         })
     }
 
-    /// Lets the volume go first that is about to take the directory away, unless the directory was begun already.
-    async fn wait_for_predecessor(&self, round: &Round<'_>, at: &Location) -> Result<(), ClaimOutcome> {
-        if self.attempts.get(&round.claim.claim.uid).is_some_and(|(begun, _)| begun == *at) {
-            return Ok(());
+    /// Makes sure that all volumes are known that may lie around the claim's directory, and lets the one go first that is
+    /// about to take the directory away; unless the directory was begun already. Returns since when what is known of
+    /// volumes must not have been doubted again.
+    async fn is_free(&self, round: &Round<'_>, at: &Location) -> Result<Option<Instant>, ClaimOutcome> {
+        let claim = round.claim;
+        if self.attempts.get(&claim.claim.uid).is_some_and(|(begun, _)| begun == *at) {
+            return Ok(None);
         }
-        let found = predecessor(&self.context, round.claim, at).await;
+        // Nobody has anything around a name with the volume's own in it.
+        let first = at.path.as_str().split('/').next();
+        let is_own = first.is_some_and(|name| name.contains(claim.volume_name().as_str()));
+        let known = if is_own { None } else { Some(self.know_volumes(Unread::Predecessor).await?) };
+        let found = predecessor(&self.context, claim, at).await;
         match found.map_err(|error| ClaimOutcome::FailedToRead(Unread::Predecessor, error))? {
             Some(volume) => Err(ClaimOutcome::WaitsForRelease { volume, failures: round.failures }),
-            None => Ok(()),
+            None => Ok(known),
         }
     }
 
-    /// Reserves the directory, the bytes that the claim asks for, and a group. From then on nothing there is moved
-    /// away.
+    /// Makes sure that all volumes are known: what the watch has listed may be old, and may not show yet what an earlier
+    /// leader did last. Returns since when what is known must not have been doubted.
+    async fn know_volumes(&self, what: Unread) -> Result<Instant, ClaimOutcome> {
+        let since = self.leadership.since().ok_or(ClaimOutcome::NotLeading)?;
+        let since = self.context.state.doubted().map_or(since, |doubted| doubted.max(since));
+        let refreshed = self.context.refresh(since).await;
+        refreshed.map_err(|error| ClaimOutcome::FailedToRead(what, error))?;
+        Ok(since)
+    }
+
+    /// Reserves the directory, the bytes that the claim asks for, and a group, as far as what is `known` has not been
+    /// doubted since. From then on nothing there is moved away.
     async fn reserve(
         &self,
         round: &Round<'_>,
         provision: Provision,
+        known: Option<Instant>,
         slot: &mut Slot,
     ) -> Result<Provision, ClaimOutcome> {
         let (claim, at) = (round.claim, &provision.at);
@@ -252,6 +270,10 @@ impl Provisioner {
         let wanted = Reservation { across, bytes, limit, gid };
         let ledger = self.context.state.ledger();
         match ledger.reserve(&claim.volume_name(), at, &claim.claim.namespace, wanted) {
+            // What a list has not shown meanwhile is not in the ledger any more, and nothing proves that it has gone.
+            Ok(_) if known.is_some_and(|since| self.context.state.doubted() > Some(since)) => {
+                Err(ClaimOutcome::WaitsForList)
+            }
             Ok(reserved) => {
                 let grant = reserved.grant();
                 self.attempts.begin(&claim.claim.uid, at, provision.copy_of.clone(), reserved);
@@ -265,18 +287,14 @@ impl Provisioner {
         }
     }
 
-    /// Finds the group of a directory that may exist already. Before that, makes sure that all groups in use are
-    /// known: the watch may not have shown yet what an earlier leader gave out last.
+    /// Finds the group of a directory that may exist already. Before that, makes sure that all groups in use are known.
     async fn group_there(
         &self,
         claim: &Claim,
         at: &Location,
         slot: &mut Slot,
     ) -> Result<Option<u32>, ClaimOutcome> {
-        let since = self.leadership.since().ok_or(ClaimOutcome::NotLeading)?;
-        let since = self.context.state.doubted().map_or(since, |doubted| doubted.max(since));
-        let refreshed = self.context.refresh(since).await;
-        refreshed.map_err(|error| ClaimOutcome::FailedToRead(Unread::Gids, error))?;
+        self.know_volumes(Unread::Gids).await?;
         let looking = self.context.export(at).storage.group(&at.path);
         let found = self.context.wait(slot, &claim.claim, at.export, looking).await;
         found.map_err(|error| self.failed_to_make(at, &error))

@@ -104,6 +104,7 @@ fn of_each_outcome_of_a_claim_is_told_what_its_author_can_use() {
         ),
         (unread(claim_outcome::Unread::Predecessor), (warn, None, vec![], retry(RetryReason::ApiServer))),
         (Outcome::WaitsForMove, (quiet, None, vec![], retry(RetryReason::Neighbour))),
+        (Outcome::WaitsForList, (quiet, None, vec![], retry(RetryReason::Changed))),
         (Outcome::WaitsForPromise, (quiet, None, vec![], retry(RetryReason::Headroom))),
         (Outcome::ExistsElsewhere, (quiet, None, vec![], retry(RetryReason::Neighbour))),
         (refused(ClaimRefusal::Block, false, true), (warn, failed, vec!["not provisioned", "block"], Next::Done)),

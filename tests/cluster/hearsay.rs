@@ -7,10 +7,10 @@
 //! not.
 
 use std::fs;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use kube::api::{DeleteParams, Patch, PatchParams};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim};
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::reclaim::{name_of, released};
@@ -18,7 +18,7 @@ use crate::rights::rules_of_the_peer;
 use crate::support::eventually;
 use crate::support::plane::Plane;
 use crate::support::proxy::{Action, Asked, Fault, Proxy};
-use crate::support::space::Space;
+use crate::support::space::{Space, create, named};
 
 /// A claim `name` of this class, bound, and a file in its directory.
 async fn with_data(space: &Space, name: &str, class: &str) -> PersistentVolume {
@@ -180,6 +180,17 @@ async fn a_volume_that_has_gone_follows_its_class_as_it_is_now() {
 /// While the watch is silent, a volume that is not there any more may have been told anything before it went.
 #[tokio::test]
 async fn what_was_said_of_a_volume_before_it_went_unseen_counts() {
+    goes_unseen(false).await;
+}
+
+/// What the watch brings counts although it comes after the round has begun.
+#[tokio::test]
+async fn what_was_said_of_a_volume_before_it_went_counts_although_it_is_heard_late() {
+    goes_unseen(true).await;
+}
+
+/// An admin has a volume kept, and has it go, while the watch is silent, or until a round has asked for the volume.
+async fn goes_unseen(is_heard_late: bool) {
     let space = Space::on(Plane::shared(), rules_of_the_peer()).await;
     let proxy = Proxy::start(space.plane);
     let provisioner = space.start_through(&proxy);
@@ -201,15 +212,19 @@ async fn what_was_said_of_a_volume_before_it_went_unseen_counts() {
     space.patch(&space.volumes(), name, kept).await;
     space.patch(&space.volumes(), name, finalizers(&[])).await;
     space.gone(name).await;
+    let asked_for = name.to_owned();
+    let is_late = move |asked: &Asked| is_heard_late && asked.reads("persistentvolumes", &asked_for);
+    let late = proxy.fault_of(1, is_late, Action::Late(Duration::from_secs(2)));
     let before = looks();
     drop(out_of_reach);
     let is_there = || space.at("unseen/data/file").exists();
     eventually("the volume to be looked at again", || async {
         assert!(is_there(), "{}", provisioner.log());
-        (looks() > before + 1).then_some(())
+        (late.hits() > 0 || looks() > before + 1).then_some(())
     })
     .await;
     drop(silence);
+    eventually("the round to go on", || async { (looks() > before + 1).then_some(()) }).await;
     a_turn_of_all(&space).await;
     assert!(is_there(), "{}", provisioner.log());
 }
@@ -429,6 +444,34 @@ async fn a_claim_that_is_made_again_does_not_get_a_directory_whose_volume_was_ma
     space.gone(name_of(&before)).await;
     let directory = space.at(&Space::directory(&after));
     assert_eq!(fs::read_dir(&directory).unwrap().count(), 0, "{}", provisioner.log());
+}
+
+/// Found by `tests/chaos`: an API server may be behind the others of its cluster.
+#[tokio::test]
+async fn a_list_that_is_old_gives_nobody_the_directory_of_another_namespace() {
+    let space = Space::new().await;
+    let proxy = Proxy::start(space.plane);
+    let provisioner = space.start_through(&proxy);
+    let other = format!("{}-other", space.namespace);
+    create(&Api::all(space.client.clone()), named::<Namespace>(&other)).await;
+    let [own, common] = [("own", json!({})), ("common", json!({"parameters": {"pathPattern": "common/data"}}))];
+    let (own, common) = (space.class(own.0, own.1).await, space.class(common.0, common.1).await);
+    with_data(&space, "first", &own).await;
+    let old = proxy.recorded("persistentvolumes").unwrap();
+    space.claim_in(&other, "theirs", &common, json!({})).await;
+    let theirs = space.bound_in(&other, "theirs").await;
+
+    let stale =
+        proxy.fault_of(1, |asked| asked.is_watch() && asked.lists("persistentvolumes"), Action::Stale(old));
+    let too_old = proxy.fault_of(1, |asked| asked.watches("persistentvolumes"), Action::Gone);
+    eventually("the old list", || async { (stale.hits() > 0).then_some(()) }).await;
+    // Until it has been taken in.
+    with_data(&space, "second", &own).await;
+    space.claim("ours", &common, json!({})).await;
+    let said = space.event("ours", "ProvisioningFailed").await;
+    assert!(said.contains("not free"), "{said}\n{}", provisioner.log());
+    drop((stale, too_old));
+    assert!(space.at(&Space::directory(&theirs)).is_dir());
 }
 
 /// Two processes of one name, with an election that was switched off, and classes that have changed between them.
