@@ -31,10 +31,11 @@ pub(crate) const POLICY: &str = r#"{
 const CLASS_BELIEVED: Time = 15_000_000;
 
 /// One change of an object.
-struct Change<'a> {
+#[derive(Debug)]
+struct Change {
     version: u64,
     when: When,
-    object: &'a Value,
+    object: Value,
     removed: bool,
 }
 
@@ -49,7 +50,7 @@ pub(crate) fn read(log: &Path, provisioner: &str) -> History {
         let code = event["responseStatus"]["code"].as_u64().unwrap_or(500);
         event["stage"] == "ResponseComplete" && code < 300
     };
-    let mut changes: BTreeMap<(bool, String), Vec<Change<'_>>> = BTreeMap::new();
+    let mut changes: BTreeMap<(bool, String), Vec<Change>> = BTreeMap::new();
     let mut classes: BTreeMap<String, Fates> = BTreeMap::new();
     for event in events.iter().filter(is_done) {
         let object = &event["responseObject"];
@@ -59,15 +60,16 @@ pub(crate) fn read(log: &Path, provisioner: &str) -> History {
             let said = (event["verb"] != "delete").then(|| fate(&object["parameters"]["onDelete"])).flatten();
             classes.entry(name.expect("a name").to_owned()).or_default().push((when, said));
         }
-        let is_volume = object["kind"] == "PersistentVolume";
-        if !is_volume && object["kind"] != "PersistentVolumeClaim" {
+        let is_volume = event["objectRef"]["resource"] == "persistentvolumes";
+        if !is_volume && event["objectRef"]["resource"] != "persistentvolumeclaims" {
             continue;
         }
         let metadata = &object["metadata"];
         let held = metadata["finalizers"].as_array().is_some_and(|all| !all.is_empty());
         let goes = event["verb"] == "delete" || metadata["deletionTimestamp"].is_string();
         let version = metadata["resourceVersion"].as_str().and_then(|version| version.parse().ok());
-        let change = Change { version: version.expect("a version"), when, object, removed: goes && !held };
+        let version = version.expect("a version");
+        let change = Change { version, when, object: object.clone(), removed: goes && !held };
         let key = if is_volume { &metadata["name"] } else { &metadata["uid"] };
         changes.entry((is_volume, key.as_str().expect("a key").to_owned())).or_default().push(change);
     }
@@ -77,13 +79,14 @@ pub(crate) fn read(log: &Path, provisioner: &str) -> History {
     let mut history = History::default();
     for ((is_volume, key), mut changes) in changes {
         changes.sort_by_key(|change| (change.removed, change.version));
+        make_whole(&mut changes);
         if is_volume {
             history.volumes.insert(key, states(&changes, provisioner, &classes));
             continue;
         }
-        let volume = |change: &Change<'_>| change.object["spec"]["volumeName"].as_str().map(str::to_owned);
+        let volume = |change: &Change| change.object["spec"]["volumeName"].as_str().map(str::to_owned);
         // What is written there is never changed again; the phase follows.
-        let is_served = |change: &&Change<'_>| {
+        let is_served = |change: &&Change| {
             let is_leaving = change.object["metadata"]["deletionTimestamp"].is_string();
             change.removed || is_leaving || volume(change).is_some()
         };
@@ -97,6 +100,19 @@ pub(crate) fn read(log: &Path, provisioner: &str) -> History {
         }
     }
     history
+}
+
+/// Completes the answers to those who asked for the metadata alone: they have changed nothing else.
+fn make_whole(changes: &mut [Change]) {
+    let mut before = Value::Null;
+    for change in changes {
+        if change.object["kind"] == "PartialObjectMetadata" {
+            assert!(before.is_object(), "{change:?} is the first of its object");
+            before["metadata"] = change.object["metadata"].clone();
+            change.object = before;
+        }
+        before = change.object.clone();
+    }
 }
 
 fn time(text: &Value) -> Time {
@@ -113,22 +129,32 @@ fn fate(text: &Value) -> Option<Fate> {
     }
 }
 
-fn states(changes: &[Change<'_>], provisioner: &str, classes: &BTreeMap<String, Fates>) -> Vec<State> {
+fn states(changes: &[Change], provisioner: &str, classes: &BTreeMap<String, Fates>) -> Vec<State> {
     let mut states = Vec::new();
-    for (number, change) in changes.iter().enumerate().filter(|(_, change)| !change.removed) {
-        let Value::Object(spec) = &change.object["spec"] else { panic!("a volume without a spec") };
-        let annotations = &change.object["metadata"]["annotations"];
+    for (number, change) in changes.iter().enumerate() {
+        let Change { object, when, removed, .. } = change;
+        let (metadata, phase) = (&object["metadata"], &object["status"]["phase"]);
+        let was_taken_away = *removed && metadata["deletionTimestamp"].is_string() && phase == "Bound";
+        if *removed && !was_taken_away {
+            continue;
+        }
+        let Value::Object(spec) = &object["spec"] else { panic!("a volume without a spec") };
+        let annotations = &metadata["annotations"];
         let path = spec["nfs"]["path"].as_str().expect("an NFS volume");
         let is_ours = annotations["pv.kubernetes.io/provisioned-by"] == provisioner;
         let recorded = fate(&annotations["nfs-provisioner/on-delete-of-class"]).unwrap_or(Fate::Retain);
+        let claim = spec.get("claimRef").and_then(|claim| Some(claim["uid"].as_str()?.to_owned()));
+        let disposed = annotations["nfs-provisioner/disposed"].as_str();
         let state = State {
-            begin: change.when,
+            begin: *when,
             end: changes.get(number + 1).map_or(NEVER, |next| next.when),
             path: path.strip_prefix(&format!("{PATH}/")).expect("a path beneath the export").to_owned(),
             is_taken_along: is_ours && spec["persistentVolumeReclaimPolicy"] == "Delete",
-            is_released: change.object["status"]["phase"] == "Released",
-            is_disposed: annotations["nfs-provisioner/disposed"].is_string(),
-            claim: spec.get("claimRef").and_then(|claim| Some(claim["uid"].as_str()?.to_owned())),
+            // One that is taken away from its claim takes its directory along once the claim has gone, too.
+            is_released: was_taken_away || phase == "Released",
+            // Of this claim: an admin may have given the volume to another one since.
+            is_disposed: disposed.is_some_and(|said| said.split(' ').next() == claim.as_deref()),
+            claim,
             fate: fate(&annotations["nfs-provisioner/on-delete"]).unwrap_or(recorded),
         };
         let class = classes.get(spec["storageClassName"].as_str().unwrap_or_default());

@@ -37,7 +37,7 @@ use std::fs;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use checker::{Gift, Time, Tolerance, broken_promises, lost_markers, wrong_gifts, wrong_moves};
+use checker::{Move, Time, Tolerance, broken_promises, lost_markers, wrong_gifts, wrong_moves};
 use fastrand::Rng;
 use journal::Journal;
 use plots::Plots;
@@ -132,7 +132,6 @@ async fn whatever_goes_wrong_no_directory_is_moved_removed_or_given_that_should_
     let moves = journal.end();
     let history = history::read(&log, &space.provisioner);
     let markers = world.markers().await;
-    let stale = world.stale_volumes.take();
     let seen = world.into_seen();
     say(&format!(
         "{} claims, {} volumes, {} markers, {} directories moved, {kills} kills, {:?}, {:?} and {:?} with the settling",
@@ -147,11 +146,14 @@ async fn whatever_goes_wrong_no_directory_is_moved_removed_or_given_that_should_
     let mut wrong = seen.wrong;
     wrong.extend(wrong_moves(&history, &moves, TOLERANCE));
     wrong.extend(broken_promises(&history, &moves, &seen.promises));
-    wrong.extend(wrong_gifts(&history, &known(seen.gifts, &stale)));
+    wrong.extend(wrong_gifts(&history, &seen.gifts));
     wrong.extend(lost_markers(&history, &moves, &markers));
     wrong.extend(stuck);
     let mut diary = String::new();
-    for (time, what) in seen.diary {
+    let moved = moves.iter().map(|Move { path, to, at }| (*at, format!("{path} went to {to:?}")));
+    let mut done: Vec<(Time, String)> = seen.diary.into_iter().chain(moved).collect();
+    done.sort();
+    for (time, what) in done {
         let _ = writeln!(diary, "{time} {what}");
     }
     let wrong = wrong.join("\n");
@@ -161,11 +163,4 @@ async fn whatever_goes_wrong_no_directory_is_moved_removed_or_given_that_should_
     }
     assert!(wrong.is_empty() && ended, "{told}");
     assert!(!moves.is_empty() && !markers.is_empty());
-}
-
-/// The gifts but those by one who was told of old volumes only.
-fn known(gifts: Vec<Gift>, stale: &[(Time, Time)]) -> Vec<Gift> {
-    // It takes a while until the watch is tried again.
-    let is_known = |gift: &Gift| !stale.iter().any(|(_, until)| gift.since < *until + 15_000_000);
-    gifts.into_iter().filter(is_known).collect()
 }

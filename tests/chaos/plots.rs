@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use kube::api::DeleteParams;
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -21,6 +22,9 @@ const UNSEEN: Duration = Duration::from_millis(13_700);
 
 /// How many directories cannot be moved at a time.
 const BLOCKED: usize = 8;
+
+/// For how many claims a directory is made in vain at a time.
+const UNWANTED: usize = 3;
 
 /// A directory that cannot be moved, and nothing in it be changed, until this is dropped.
 struct Blocked(PathBuf);
@@ -46,6 +50,19 @@ fn set_immutable(path: &Path, is_so: bool) -> bool {
         ioctl_setflags(&directory, flags).ok()
     };
     set().is_some()
+}
+
+/// A volume whose claim has gone, and whose directory cannot be moved for now.
+struct Released {
+    number: usize,
+    volume: String,
+    path: String,
+    block: Option<Blocked>,
+}
+
+/// Waits until it is so long since then.
+async fn until(begun: Instant, time: Duration) {
+    sleep(time.saturating_sub(begun.elapsed())).await;
 }
 
 /// The controller manager, standing still until this is dropped.
@@ -95,14 +112,21 @@ impl Drop for Truce<'_> {
 impl<'a> Plots<'a> {
     /// Has the watch of volumes fall silent, again and again, until all ends.
     pub(crate) async fn silence(&self, mut rng: Rng) {
+        let mut turn = rng.usize(..3);
         while !self.world.has_ended.get() {
             sleep(Duration::from_millis(rng.u64(..1_000))).await;
             // So that there is something to be silent about.
             let is_used = |claim: &OneClaim| !claim.deleted && !claim.is_busy && claim.has.is_some();
-            if self.world.seen().claims.iter().filter(|claim| is_used(claim)).count() >= 3 {
-                self.count("silence");
-                self.while_silent(&mut rng).await;
+            if self.world.seen().claims.iter().filter(|claim| is_used(claim)).count() < 3 {
+                continue;
             }
+            let _truce = self.truce(&mut rng);
+            match turn % 3 {
+                0 => self.minds_changed_unseen(&mut rng).await,
+                1 => self.shared_unseen(&mut rng).await,
+                _ => self.unwanted_shared_unseen(&mut rng).await,
+            }
+            turn += 1;
         }
     }
 
@@ -110,10 +134,11 @@ impl<'a> Plots<'a> {
     pub(crate) async fn others(&self, mut rng: Rng) {
         while !self.world.has_ended.get() {
             sleep(Duration::from_millis(rng.u64(..2_000))).await;
-            match rng.u8(..4) {
+            match rng.u8(..5) {
                 0 => self.by_hand_at_the_path_of_one_that_stays(&mut rng).await,
                 1 => self.made_again(&mut rng).await,
                 2 => self.copied(&mut rng).await,
+                3 => self.taken_away(&mut rng).await,
                 _ => self.in_the_way(&mut rng).await,
             }
         }
@@ -125,7 +150,7 @@ impl<'a> Plots<'a> {
 
     /// Mostly: some are killed all the same.
     fn truce(&self, rng: &mut Rng) -> Option<Truce<'a>> {
-        let is_kept = rng.u8(..5) > 0;
+        let is_kept = rng.u8(..8) > 0;
         is_kept.then(|| {
             self.world.truces.set(self.world.truces.get() + 1);
             Truce(self.world)
@@ -167,75 +192,111 @@ impl<'a> Plots<'a> {
         found.and_then(|volume| volume.status?.phase).is_some_and(|phase| phase == "Released")
     }
 
-    /// Directories that could not be moved can be moved while the watch of volumes is silent, after admins have changed
-    /// their minds about them; or after volumes were made there by hand. And what was made for a claim that is not
-    /// wanted any more has become another volume's meanwhile.
-    async fn while_silent(&self, rng: &mut Rng) {
+    /// Releases volumes whose directories cannot be moved for now, and then has the watch of volumes fall silent.
+    async fn release_and_silence(&self, rng: &mut Rng) -> (Vec<Released>, Fault) {
         let world = self.world;
-        let _truce = self.truce(rng);
         world.is_quiet.set(true);
-        let unwanted = self.unwanted(rng).await;
-        let mut blocked = Vec::new();
+        let mut released = Vec::new();
         for _ in 0..BLOCKED {
             let fits = |claim: &OneClaim| !claim.deleted && claim.has.is_some();
             let Some(number) = world.any_claim(rng, fits) else { break };
             let (volume, path) = world.claim(number).has.expect("a directory");
             let Some(block) = Blocked::new(world.space.at(&path)) else { break };
             world.seen().claims[number].is_busy = true;
-            blocked.push((number, volume, path, Some(block)));
+            released.push(Released { number, volume, path, block: Some(block) });
         }
-        for (number, ..) in &blocked {
+        for Released { number, .. } in &released {
             world.delete(*number).await;
         }
         let are_released = async || {
-            let all = blocked.iter().map(|(_, volume, ..)| self.is_released(volume));
+            let all = released.iter().map(|released| self.is_released(&released.volume));
             futures::future::join_all(all).await.into_iter().all(|is_so| is_so)
         };
         self.soon(2, are_released).await;
-        world.is_quiet.set(false);
-        let silent = self.proxy.fault(|asked| asked.watches("persistentvolumes"), Action::Freeze);
+        let silent = self.silent_watch();
+        (released, silent)
+    }
+
+    fn silent_watch(&self) -> Fault {
+        self.world.is_quiet.set(false);
+        self.world.note("the watch of volumes is silent".to_owned());
+        self.proxy.fault(|asked| asked.watches("persistentvolumes"), Action::Freeze)
+    }
+
+    fn end_silence(&self, silent: Fault) {
+        drop(silent);
+        self.world.end_sharing();
+        self.world.note("the watch of volumes goes on".to_owned());
+    }
+
+    /// Directories that could not be moved can be moved while the watch of volumes is silent, after admins have changed
+    /// their minds about them.
+    async fn minds_changed_unseen(&self, rng: &mut Rng) {
+        self.count("minds changed");
+        let (mut released, silent) = self.release_and_silence(rng).await;
         let begun = Instant::now();
-        world.note(format!("the watch of volumes is silent; {} directories are blocked", blocked.len()));
-        let paused = rng.bool().then(|| Paused::new(&world.space.plane.dir));
-        if let Some((_, path, _)) = &unwanted {
-            world.make_static_at(rng, path).await;
-        }
-        for (_, volume, path, block) in &mut blocked {
-            self.change_mind(rng, volume, path).await;
+        let paused = rng.bool().then(|| Paused::new(&self.world.space.plane.dir));
+        for one in &mut released {
+            self.change_mind(rng, &one.volume, &one.path).await;
             if rng.u8(..4) == 0 {
                 // Changed at any time, before or after.
-                *block = None;
+                one.block = None;
             }
         }
-        sleep(Duration::from_millis(3_500).saturating_sub(begun.elapsed())).await;
-        let mut number = 0;
-        blocked.retain_mut(|(_, _, _, block)| {
-            number += 1;
-            if number % 2 == 0 {
-                *block = None;
-            }
-            true
-        });
-        sleep(Duration::from_secs(9).saturating_sub(begun.elapsed())).await;
+        until(begun, Duration::from_millis(3_500)).await;
+        for one in released.iter_mut().step_by(2) {
+            one.block = None;
+        }
+        until(begun, Duration::from_secs(9)).await;
         drop(paused);
-        let is_long = rng.bool() && !world.has_ended.get();
-        if is_long {
-            sleep(UNSEEN.saturating_sub(begun.elapsed())).await;
+        for one in released {
+            self.leave(one.number);
         }
-        for (number, _, _, block) in &mut blocked {
-            *block = None;
-            self.leave(*number);
+        self.end_silence(silent);
+    }
+
+    /// Directories that could not be moved can be moved while the watch of volumes is silent, long after other volumes
+    /// were made there by hand.
+    async fn shared_unseen(&self, rng: &mut Rng) {
+        self.count("shared");
+        let (mut released, silent) = self.release_and_silence(rng).await;
+        let begun = Instant::now();
+        for one in released.iter().filter(|one| !one.path.starts_with("common/")) {
+            if rng.u8(..4) > 0 {
+                self.world.share(rng, &one.path).await;
+            }
         }
-        if let Some((claim, _, refused)) = unwanted {
-            world.delete(claim).await;
-            sleep(Duration::from_secs(1)).await;
-            drop(refused);
+        until(begun, UNSEEN).await;
+        for one in &mut released {
+            one.block = None;
+            self.leave(one.number);
         }
-        if is_long {
-            sleep(Duration::from_secs(19).saturating_sub(begun.elapsed())).await;
+        // What has failed since the beginning is tried again 15 s later.
+        until(begun, Duration::from_secs(19)).await;
+        self.end_silence(silent);
+    }
+
+    /// What was made for claims that are not wanted any more has become other volumes' while the watch of volumes is
+    /// silent.
+    async fn unwanted_shared_unseen(&self, rng: &mut Rng) {
+        self.count("unwanted");
+        let mut unwanted = Vec::new();
+        for _ in 0..UNWANTED {
+            unwanted.extend(self.unwanted(rng).await);
         }
-        drop(silent);
-        world.note("the watch of volumes goes on".to_owned());
+        let silent = self.silent_watch();
+        let begun = Instant::now();
+        for (_, path, _) in &unwanted {
+            if rng.u8(..4) > 0 {
+                self.world.share(rng, path).await;
+            }
+        }
+        until(begun, UNSEEN).await;
+        for (number, ..) in &unwanted {
+            self.world.delete(*number).await;
+            sleep(Duration::from_millis(500)).await;
+        }
+        self.end_silence(silent);
     }
 
     /// A claim for which a directory was made, and for which no volume can be made.
@@ -292,7 +353,7 @@ impl<'a> Plots<'a> {
                 "is another claim's"
             }
             7 | 8 if !is_common => {
-                world.make_static_at(rng, path).await;
+                world.share(rng, path).await;
                 "has its directory shared"
             }
             _ => "is left",
@@ -320,6 +381,27 @@ impl<'a> Plots<'a> {
             let _ = fs::write(at.join("by-hand"), "");
         }
         sleep(Duration::from_millis(rng.u64(4_000..6_000))).await;
+    }
+
+    /// An admin takes a volume away from a claim that goes on to exist, by force.
+    async fn taken_away(&self, rng: &mut Rng) {
+        let world = self.world;
+        // Those have a directory that no other claim wants.
+        let is_alone = |claim: &OneClaim| ["archive", "delete", "fickle"].contains(&claim.class);
+        let fits = |claim: &OneClaim| !claim.deleted && claim.has.is_some() && is_alone(claim);
+        let Some(number) = world.any_claim(rng, fits) else { return };
+        self.count("taken away");
+        world.seen().claims[number].is_busy = true;
+        let (volume, path) = world.claim(number).has.expect("a directory");
+        world.note(format!("{volume} in {path} is taken away from its claim"));
+        let deleted = world.space.volumes().delete(&volume, &DeleteParams::default()).await;
+        // Now and then before it is known to be deleted.
+        sleep(Duration::from_millis(rng.u64(..1_000))).await;
+        if deleted.is_ok() {
+            world.patch_volume(&volume, json!({"metadata": {"finalizers": null}})).await;
+        }
+        sleep(Duration::from_millis(rng.u64(4_000..8_000))).await;
+        self.leave(number);
     }
 
     /// A claim is made again before the volume of the earlier one is reclaimed.

@@ -19,7 +19,7 @@ use crate::support::space::{PATH, SERVER, Space, create, from_json, merge, named
 /// The most claims that there are at a time.
 const CLAIMS: usize = 60;
 
-/// The most volumes that are made by hand at a time, but for those of plots.
+/// The most volumes that are made by hand at a time, but for those that plots need.
 const STATIC_VOLUMES: usize = 4;
 
 /// How long all may take to come to rest once nothing goes wrong any more: failed rounds are repeated later and later.
@@ -69,6 +69,8 @@ impl OneClaim {
 pub(crate) struct Seen {
     pub(crate) claims: Vec<OneClaim>,
     static_volumes: Vec<String>,
+    /// Those that a plot needs until it ends.
+    plotted_volumes: Vec<String>,
     pub(crate) markers: Vec<Marker>,
     pub(crate) gifts: Vec<Gift>,
     pub(crate) promises: Vec<Promise>,
@@ -94,9 +96,8 @@ pub(crate) struct World<'a> {
     pub(crate) is_quiet: Cell<bool>,
     /// How many rely on it that the provisioner hears of the claims that there are.
     pub(crate) copies_waiting: Cell<usize>,
-    /// Until when it may be told of old claims, or of old volumes.
+    /// Until when it may be told of old claims.
     pub(crate) stale_claims: Cell<Option<Instant>>,
-    pub(crate) stale_volumes: RefCell<Vec<(Time, Time)>>,
     seen: RefCell<Seen>,
 }
 
@@ -112,7 +113,6 @@ impl<'a> World<'a> {
             is_quiet: Cell::default(),
             copies_waiting: Cell::default(),
             stale_claims: Cell::default(),
-            stale_volumes: RefCell::default(),
             seen: RefCell::default(),
         };
         for (name, fate, pattern) in CLASSES {
@@ -282,10 +282,24 @@ impl<'a> World<'a> {
         while self.seen().static_volumes.len() >= STATIC_VOLUMES {
             self.delete_static(rng).await;
         }
-        self.make_static_at(rng, &path).await;
+        let name = self.make_static_at(rng, &path).await;
+        self.seen().static_volumes.push(name);
     }
 
-    pub(crate) async fn make_static_at(&self, rng: &mut Rng, path: &str) {
+    /// Makes a volume by hand that nobody deletes before the plot has ended.
+    pub(crate) async fn share(&self, rng: &mut Rng, path: &str) {
+        let name = self.make_static_at(rng, path).await;
+        self.seen().plotted_volumes.push(name);
+    }
+
+    /// Has the volumes that plots have made deleted by and by.
+    pub(crate) fn end_sharing(&self) {
+        let mut seen = self.seen();
+        let plotted = std::mem::take(&mut seen.plotted_volumes);
+        seen.static_volumes.extend(plotted);
+    }
+
+    async fn make_static_at(&self, rng: &mut Rng, path: &str) -> String {
         let name = format!("{}-static-{}", ["a", "z"][rng.usize(..2)], rng.u64(..));
         let volume: PersistentVolume = from_json(json!({
             "metadata": {"name": name},
@@ -295,7 +309,8 @@ impl<'a> World<'a> {
             },
         }));
         create(&self.space.volumes(), volume).await;
-        self.seen().static_volumes.push(name);
+        self.note(format!("{name} is made by hand for {path}"));
+        name
     }
 
     async fn delete_static(&self, rng: &mut Rng) {
