@@ -116,8 +116,9 @@ impl<'a> Plots<'a> {
         while !self.world.has_ended.get() {
             sleep(Duration::from_millis(rng.u64(..1_000))).await;
             // So that there is something to be silent about.
-            let is_used = |claim: &OneClaim| !claim.deleted && !claim.is_busy && claim.has.is_some();
-            if self.world.seen().claims.iter().filter(|claim| is_used(claim)).count() < 3 {
+            let fits =
+                |claim: &&OneClaim| !claim.deleted && !claim.is_busy && claim.has.is_some() && claim.is_alone();
+            if self.world.seen().claims.iter().filter(fits).count() < BLOCKED / 2 {
                 continue;
             }
             let _truce = self.truce(&mut rng);
@@ -193,13 +194,17 @@ impl<'a> Plots<'a> {
     }
 
     /// Releases volumes whose directories cannot be moved for now, and then has the watch of volumes fall silent.
-    async fn release_and_silence(&self, rng: &mut Rng) -> (Vec<Released>, Fault) {
+    async fn release_and_silence(
+        &self,
+        rng: &mut Rng,
+        fits: impl Fn(&OneClaim) -> bool,
+    ) -> (Vec<Released>, Fault) {
         let world = self.world;
         world.is_quiet.set(true);
         let mut released = Vec::new();
         for _ in 0..BLOCKED {
-            let fits = |claim: &OneClaim| !claim.deleted && claim.has.is_some();
-            let Some(number) = world.any_claim(rng, fits) else { break };
+            let is_used = |claim: &OneClaim| !claim.deleted && claim.has.is_some() && fits(claim);
+            let Some(number) = world.any_claim(rng, is_used) else { break };
             let (volume, path) = world.claim(number).has.expect("a directory");
             let Some(block) = Blocked::new(world.space.at(&path)) else { break };
             world.seen().claims[number].is_busy = true;
@@ -213,6 +218,8 @@ impl<'a> Plots<'a> {
             futures::future::join_all(all).await.into_iter().all(|is_so| is_so)
         };
         self.soon(2, are_released).await;
+        // Until each has been tried once.
+        sleep(Duration::from_millis(700)).await;
         let silent = self.silent_watch();
         (released, silent)
     }
@@ -233,7 +240,7 @@ impl<'a> Plots<'a> {
     /// their minds about them.
     async fn minds_changed_unseen(&self, rng: &mut Rng) {
         self.count("minds changed");
-        let (mut released, silent) = self.release_and_silence(rng).await;
+        let (mut released, silent) = self.release_and_silence(rng, |_| true).await;
         let begun = Instant::now();
         let paused = rng.bool().then(|| Paused::new(&self.world.space.plane.dir));
         for one in &mut released {
@@ -259,9 +266,9 @@ impl<'a> Plots<'a> {
     /// were made there by hand.
     async fn shared_unseen(&self, rng: &mut Rng) {
         self.count("shared");
-        let (mut released, silent) = self.release_and_silence(rng).await;
+        let (mut released, silent) = self.release_and_silence(rng, OneClaim::is_alone).await;
         let begun = Instant::now();
-        for one in released.iter().filter(|one| !one.path.starts_with("common/")) {
+        for one in &released {
             if rng.u8(..4) > 0 {
                 self.world.share(rng, &one.path).await;
             }
@@ -371,7 +378,8 @@ impl<'a> Plots<'a> {
         let _stays =
             self.proxy.fault(move |asked| asked.deletes("persistentvolumes", &stays), Action::Refuse(500));
         self.world.delete(number).await;
-        if !self.soon(8, async || !at.exists()).await {
+        // The watch of volumes may be silent.
+        if !self.soon(25, async || !at.exists()).await {
             return;
         }
         // What is done in the moment after it was dealt with may be taken for a part of that.
@@ -380,15 +388,14 @@ impl<'a> Plots<'a> {
             self.world.note(format!("{path} of {name} was made by hand"));
             let _ = fs::write(at.join("by-hand"), "");
         }
-        sleep(Duration::from_millis(rng.u64(4_000..6_000))).await;
+        // Until it has been tried again.
+        sleep(Duration::from_millis(rng.u64(4_000..9_000))).await;
     }
 
     /// An admin takes a volume away from a claim that goes on to exist, by force.
     async fn taken_away(&self, rng: &mut Rng) {
         let world = self.world;
-        // Those have a directory that no other claim wants.
-        let is_alone = |claim: &OneClaim| ["archive", "delete", "fickle"].contains(&claim.class);
-        let fits = |claim: &OneClaim| !claim.deleted && claim.has.is_some() && is_alone(claim);
+        let fits = |claim: &OneClaim| !claim.deleted && claim.has.is_some() && claim.is_alone();
         let Some(number) = world.any_claim(rng, fits) else { return };
         self.count("taken away");
         world.seen().claims[number].is_busy = true;

@@ -63,6 +63,11 @@ impl OneClaim {
     pub(crate) fn volume(&self) -> String {
         format!("pvc-{}", self.uid)
     }
+
+    /// Whether its directory is one that no other claim wants.
+    pub(crate) fn is_alone(&self) -> bool {
+        CLASSES.iter().any(|(name, _, pattern)| *name == self.class && pattern.is_none())
+    }
 }
 
 #[derive(Default)]
