@@ -12,6 +12,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::cluster::api::ApiError;
@@ -58,10 +59,22 @@ pub(super) async fn know_neighbours(
     let recent = Instant::now().checked_sub(KNOWN_FOR);
     let since = [recent, leadership.since(), context.state.doubted()].into_iter().flatten().max();
     let Some(since) = since else { return Ok(()) };
-    if context.state.watched(volume).is_some_and(|watched| watched > since) {
+    let is_watched = context.state.watched(volume).is_some_and(|watched| watched > since);
+    if is_watched
+        && context.state.volume(volume).is_some_and(|record| is_released_lately(&record, Timestamp::now()))
+    {
         return Ok(());
     }
     context.refresh(since).await
+}
+
+/// Tells whether what the watch showed before it showed a volume's release is as new as [`KNOWN_FOR`] says: a connection
+/// may have stood still, and bring what happened long ago. The API server's clock says when that was. If it is slow or
+/// far ahead of ours, this is never so, which costs a list now and then; if it is ahead by less, what is known may be
+/// older by so much.
+fn is_released_lately(volume: &Volume, now: Timestamp) -> bool {
+    let since = volume.since.map(|since| now.duration_since(since));
+    since.is_some_and(|since| since.unsigned_abs() <= KNOWN_FOR)
 }
 
 /// Reads the volume, and confirms that `plan` is still what is to be done.

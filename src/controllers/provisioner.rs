@@ -115,7 +115,7 @@ impl Provisioner {
                 round.at = Some(provision.at.clone());
                 round.doubt = provision.doubt.clone().map(|bad| (bad, provision.volume.fate));
                 self.take_back.leave_elsewhere(claim, &provision.at).await?;
-                let known = self.is_free(round, &provision.at).await?;
+                let known = self.wait_for_place(round, &provision.at).await?;
                 let provision = self.reserve(round, *provision, known, slot).await?;
                 round.started = Instant::now();
                 self.provision(round, &provision, slot).await
@@ -225,7 +225,7 @@ impl Provisioner {
     /// Makes sure that all volumes are known that may lie around the claim's directory, and lets the one go first that is
     /// about to take the directory away; unless the directory was begun already. Returns since when what is known of
     /// volumes must not have been doubted again.
-    async fn is_free(&self, round: &Round<'_>, at: &Location) -> Result<Option<Instant>, ClaimOutcome> {
+    async fn wait_for_place(&self, round: &Round<'_>, at: &Location) -> Result<Option<Instant>, ClaimOutcome> {
         let claim = round.claim;
         if self.attempts.get(&claim.claim.uid).is_some_and(|(begun, _)| begun == *at) {
             return Ok(None);

@@ -271,6 +271,39 @@ async fn nothing_is_removed_in_the_middle_of_a_list_that_may_still_show_who_shar
     space.volumes().delete(&last, &DeleteParams::default()).await.unwrap();
 }
 
+/// Found by `tests/chaos`: a watch that has stood still for long brings what happened long ago.
+#[tokio::test]
+async fn nothing_is_removed_on_what_a_watch_brings_late_before_who_shares_it() {
+    let space = Space::new().await;
+    let proxy = Proxy::start(space.plane);
+    let provisioner = space.start_through(&proxy);
+    let parameters = json!({"onDelete": "delete", "pathPattern": "late/${.PVC.name}"});
+    let class = space.class("nfs", json!({"parameters": parameters})).await;
+    let volume = with_data(&space, "data", &class).await;
+    a_turn_of_all(&space).await;
+
+    let silence = silence(&proxy, "persistentvolumes").await;
+    space.delete_claim("data").await;
+    space.phase(name_of(&volume), "Released").await;
+    let last = format!("z-static-{}", space.namespace);
+    let by_hand = json!({
+        "metadata": {"name": last, "annotations": {"pv.kubernetes.io/provisioned-by": null}},
+        "spec": {"claimRef": null, "persistentVolumeReclaimPolicy": "Retain"},
+    });
+    released(&space, "data", "/export/late/data", &class, by_hand).await;
+    let begun = Instant::now();
+    // Longer than what is known of others is believed.
+    eventually("time to pass", || async { (begun.elapsed() > Duration::from_secs(12)).then_some(()) }).await;
+
+    // The release is shown, and what came after it not yet.
+    let held = proxy.fault(|asked| asked.watches("persistentvolumes"), Action::HoldAt(last.clone()));
+    drop(silence);
+    space.gone(name_of(&volume)).await;
+    assert!(space.at("late/data/file").exists(), "{}", provisioner.log());
+    drop(held);
+    space.volumes().delete(&last, &DeleteParams::default()).await.unwrap();
+}
+
 /// Defect 29 of the second list.
 #[tokio::test]
 async fn a_volume_deleted_while_bound_that_a_list_does_not_show_any_more_is_reclaimed() {
