@@ -406,14 +406,16 @@ async fn many_volumes_that_fail_again_and_again_share_their_lists() {
     }
     let looks = |volume: &PersistentVolume| proxy.count(|asked| asked.reads("persistentvolumes", name_of(volume)));
     let lists = || proxy.count(is_list);
+    // By then what the watch had shown when they were released is too old to reclaim a volume by.
+    tokio::time::sleep(Duration::from_secs(11)).await;
     let (begun, before) = (Instant::now(), lists());
-    for volume in &volumes {
-        // Each looks once in its first round, and twice in those that follow.
-        eventually("the fourth try", || async { (looks(volume) >= 7).then_some(()) }).await;
+    let looked: Vec<usize> = volumes.iter().map(looks).collect();
+    for (volume, looked) in volumes.iter().zip(looked) {
+        // A round looks twice, and one may be under way.
+        eventually("one more try", || async { (looks(volume) >= looked + 3).then_some(()) }).await;
     }
-    // One when this process began to lead, and then no more than one in ten seconds.
     let most = 2 + usize::try_from(begun.elapsed().as_secs()).unwrap() / 10;
-    assert!(lists() - before <= most, "{} lists in {:?}", lists() - before, begun.elapsed());
+    assert!((1..=most).contains(&(lists() - before)), "{} lists in {:?}", lists() - before, begun.elapsed());
 }
 
 /// Found by `tests/chaos`.
