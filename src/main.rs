@@ -1,22 +1,32 @@
 //! Reads the settings, runs the program, and says why it ended if it had to.
 
-use std::io::{IsTerminal, Write};
+use std::io::{Error, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
+use std::thread;
 
 use clap::Parser;
 use nfs_provisioner::commands::{doctor, remove_finalizers};
-use nfs_provisioner::config::{Args, BadSettings, Command, Config};
+use nfs_provisioner::config::{Args, BadSettings, Command, Config, without_glog};
 use nfs_provisioner::observe::log;
 use nfs_provisioner::run;
-use tracing::error;
+use tracing::{error, info};
 
 /// More threads than all exports together can have waiting for their servers.
 const BLOCKING_MAX: usize = 2048;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let (given, ignored) = without_glog(std::env::args_os());
+    let args = Args::parse_from(given);
     let on_terminal = std::io::stderr().is_terminal();
     log::start(args.log_format.is_json(on_terminal), on_terminal);
+
+    if !ignored.is_empty() {
+        info!("ignored {}: RUST_LOG chooses what is logged", ignored.join(", "));
+    }
+    if let Err(error) = thread::Builder::new().spawn(|| {}) {
+        error!("{}", no_thread(&error));
+        return ExitCode::FAILURE;
+    }
 
     // Reads the steps that the program is to die at; see [`nfs_provisioner::failpoint`].
     #[cfg(feature = "failpoints")]
@@ -36,6 +46,18 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Says what keeps this process from having threads.
+fn no_thread(error: &Error) -> String {
+    let what_to_do = if error.kind() == ErrorKind::PermissionDenied {
+        // glibc has another way only where the kernel says that it does not know this one.
+        "the container runtime's seccomp profile refuses the system call clone3, as that of Docker before 20.10.10 does. \
+         Update the runtime, or set securityContext.seccompProfile.type to Unconfined"
+    } else {
+        "check how many processes and threads the Pod, its node or ulimit -u allows"
+    };
+    format!("cannot start a thread: {error}; {what_to_do}")
 }
 
 fn start(args: Args) -> anyhow::Result<ExitCode> {

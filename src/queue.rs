@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;
+use std::ops::Range;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -23,6 +24,10 @@ pub fn retry_after(failures: u32) -> Duration {
     Duration::from_millis(500).saturating_mul(doubled).min(RETRY_MAX)
 }
 
+/// For how long, in seconds, what was refused is set aside before that is said again: Kubernetes keeps an event for an
+/// hour. Any time in between, so that what was refused together does not come back together.
+const SAY_AGAIN: Range<u64> = 30 * 60..50 * 60;
+
 /// What happens next to a key whose round has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
@@ -30,6 +35,9 @@ pub enum Next {
     Done,
     /// The key is tried again, later after each failure, for this reason.
     Retry(RetryReason),
+    /// The key is set aside: only a push can change anything. It is taken again after half an hour or more, as one that
+    /// has not failed, so that what was said is said again before it is forgotten.
+    SayAgain,
     /// The key goes back as if it had not been taken: the round could not begin.
     PutBack,
 }
@@ -76,21 +84,22 @@ impl RetryReason {
             Self::Export | Self::ApiServer | Self::Neighbour | Self::Changed | Self::Defect => RETRY_MAX,
         }
     }
-}
 
-/// Returns whether to say again why something waits, after `failures` in a row: the first times, and then often
-/// enough for the reason to be among the events of the last hour.
-#[must_use]
-pub fn is_worth_saying(failures: u32) -> bool {
-    const FIRST: u32 = 7;
-    const EACH: u32 = 60;
-    failures <= FIRST || failures.is_multiple_of(EACH)
+    /// Returns whether to say again why something waits for this reason, after `failures` in a row: the first times, and
+    /// then each half-hour, so that it is among the events of the last hour.
+    #[must_use]
+    pub fn is_worth_saying(self, failures: u32) -> bool {
+        const FIRST: u32 = 7;
+        let each = SAY_AGAIN.start / self.longest_wait().as_secs();
+        failures <= FIRST || u64::from(failures).is_multiple_of(each)
+    }
 }
 
 /// A queue of keys.
 ///
 /// Guarantees: a key that was pushed is taken at least once afterwards; no key is taken that is taken already;
-/// a key whose rounds fail is taken again, [`retry_after`] later, for ever; a push starts it afresh.
+/// a key whose rounds fail is taken again, [`retry_after`] later, for ever; a push starts it afresh. Keys that are set
+/// aside do not count as waiting.
 #[derive(Debug)]
 pub struct Queue<K> {
     state: Mutex<State<K>>,
@@ -102,9 +111,13 @@ struct State<K> {
     items: HashMap<K, Item>,
     ready: VecDeque<K>,
     /// The keys that wait for a time, by that time and a number that tells equal times apart.
-    delayed: BTreeMap<(Instant, u64), K>,
+    delayed: BTreeMap<Due, K>,
+    /// The keys that are set aside, likewise.
+    aside: BTreeMap<Due, K>,
     sequence: u64,
 }
+
+type Due = (Instant, u64);
 
 #[derive(Debug)]
 struct Item {
@@ -117,7 +130,8 @@ struct Item {
 #[derive(Debug, Clone, Copy)]
 enum Position {
     Ready,
-    Delayed((Instant, u64)),
+    Delayed(Due),
+    Aside(Due),
     Taken,
     /// Taken, and pushed since, as a key that has failed so many times.
     TakenAgain(u32),
@@ -125,7 +139,8 @@ enum Position {
 
 impl<K> Default for Queue<K> {
     fn default() -> Self {
-        let state = State { items: HashMap::new(), ready: VecDeque::new(), delayed: BTreeMap::new(), sequence: 0 };
+        let (delayed, aside) = (BTreeMap::new(), BTreeMap::new());
+        let state = State { items: HashMap::new(), ready: VecDeque::new(), delayed, aside, sequence: 0 };
         Self { state: Mutex::new(state), changed: Notify::new() }
     }
 }
@@ -144,6 +159,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
                     state.delayed.remove(&due);
                     state.make_ready(key, 0);
                 }
+                Position::Aside(due) => state.take_up(due, 0),
             },
         }
         drop(state);
@@ -165,6 +181,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
                     state.delayed.remove(&due);
                     state.make_ready(key, failures);
                 }
+                Position::Aside(due) => state.take_up(due, failures),
             },
         }
         drop(state);
@@ -192,7 +209,8 @@ impl<K: Clone + Eq + Hash> Queue<K> {
                 if let Some(taken) = state.take_ready() {
                     return taken;
                 }
-                state.delayed.keys().next().map(|(due, _)| *due)
+                let first = |keys: &BTreeMap<Due, K>| keys.keys().next().map(|(due, _)| *due);
+                [first(&state.delayed), first(&state.aside)].into_iter().flatten().min()
             };
             match due {
                 None => self.changed.notified().await,
@@ -213,6 +231,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
             (Position::TakenAgain(failures), _) => state.make_ready(key.clone(), failures),
             (_, Next::PutBack) => state.make_ready(key.clone(), failures),
             (_, Next::Done) => drop(state.items.remove(key)),
+            (_, Next::SayAgain) => state.set_aside(key.clone()),
             (_, Next::Retry(reason)) => {
                 state.delay(key.clone(), failures.saturating_add(1), reason.longest_wait());
             }
@@ -224,13 +243,14 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     /// Returns how many keys wait or are taken, and for how long the oldest of them has been in the queue.
     pub fn depth_and_age(&self) -> (usize, Duration) {
         let state = self.state.lock();
-        let oldest = state.items.values().map(|item| item.since).min();
-        (state.items.len(), oldest.map(|since| since.elapsed()).unwrap_or_default())
+        let waiting = state.items.values().filter(|item| !matches!(item.position, Position::Aside(_)));
+        let oldest = waiting.map(|item| item.since).min();
+        (state.len(), oldest.map(|since| since.elapsed()).unwrap_or_default())
     }
 
     /// Returns how many keys wait or are taken.
     pub fn len(&self) -> usize {
-        self.state.lock().items.len()
+        self.state.lock().len()
     }
 
     /// Returns whether any key is ready and waits for a worker.
@@ -259,6 +279,25 @@ impl<K: Clone + Eq + Hash> State<K> {
         self.delayed.insert(due, key);
     }
 
+    fn set_aside(&mut self, key: K) {
+        self.sequence += 1;
+        let due = (Instant::now() + Duration::from_secs(fastrand::u64(SAY_AGAIN)), self.sequence);
+        self.place(key.clone(), 0, Position::Aside(due));
+        self.aside.insert(due, key);
+    }
+
+    /// Makes a key ready that was set aside. It enters the queue now.
+    fn take_up(&mut self, due: Due, failures: u32) {
+        let Some(key) = self.aside.remove(&due) else { return };
+        self.items.remove(&key);
+        self.make_ready(key, failures);
+    }
+
+    /// How many keys wait or are taken.
+    fn len(&self) -> usize {
+        self.items.len() - self.aside.len()
+    }
+
     fn place(&mut self, key: K, failures: u32, position: Position) {
         let since = self.items.get(&key).map_or_else(Instant::now, |item| item.since);
         self.items.insert(key, Item { since, failures, position });
@@ -270,6 +309,9 @@ impl<K: Clone + Eq + Hash> State<K> {
             let key = first.remove();
             let failures = self.items.get(&key).map_or(0, |item| item.failures);
             self.make_ready(key, failures);
+        }
+        while let Some(due) = self.aside.keys().next().copied().filter(|(due, _)| *due <= now) {
+            self.take_up(due, 0);
         }
     }
 
@@ -409,6 +451,43 @@ mod tests {
         assert_eq!(retry_after(0), retry_after(1));
         for failures in [31, 32, 33, 34, 63, 64, 65, u32::MAX - 1, u32::MAX] {
             assert_eq!(retry_after(failures), RETRY_MAX, "{failures}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_is_set_aside_does_not_wait_and_comes_back_before_its_event_is_forgotten() {
+        let queue = Queue::default();
+        queue.push("a");
+        assert_eq!(queue.take().await, ("a", 0));
+        queue.finish(&"a", Next::SayAgain);
+        assert_eq!((queue.len(), queue.depth_and_age()), (0, (0, Duration::ZERO)));
+        queue.wake();
+        assert_eq!(taken_within(&queue, Duration::from_secs(SAY_AGAIN.start - 1)).await, None);
+        let begun = Instant::now();
+        assert_eq!(taken_within(&queue, Duration::from_mins(21)).await, Some(("a", 0)));
+        assert_eq!(queue.depth_and_age(), (1, Duration::ZERO), "{:?}", begun.elapsed());
+        queue.finish(&"a", Next::SayAgain);
+        queue.push("a");
+        assert_eq!(taken_within(&queue, SOON).await, Some(("a", 0)));
+        queue.finish(&"a", Next::SayAgain);
+        queue.push_failed("a", 3);
+        assert_eq!(taken_within(&queue, SOON).await, Some(("a", 3)));
+        queue.finish(&"a", Next::Done);
+        assert_eq!(taken_within(&queue, Duration::from_hours(2)).await, None);
+    }
+
+    #[test]
+    fn why_something_waits_is_said_each_half_hour() {
+        for reason in [RetryReason::Headroom, RetryReason::Source, RetryReason::Neighbour, RetryReason::Export] {
+            let mut silent = Duration::ZERO;
+            for failures in 1..500 {
+                silent += retry_after(failures).min(reason.longest_wait());
+                if reason.is_worth_saying(failures) {
+                    silent = Duration::ZERO;
+                }
+                assert!(silent < Duration::from_mins(40), "{reason:?} {failures}");
+            }
+            assert!(!reason.is_worth_saying(8 + u32::from(reason.is_worth_saying(8))), "{reason:?}");
         }
     }
 }

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use kube::Client;
 use nix::sys::stat::{Mode, umask};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -17,7 +18,7 @@ use crate::background::fence::{end_if_changes_outlive_leadership, fenced};
 use crate::background::reaper::reap_forever;
 use crate::background::{orphans, staging, usage};
 use crate::cluster::api::Cluster;
-use crate::cluster::connect::{ListMode, connect, kube_config, own_namespace};
+use crate::cluster::connect::{Connection, ListMode, connect, connection, own_namespace};
 use crate::cluster::election::{Lead, Leadership, elect, own_identity};
 use crate::cluster::events::Recorder;
 use crate::cluster::grants::{Granted, Locks, find_locks};
@@ -26,7 +27,7 @@ use crate::cluster::permissions::Awaited;
 use crate::cluster::state::ClusterState;
 use crate::cluster::watch_health::WatchHealth;
 use crate::cluster::watches::follow;
-use crate::config::Config;
+use crate::config::{Config, Http};
 use crate::controllers::context::Context;
 use crate::controllers::copies::Copies;
 use crate::controllers::expander::Expander;
@@ -59,23 +60,21 @@ pub async fn run(config: Config) -> Result<()> {
     raise_open_files();
     let durations = Durations::default();
     let exports = export::open_all(&config.exports, &config.specs, |name| durations.of(name)).await?;
-    let client = Client::try_from(kube_config(config.kubeconfig.as_deref()).await?)?;
+    let connection = connection(config.kubeconfig.as_deref()).await?;
     let (lead, leadership) = Leadership::new();
     let watches = Arc::new(WatchHealth::default());
     let metrics = Metrics::new(exports.clone(), &durations, leadership.clone());
     let health = Health::new(exports.clone(), Arc::clone(&watches), leadership.clone());
-    if let Some(address) = config.http {
-        let listener = http::listen(address).await;
-        let listener = listener.with_context(|| format!("failed to listen on {address} (set by HTTP_ADDR)"))?;
+    if let Some(listener) = listener(config.http).await? {
         tokio::spawn(http::serve(listener, metrics.clone(), health));
     }
     for (id, export) in exports.iter() {
         let (storage, place) = (export.storage.clone(), config.specs.get(id).clone());
         tokio::spawn(async move { storage.keep(&place).await });
     }
-    let parts = Parts { client, exports, metrics, watches, leadership };
+    let parts = Parts { connection, exports, metrics, watches, leadership };
     let listing = tokio::select! {
-        listing = connect(&parts.client) => listing,
+        listing = connect(&parts.connection) => listing,
         () = came_true(stop.clone()) => return Ok(()),
     };
     info!(
@@ -86,9 +85,28 @@ pub async fn run(config: Config) -> Result<()> {
     Ok(())
 }
 
+/// Listens for HTTP, if that is wanted and can be had.
+async fn listener(http: Option<Http>) -> Result<Option<TcpListener>> {
+    let Some(Http { address, is_asked_for }) = http else { return Ok(None) };
+    match http::listen(address).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if is_asked_for => {
+            Err(error).with_context(|| format!("failed to listen on {address} (set by HTTP_ADDR)"))
+        }
+        Err(error) => {
+            warn!(
+                %error,
+                "cannot listen on {address}: there is no /metrics, /livez and /readyz. Set HTTP_ADDR to a free port, or to \
+                 nothing if they are not wanted"
+            );
+            Ok(None)
+        }
+    }
+}
+
 /// The parts that exist before the API server has answered.
 struct Parts {
-    client: Client,
+    connection: Connection,
     exports: PerExport<Export>,
     metrics: Metrics,
     watches: Arc<WatchHealth>,
@@ -97,7 +115,7 @@ struct Parts {
 
 /// Follows the cluster, takes part in the election, works once everything is known, and ends in order.
 async fn serve(config: Config, parts: Parts, lead: Lead, listing: ListMode, stop: watch::Receiver<bool>) {
-    let Parts { client, exports, metrics, watches, leadership } = parts;
+    let Parts { connection: Connection { client, .. }, exports, metrics, watches, leadership } = parts;
     watches.connected();
     let namespace = config.namespace.clone().unwrap_or_else(own_namespace);
     let granted = Granted::ask(&client).await;

@@ -14,7 +14,11 @@
     reason = "a test that cannot go on panics"
 )]
 
+use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
+
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (Output, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_nfs-provisioner"))
@@ -115,4 +119,44 @@ fn what_is_logged_is_chosen_by_rust_log_and_one_that_cannot_be_read_is_said_once
     let said: Vec<&str> = text.lines().filter(|line| line.contains("RUST_LOG")).collect();
     assert!(matches!(said[..], [line] if line.contains("\"nfs_provisioner=loud\"")), "{text}");
     assert!(text.contains("PROVISIONER_NAME is not set"), "{text}");
+}
+
+#[test]
+fn flags_of_the_peers_log_are_taken_and_ignored() {
+    let (output, text) =
+        run(&["-v=5", "-logtostderr", "--stderrthreshold", "INFO", "--nfs-path", "relative"], &GOOD);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text.contains("ignored -v, -logtostderr, -stderrthreshold") && text.contains("RUST_LOG"), "{text}");
+    assert!(text.contains("NFS_PATH must be an absolute path") && !text.contains("--help\n"), "{text}");
+    let (output, text) = run(&["-x=5"], &GOOD);
+    assert!(output.status.code() == Some(2) && text.contains("-x"), "{text}");
+}
+
+/// Set for a process of this test that becomes the program where no thread can be started in the new way.
+const REFUSED: &str = "NFS_PROVISIONER_TEST_REFUSES_CLONE3";
+
+/// The number of the system call, which is the same on all architectures.
+const CLONE3: i64 = 435;
+
+/// As in containers of Docker before 20.10.10, whose profile answers a call that it does not know by "not permitted".
+#[test]
+fn a_runtime_that_allows_no_threads_is_explained() {
+    if std::env::var_os(REFUSED).is_some() {
+        let clone3 = BTreeMap::from([(CLONE3, Vec::new())]);
+        let refuse = SeccompAction::Errno(1);
+        let architecture = std::env::consts::ARCH.try_into().unwrap();
+        let filter: BpfProgram =
+            SeccompFilter::new(clone3, SeccompAction::Allow, refuse, architecture).unwrap().try_into().unwrap();
+        seccompiler::apply_filter(&filter).unwrap();
+        panic!("{}", Command::new(env!("CARGO_BIN_EXE_nfs-provisioner")).env_clear().envs(GOOD).exec());
+    }
+    let name = "a_runtime_that_allows_no_threads_is_explained";
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(REFUSED, "1")
+        .output();
+    let output = output.unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("clone3") && text.contains("seccompProfile") && !text.contains("panicked"), "{text}");
 }

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::cluster::api::{ApiError, answered};
+use crate::values::names::is_dns_subdomain;
+use crate::values::text::fnv1a;
 
 /// The annotation in which upstream's lock keeps its record.
 const ENDPOINTS_ANNOTATION: &str = "control-plane.alpha.kubernetes.io/leader";
@@ -103,6 +105,24 @@ impl LockKind {
     }
 }
 
+/// Returns the name of a provisioner's lock: that of upstream's lock, which is the provisioner's with `-` for `/`.
+///
+/// The API server takes names of provisioners that no object can have, with capitals, underscores, or more than 253
+/// characters, and upstream never leads with one. Such a lock is called by what can be kept of the name, and its hash, so
+/// that no two provisioners share one.
+#[must_use]
+pub fn lock_name(provisioner: &str) -> String {
+    /// With the hash, less than an object's name may have.
+    const KEPT_MAX: usize = 200;
+    let name = provisioner.replace('/', "-");
+    if is_dns_subdomain(&name) {
+        return name;
+    }
+    let kept = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let kept: String = name.chars().take(KEPT_MAX).map(kept).collect();
+    format!("{}-{:016x}", kept.trim_matches('-'), fnv1a(provisioner.as_bytes()))
+}
+
 /// The object that holds the record of who leads.
 #[derive(Clone)]
 pub struct Lock {
@@ -125,11 +145,11 @@ pub(super) struct Read {
 }
 
 impl Lock {
-    /// Makes a handle of the lock of the provisioner of this name. The lock has the name that upstream's has.
+    /// Makes a handle of the lock of the provisioner of this name, called as [`lock_name`] tells.
     #[must_use]
     pub fn new(client: Client, kind: LockKind, namespace: &str, provisioner: &str) -> Self {
         let objects = Api::namespaced_with(client, namespace, &kind.resource());
-        Self { objects, kind, namespace: namespace.to_owned(), name: provisioner.replace('/', "-") }
+        Self { objects, kind, namespace: namespace.to_owned(), name: lock_name(provisioner) }
     }
 
     /// Returns the kind of the lock.
@@ -201,6 +221,8 @@ fn spec_of(record: &Record) -> LeaseSpec {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use serde_json::Value;
 
     use super::*;
@@ -214,6 +236,27 @@ mod tests {
             renew_time: time("2026-01-02T00:00:00.5Z"),
             leader_transitions: 3,
         }
+    }
+
+    #[test]
+    fn each_provisioner_has_a_lock_that_can_exist_and_is_upstreams_where_that_can() {
+        let upstreams = [
+            ("k8s-sigs.io/nfs-subdir-external-provisioner", "k8s-sigs.io-nfs-subdir-external-provisioner"),
+            ("fuseim.pri/ifs", "fuseim.pri-ifs"),
+            ("nfs", "nfs"),
+        ];
+        for (provisioner, expected) in upstreams {
+            assert_eq!(lock_name(provisioner), expected);
+        }
+        let long = format!("{}.example.com/nfs", "a.".repeat(120));
+        let odd = ["Rocketmq-NFS", "rocketmq-nfs_", "nfs_client", "NFS_client", "e.com/a..b", "e.com/a.-b", &long];
+        let names: HashSet<String> = odd.into_iter().map(lock_name).collect();
+        assert_eq!(names.len(), odd.len(), "{names:?}");
+        for name in &names {
+            assert!(is_dns_subdomain(name), "{name}");
+        }
+        // It must not change with an update.
+        assert_eq!(lock_name("nfs_client"), "nfs-client-cddccdb1095a3378");
     }
 
     #[test]

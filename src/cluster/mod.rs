@@ -2,6 +2,7 @@
 
 pub mod slim;
 pub mod api;
+mod proxy;
 pub mod connect;
 pub mod permissions;
 pub mod lock;

@@ -3,11 +3,10 @@
 use std::path::Path;
 
 use anyhow::Result;
-use kube::Client;
 use tracing::info;
 
 use crate::cluster::api::{ApiError, Cluster};
-use crate::cluster::connect::kube_config;
+use crate::cluster::connect::{Connection, connection};
 use crate::model::volume::Volume;
 use crate::values::names::VolumeName;
 
@@ -19,7 +18,7 @@ use crate::values::names::VolumeName;
 /// Returns an error if the kubeconfig cannot be used, or the API server refuses. Volumes that were done until then
 /// stay done.
 pub async fn remove_finalizers(provisioner: &str, kubeconfig: Option<&Path>) -> Result<()> {
-    let client = Client::try_from(kube_config(kubeconfig).await?)?;
+    let Connection { client, .. } = connection(kubeconfig).await?;
     let released = released(&Cluster::new(client, provisioner), provisioner).await?;
     for volume in &released {
         info!(volume = volume.as_str(), "took the finalizer off");

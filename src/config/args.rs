@@ -53,9 +53,10 @@ pub struct Args {
     #[arg(long, env = "NFS_MOUNT_CHECK", value_name = "auto|on|off", default_value = "auto")]
     pub(super) nfs_mount_check: String,
 
-    /// Address and port of /metrics, /livez and /readyz; empty for none.
-    #[arg(long, env = "HTTP_ADDR", value_name = "ADDRESS:PORT", default_value = "0.0.0.0:8080")]
-    pub(super) http_addr: String,
+    /// Address and port of /metrics, /livez and /readyz, or a port on all addresses; empty for none [default: :8080,
+    /// and none if that port is taken].
+    #[arg(long, env = "HTTP_ADDR", value_name = "[ADDRESS]:PORT")]
+    pub(super) http_addr: Option<String>,
 
     /// How to log: text for people, json for machines, or auto, which is json in a Pod.
     #[arg(

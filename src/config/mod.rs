@@ -1,23 +1,28 @@
 //! Settings: what was typed or set in the environment, and what it means.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::cluster::lock::{LockChoice, LockKind};
 use crate::model::exports::{DEFAULT_NAME, Exports, NamedExport, PerExport};
+use crate::observe::http::Address;
 use crate::storage::{ExportSpec, MustBeNfs, Reach};
 use crate::values::address::ExportAddress;
 use crate::values::text::go_bool;
 
 mod args;
+mod glog;
 mod exports_file;
 mod settings;
 
 use args::IN_CLUSTER;
 pub use args::{Args, Command, LogFormat, Output};
 use exports_file::{Mounted, read_exports};
+pub use glog::without_glog;
 pub use settings::BadSettings;
 use settings::Settings;
+
+/// The port of HTTP, unless another one is set.
+const HTTP_PORT: u16 = 8080;
 
 /// The settings, read and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,8 +35,8 @@ pub struct Config {
     pub specs: PerExport<ExportSpec>,
     /// The kubeconfig file, if one is named.
     pub kubeconfig: Option<PathBuf>,
-    /// The address and port for HTTP, if it is to be served.
-    pub http: Option<SocketAddr>,
+    /// Where HTTP is to be served, if it is.
+    pub http: Option<Http>,
     /// The lock to hold while working.
     pub lock: LockChoice,
     /// Whether claims of all classes may share directories across namespaces.
@@ -40,6 +45,15 @@ pub struct Config {
     pub usage_calls: u32,
     /// The namespace of the lock, if one is named.
     pub namespace: Option<String>,
+}
+
+/// Where HTTP is to be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http {
+    /// The address and port.
+    pub address: Address,
+    /// Whether somebody asked for it. If not, it is done without where the port is taken: upstream opens none.
+    pub is_asked_for: bool,
 }
 
 impl Args {
@@ -74,9 +88,12 @@ impl TryFrom<Args> for Config {
             all.or_default("USAGE_CALLS_PER_SECOND", &args.usage_calls_per_second, "0", calls_per_second);
         let check = |text: &str| mount_check(text, in_cluster);
         let must_be_nfs = all.or_default("NFS_MOUNT_CHECK", &args.nfs_mount_check, "auto", check);
-        let http = match &*args.http_addr {
-            "" => Some(None),
-            text => all.required("HTTP_ADDR", Some(text), address).map(Some),
+        let http = match args.http_addr.as_deref() {
+            None => Some(Some(Http { address: Address::All(HTTP_PORT), is_asked_for: false })),
+            Some("") => Some(None),
+            text => all
+                .required("HTTP_ADDR", text, Address::parse)
+                .map(|address| Some(Http { address, is_asked_for: true })),
         };
         let mounted = mounted_exports(&args, &mut all);
         let namespace = args.pod_namespace.filter(|namespace| !namespace.is_empty());
@@ -162,11 +179,6 @@ fn lock_choice(text: &str) -> Result<LockChoice, String> {
         "endpoints" => Ok(LockChoice::Only(LockKind::Endpoints)),
         _ => Err(format!("must be \"auto\", \"leases\" or \"endpoints\", not {text:?}")),
     }
-}
-
-fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse()
-        .map_err(|_| format!("must be an address and a port like \"0.0.0.0:8080\", or empty, not {text:?}"))
 }
 
 fn calls_per_second(text: &str) -> Result<u32, String> {
@@ -284,6 +296,24 @@ mod tests {
         let args = ["x", "--provisioner-name", "a/b", "--exports-file", "/no/such"];
         let wrong = Config::try_from(Args::try_parse_from(args).unwrap()).unwrap_err().to_string();
         assert!(wrong.contains("/no/such: cannot be read"), "{wrong}");
+    }
+
+    #[test]
+    fn http_is_on_all_addresses_unless_it_is_said_where_or_that_it_is_not_wanted() {
+        let asked = |address| Some(Http { address, is_asked_for: true });
+        let rows = [
+            (None, Some(Http { address: Address::All(8080), is_asked_for: false })),
+            (Some(""), None),
+            (Some(":81"), asked(Address::All(81))),
+            (Some("0.0.0.0:81"), asked(Address::One("0.0.0.0:81".parse().unwrap()))),
+            (Some("[::1]:81"), asked(Address::One("[::1]:81".parse().unwrap()))),
+        ];
+        for (text, expected) in rows {
+            let given = text.map(|text| ["--http-addr", text]);
+            assert_eq!(config(given.as_ref().map_or(&[], |given| given)).unwrap().http, expected, "{text:?}");
+        }
+        let wrong = config(&["--http-addr", "8080"]).unwrap_err().to_string();
+        assert!(wrong.contains("HTTP_ADDR") && wrong.contains("\":8080\""), "{wrong}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::decide::refusal::{ClaimRefusal, Passing};
 use crate::model::claim::{Claim, DataSource};
 use crate::model::parameters::{BadParameter, Fate};
 use crate::model::volume::annotation;
-use crate::queue::{Next, RetryReason, is_worth_saying};
+use crate::queue::{Next, RetryReason};
 use crate::values::names::VolumeName;
 use crate::values::time::milliseconds;
 
@@ -214,15 +214,22 @@ impl Unread {
     }
 }
 
+/// Returns why a refused claim is tried again that is served once there is such a change.
+pub(super) fn awaited(passing: Passing) -> RetryReason {
+    match passing {
+        Passing::Headroom => RetryReason::Headroom,
+        Passing::Source => RetryReason::Source,
+        Passing::Export => RetryReason::Export,
+    }
+}
+
 /// Decides when a refused claim is looked at again. If the cause does not pass by itself, the claim comes back
-/// when it or its class changes.
+/// when it or its class changes, and to say so again.
 fn after_refusal(refusal: &ClaimRefusal, by_neighbour: bool) -> Next {
     match refusal.passes_with() {
-        Some(Passing::Headroom) => Next::Retry(RetryReason::Headroom),
-        Some(Passing::Source) => Next::Retry(RetryReason::Source),
-        Some(Passing::Export) => Next::Retry(RetryReason::Export),
+        Some(passing) => Next::Retry(awaited(passing)),
         None if by_neighbour => Next::Retry(RetryReason::Neighbour),
-        None => Next::Done,
+        None => Next::SayAgain,
     }
 }
 
@@ -240,7 +247,7 @@ fn refused(refusal: &ClaimRefusal, next: Next, round: &ClaimRound<'_>) -> Report
 fn waits_for_release(volume: &VolumeName, failures: u32, round: &ClaimRound<'_>) -> Report {
     const SHORT: u32 = 3;
     let next = Next::Retry(RetryReason::Neighbour);
-    if failures < SHORT || !is_worth_saying(failures) {
+    if failures < SHORT || !RetryReason::Neighbour.is_worth_saying(failures) {
         return Report::quiet("waits for a volume with the same directory to be reclaimed", round.who(), next);
     }
     let message = format!(

@@ -19,7 +19,7 @@ use crate::failpoint::Failpoint;
 use crate::ledger::Promise;
 use crate::model::expansion::Expansion;
 use crate::model::volume::Volume;
-use crate::queue::{Next, is_worth_saying};
+use crate::queue::{Next, RetryReason};
 use crate::values::names::ClaimUid;
 use crate::values::quantity;
 
@@ -70,7 +70,7 @@ impl Expander {
         match for_expansion(&facts, &self.context.scope) {
             ExpansionPlan::Ignore(why) => Ok(ExpansionOutcome::Ignored(why)),
             ExpansionPlan::Refuse(refusal) => {
-                let is_said = !refusal.is_for_room() || is_worth_saying(failures);
+                let is_said = !refusal.is_for_room() || RetryReason::Headroom.is_worth_saying(failures);
                 Ok(ExpansionOutcome::Refused { refusal, is_said })
             }
             ExpansionPlan::Grow { capacity, volume_too: None } => {

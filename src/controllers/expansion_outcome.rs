@@ -114,7 +114,7 @@ impl ExpansionOutcome {
 
 fn after_refusal(refusal: &ExpansionRefusal) -> Next {
     match (refusal.may_pass(), refusal.is_for_room()) {
-        (false, _) => Next::Done,
+        (false, _) => Next::SayAgain,
         (true, true) => Next::Retry(RetryReason::Headroom),
         (true, false) => Next::Retry(RetryReason::ApiServer),
     }

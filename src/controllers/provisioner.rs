@@ -11,7 +11,7 @@ use crate::cluster::election::Leadership;
 use crate::cluster::events::Reason;
 use crate::controllers::attempts::{Attempts, Stage};
 use crate::controllers::claim_copies::{ClaimCopies, copy_job};
-use crate::controllers::claim_outcome::{ClaimOutcome, ClaimRound, Directory, Unread};
+use crate::controllers::claim_outcome::{ClaimOutcome, ClaimRound, Directory, Unread, awaited};
 use crate::controllers::context::{Context, Slot};
 use crate::controllers::copies::{Copies, CopyError};
 use crate::controllers::take_back::TakeBack;
@@ -27,7 +27,7 @@ use crate::model::class::Class;
 use crate::model::exports::{Location, PerExport};
 use crate::model::parameters::{BadParameter, Fate};
 use crate::model::volume::Phase;
-use crate::queue::{Next, is_worth_saying};
+use crate::queue::Next;
 use crate::storage::{Problem, StorageError, explain};
 use crate::values::headroom::Headroom;
 use crate::values::names::ClaimUid;
@@ -108,7 +108,8 @@ impl Provisioner {
         match plan {
             ClaimPlan::Ignore(why) => Ok(ClaimOutcome::Ignored(why)),
             ClaimPlan::Refuse(refusal) => {
-                let is_said = refusal.passes_with().is_none() || is_worth_saying(round.failures);
+                let is_worth_saying = |passing| awaited(passing).is_worth_saying(round.failures);
+                let is_said = refusal.passes_with().is_none_or(is_worth_saying);
                 Ok(ClaimOutcome::Refused { refusal, by_neighbour: false, is_said })
             }
             ClaimPlan::Provision(provision) => {

@@ -21,7 +21,7 @@ use crate::ledger::Departure;
 use crate::model::exports::Location;
 use crate::model::parameters::Fate;
 use crate::model::volume::Volume;
-use crate::queue::{Next, is_worth_saying};
+use crate::queue::{Next, RetryReason};
 use crate::storage::{Problem, State, StorageError, explain};
 use crate::values::names::VolumeName;
 use crate::values::time::seconds_now;
@@ -147,7 +147,7 @@ impl Reclaimer {
     fn is_no_source(&self, round: &Round<'_>) -> Result<(), VolumeOutcome> {
         self.context.state.begin_reign(self.leadership.since());
         let Some(claim) = self.context.state.waits_for_copy(round.volume) else { return Ok(()) };
-        Err(VolumeOutcome::WaitsForCopy { claim, is_said: is_worth_saying(round.failures) })
+        Err(VolumeOutcome::WaitsForCopy { claim, is_said: RetryReason::Neighbour.is_worth_saying(round.failures) })
     }
 
     /// Finds out who else uses the directory. If no volume does, the directory is ours to move, and no claim is

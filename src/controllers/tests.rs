@@ -84,7 +84,7 @@ fn claim_round(claim: &Claim, class_exists: bool) -> ClaimRound<'_> {
 #[test]
 fn of_each_outcome_of_a_claim_is_told_what_its_author_can_use() {
     use ClaimOutcome as Outcome;
-    let unread = |what| Outcome::FailedToRead(what, error());
+    use claim_outcome::Unread::{Class, Elsewhere, Gids, Predecessor, Source};
     let refused = |refusal, by_neighbour, is_said| Outcome::Refused { refusal, by_neighbour, is_said };
     let no_source = || ClaimRefusal::Source { name: "origin".into(), problem: BadSource::Missing };
     let failed = Some(Reason::ProvisioningFailed);
@@ -102,12 +102,14 @@ fn of_each_outcome_of_a_claim_is_told_what_its_author_can_use() {
             Outcome::WaitsForRelease { volume: "pvc-2".into(), failures: 3 },
             (warn, failed, vec!["not provisioned"], retry(RetryReason::Neighbour)),
         ),
-        (unread(claim_outcome::Unread::Predecessor), (warn, None, vec![], retry(RetryReason::ApiServer))),
         (Outcome::WaitsForMove, (quiet, None, vec![], retry(RetryReason::Neighbour))),
         (Outcome::WaitsForList, (quiet, None, vec![], retry(RetryReason::Changed))),
         (Outcome::WaitsForPromise, (quiet, None, vec![], retry(RetryReason::Headroom))),
         (Outcome::ExistsElsewhere, (quiet, None, vec![], retry(RetryReason::Neighbour))),
-        (refused(ClaimRefusal::Block, false, true), (warn, failed, vec!["not provisioned", "block"], Next::Done)),
+        (
+            refused(ClaimRefusal::Block, false, true),
+            (warn, failed, vec!["not provisioned", "block"], Next::SayAgain),
+        ),
         (
             refused(ClaimRefusal::NoGroupLeft("5-6".parse().unwrap()), true, true),
             (warn, failed, vec!["not provisioned", "no_group_left"], retry(RetryReason::Neighbour)),
@@ -117,10 +119,6 @@ fn of_each_outcome_of_a_claim_is_told_what_its_author_can_use() {
             (warn, failed, vec!["not provisioned", "no_room"], retry(RetryReason::Headroom)),
         ),
         (refused(no_source(), false, false), (quiet, None, vec![], retry(RetryReason::Source))),
-        (unread(claim_outcome::Unread::Class), (warn, None, vec![], retry(RetryReason::ApiServer))),
-        (unread(claim_outcome::Unread::Source), (warn, None, vec![], retry(RetryReason::ApiServer))),
-        (unread(claim_outcome::Unread::Gids), (warn, None, vec![], retry(RetryReason::ApiServer))),
-        (unread(claim_outcome::Unread::Elsewhere), (warn, None, vec![], retry(RetryReason::ApiServer))),
         (
             Outcome::FailedToMake { words: "mkdir: no".to_owned(), path: "shop".to_owned() },
             (Level::ERROR, failed, vec!["not provisioned"], retry(RetryReason::Export)),
@@ -134,8 +132,10 @@ fn of_each_outcome_of_a_claim_is_told_what_its_author_can_use() {
             (Level::INFO, Some(Reason::ProvisioningSucceeded), vec!["provisioned"], Next::Done),
         ),
     ];
+    let unread = [Class, Source, Predecessor, Gids, Elsewhere]
+        .map(|what| (Outcome::FailedToRead(what, error()), (warn, None, vec![], retry(RetryReason::ApiServer))));
     let claim = claim(false);
-    for (outcome, expected) in rows {
+    for (outcome, expected) in rows.into_iter().chain(unread) {
         let report = outcome.report(&claim_round(&claim, true));
         assert_eq!(told(&report), expected, "{outcome:?}");
         assert_eq!(report.fields.claim.as_deref(), Some("shop/data"), "{outcome:?}");
@@ -226,7 +226,7 @@ fn of_each_outcome_of_a_volume_is_told_what_an_admin_can_use() {
         (waits(false), (quiet, None, vec![], neighbour_goes)),
         (waits(true), (quiet, Some(Reason::VolumeWaitsForCopy), vec![], neighbour_goes)),
         (Outcome::BeingGiven, (quiet, None, vec![], neighbour_goes)),
-        (Outcome::Refused(VolumeRefusal::NotNfs), (warn, failed, vec!["not_nfs"], Next::Done)),
+        (Outcome::Refused(VolumeRefusal::NotNfs), (warn, failed, vec!["not_nfs"], Next::SayAgain)),
         (Outcome::FailedToPatch("protect", error()), (warn, None, vec![], asks_again)),
         (Outcome::FailedToRead(volume_outcome::Unread::Volumes, error()), (warn, None, vec![], asks_again)),
         (Outcome::FailedToRead(volume_outcome::Unread::Neighbour, error()), (warn, None, vec![], asks_again)),
@@ -307,7 +307,7 @@ fn of_each_outcome_of_an_expansion_is_told_what_its_author_can_use() {
         (Outcome::WaitsForPromise, (quiet, None, vec![], retry(RetryReason::Headroom))),
         (Outcome::Changed(error()), (quiet, None, vec![], retry(RetryReason::Changed))),
         (Outcome::FailedToRead(error()), (warn, None, vec![], retry(RetryReason::ApiServer))),
-        (refused(elsewhere, true), (warn, failed, vec!["refused"], Next::Done)),
+        (refused(elsewhere, true), (warn, failed, vec!["refused"], Next::SayAgain)),
         (
             refused(ExpansionRefusal::Forbidden("patch".into()), true),
             (warn, failed, vec!["refused"], retry(RetryReason::ApiServer)),

@@ -270,7 +270,7 @@ fn refused(refusal: &VolumeRefusal, round: &VolumeRound<'_>) -> Report {
         event: Some((Reason::VolumeFailedDelete, refusal.to_string())),
         counts: vec![Count::VolumeRefused(refusal.reason())],
         // A volume's place never changes, so another try would not help.
-        ..Report::warning("refused", fields, Next::Done)
+        ..Report::warning("refused", fields, Next::SayAgain)
     }
 }
 

@@ -9,7 +9,9 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -19,7 +21,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
@@ -44,12 +46,64 @@ const LIMITS: Limits = Limits { connections: 64, time: Duration::from_secs(10) }
 /// How much of a request is taken in, in bytes. Those that we answer have a few hundred.
 const REQUEST_MAX: usize = 16 << 10;
 
+/// How many connections may wait to be accepted, as the standard library has it.
+const BACKLOG: u32 = 128;
+
+/// Where to listen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Address {
+    /// This port on all addresses, of IPv6 and IPv4, whichever there are.
+    All(u16),
+    /// One address, or all of one family.
+    One(SocketAddr),
+}
+
+impl Address {
+    /// Reads an address and a port, or, as Go has it, `:` and a port.
+    ///
+    /// # Errors
+    /// Returns what is wrong with it, in words that follow a setting's name.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let all = text.strip_prefix(':').and_then(|port| port.parse().ok()).map(Self::All);
+        all.or_else(|| text.parse().ok().map(Self::One)).ok_or_else(|| {
+            format!("must be an address and a port like \"10.0.0.1:8080\", \":8080\", or empty, not {text:?}")
+        })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All(port) => write!(f, "port {port}"),
+            Self::One(address) => address.fmt(f),
+        }
+    }
+}
+
 /// Begins to listen.
 ///
 /// # Errors
 /// Returns an error if the address is in use, or is not one of this machine's.
-pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    TcpListener::bind(address).await
+pub async fn listen(address: Address) -> io::Result<TcpListener> {
+    match address {
+        Address::One(address) => TcpListener::bind(address).await,
+        Address::All(port) => match on_both_families(port) {
+            Err(error) if error.kind() != ErrorKind::AddrInUse => {
+                // This machine has no IPv6.
+                TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await
+            }
+            listener => listener,
+        },
+    }
+}
+
+/// Listens on all addresses of IPv6, which takes in those of IPv4 whatever the machine's default is.
+fn on_both_families(port: u16) -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v6()?;
+    rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
+    socket.set_reuseaddr(true)?;
+    socket.bind((Ipv6Addr::UNSPECIFIED, port).into())?;
+    socket.listen(BACKLOG)
 }
 
 /// Answers requests, for ever.
@@ -135,7 +189,7 @@ fn readiness(health: &Health, verbose: bool) -> (StatusCode, String) {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{ErrorKind, Read, Write};
+    use std::io::{Read, Write};
     use std::net::TcpStream;
     use std::sync::Arc;
     use std::time::Instant;
@@ -160,7 +214,7 @@ mod tests {
         let (_, leadership) = Leadership::new();
         let metrics = Metrics::new(exports.clone(), &Durations::default(), leadership.clone());
         let health = Health::new(exports, Arc::new(WatchHealth::default()), leadership);
-        let listener = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let listener = listen(Address::parse("127.0.0.1:0").unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(serve_within(limits, listener, metrics, health));
         (address, dir)
@@ -175,6 +229,19 @@ mod tests {
         let _ = stream.write_all(request.as_bytes());
         let _ = stream.read_to_end(&mut answer);
         String::from_utf8(answer).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_port_on_all_addresses_is_of_both_families() {
+        let listener = listen(Address::All(0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        if std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
+            TcpStream::connect((Ipv6Addr::LOCALHOST, port)).unwrap();
+        } else {
+            eprintln!("this machine has no IPv6");
+        }
+        assert_eq!(listen(Address::All(port)).await.unwrap_err().kind(), ErrorKind::AddrInUse);
     }
 
     const PROBE: &str = "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n";

@@ -86,14 +86,19 @@ impl ClassName {
     /// (`ValidateStorageClassName`), and what an annotation names may be anything.
     #[must_use]
     pub fn may_exist(&self) -> bool {
-        let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-        let is_label = |label: &str| {
-            label.starts_with(is_plain)
-                && label.ends_with(is_plain)
-                && label.chars().all(|c| is_plain(c) || c == '-')
-        };
-        self.0.len() <= 253 && self.0.split('.').all(is_label)
+        is_dns_subdomain(&self.0)
     }
+}
+
+/// Tells whether a text is a DNS subdomain, as the names of most objects must be
+/// ([the rule](https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names)).
+#[must_use]
+pub fn is_dns_subdomain(text: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_label = |label: &str| {
+        label.starts_with(is_plain) && label.ends_with(is_plain) && label.chars().all(|c| is_plain(c) || c == '-')
+    };
+    text.len() <= 253 && text.split('.').all(is_label)
 }
 
 /// A reference to a claim. Displays as `<namespace>/<name>`.

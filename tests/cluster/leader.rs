@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Endpoints, PersistentVolume};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::Api;
@@ -154,4 +155,22 @@ async fn a_lock_that_the_peer_has_left_behind_long_ago_holds_nobody_up() {
     space.claim("data", &class, json!({})).await;
     space.bound("data").await;
     assert!(begun.elapsed() < LEASE * 2 / 3);
+}
+
+/// The API server takes them in a class, and not as the name of an object.
+#[tokio::test]
+async fn provisioners_of_names_that_no_lock_can_have_lead_and_do_not_share_a_lock() {
+    let mut space = Space::new().await;
+    let mut running = Vec::new();
+    for (number, provisioner) in ["Rocketmq-NFS", "rocketmq_nfs", "rocketmq-nfs"].into_iter().enumerate() {
+        space.provisioner = format!("{}.example.com/{provisioner}", space.namespace);
+        let name = format!("data-{number}");
+        let class = space.class(&name, json!({})).await;
+        running.push(start(&space, &name));
+        space.claim(&name, &class, json!({})).await;
+        space.bound(&name).await;
+    }
+    let leases: Api<Lease> = space.api();
+    let leases = leases.list(&Default::default()).await.unwrap();
+    assert_eq!(leases.items.len(), 3, "{leases:?}");
 }

@@ -23,6 +23,7 @@ mod support;
 
 mod chart;
 mod clone;
+mod connect;
 mod copies;
 mod doctor;
 mod expand;

@@ -12,6 +12,8 @@ use crate::values::headroom::FsUsage;
 pub(super) struct ClusterFacts {
     /// The API server's version.
     pub(super) version: String,
+    /// The proxy that it is reached through, if by any.
+    pub(super) proxy: Option<String>,
     /// The user that the API server takes this process for, if it says so.
     pub(super) user: Option<String>,
     /// The API server's clock, if it tells the time.

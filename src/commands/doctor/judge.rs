@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::facts::{ClusterFacts, ExportFacts, Missing, Skew, Try};
 use super::report::{Finding, Report};
-use crate::cluster::lock::{LockChoice, LockKind};
+use crate::cluster::lock::{LockChoice, LockKind, lock_name};
 use crate::cluster::permissions::{Permission, listed};
 use crate::config::Config;
 use crate::layout::new_directory;
@@ -34,7 +34,8 @@ pub(super) fn judge(config: &Config, cluster: &Result<ClusterFacts, String>, exp
         Err(error) => findings.push(Finding::failure(
             "api-server",
             error,
-            "Check that the API server is up and can be reached from here, and that KUBECONFIG, if set, is right.",
+            "Check that the API server is up and can be reached from here, that KUBECONFIG, if set, is right, and that \
+             NO_PROXY names the API server if HTTPS_PROXY is set and the proxy is not for it.",
         )),
     }
     for (spec, export) in config.specs.values().zip(exports) {
@@ -48,7 +49,8 @@ pub(super) fn judge(config: &Config, cluster: &Result<ClusterFacts, String>, exp
 
 fn judge_cluster(config: &Config, cluster: &ClusterFacts, findings: &mut Vec<Finding>) {
     let user = cluster.user.as_ref().map(|user| format!(", and knows this process as {user}")).unwrap_or_default();
-    findings.push(Finding::ok("api-server", format!("version {} answers{user}", cluster.version)));
+    let through = cluster.proxy.as_ref().map(|proxy| format!(" through the proxy {proxy}")).unwrap_or_default();
+    findings.push(Finding::ok("api-server", format!("version {} answers{through}{user}", cluster.version)));
     findings.extend(cluster.clock.map(|skew| {
         clock(
             "api-server-clock",
@@ -61,7 +63,7 @@ fn judge_cluster(config: &Config, cluster: &ClusterFacts, findings: &mut Vec<Fin
             findings.push(rights(missing));
             findings.push(finalizers(missing));
             findings.push(expansion(missing));
-            findings.push(lock(config.lock, &cluster.namespace, missing));
+            findings.push(lock(config, &cluster.namespace, missing));
         }
         Err(error) => findings.push(Finding::warning(
             "rights",
@@ -122,8 +124,10 @@ fn expansion(missing: &Missing) -> Finding {
     )
 }
 
-fn lock(choice: LockChoice, namespace: &str, missing: &Missing) -> Finding {
-    let check = "leader-lock";
+fn lock(config: &Config, namespace: &str, missing: &Missing) -> Finding {
+    let (check, choice) = ("leader-lock", config.lock);
+    let lease = || format!("a Lease {:?} in {namespace:?}", lock_name(&config.provisioner));
+    let endpoints = || format!("an Endpoints object {:?} in {namespace:?}", lock_name(&config.provisioner));
     let may_not = |permissions: &[Permission]| format!("not allowed to {} in {namespace:?}", listed(permissions));
     match choice {
         LockChoice::None => Finding::warning(
@@ -134,23 +138,21 @@ fn lock(choice: LockChoice, namespace: &str, missing: &Missing) -> Finding {
         LockChoice::Auto | LockChoice::Only(LockKind::Lease) if missing.lease.is_empty() => {
             let lacking = [&*missing.lease_watch, &*missing.endpoints_read].concat();
             if lacking.is_empty() {
-                return Finding::ok(check, format!("a Lease in {namespace:?}"));
+                return Finding::ok(check, lease());
             }
             Finding::warning(
                 check,
-                format!("a Lease in {namespace:?}, but {}", may_not(&lacking)),
+                format!("{}, but {}", lease(), may_not(&lacking)),
                 "Grant it, as in rbac/: then a standby takes over at once, and no replica starts work while \
                  nfs-subdir-external-provisioner still leads.",
             )
         }
         LockChoice::Auto if missing.endpoints.is_empty() => Finding::warning(
             check,
-            format!("an Endpoints object in {namespace:?}, because {}", may_not(&missing.lease)),
+            format!("{}, because {}", endpoints(), may_not(&missing.lease)),
             "Grant it, as in rbac/, once nfs-subdir-external-provisioner no longer runs.",
         ),
-        LockChoice::Only(LockKind::Endpoints) if missing.endpoints.is_empty() => {
-            Finding::ok(check, format!("an Endpoints object in {namespace:?}"))
-        }
+        LockChoice::Only(LockKind::Endpoints) if missing.endpoints.is_empty() => Finding::ok(check, endpoints()),
         LockChoice::Auto | LockChoice::Only(_) => {
             let lacking = match choice {
                 LockChoice::Only(LockKind::Endpoints) => &missing.endpoints,
@@ -458,6 +460,7 @@ mod tests {
     fn good() -> (ClusterFacts, ExportFacts) {
         let cluster = ClusterFacts {
             version: "v1.36.3".to_owned(),
+            proxy: None,
             user: Some("system:serviceaccount:a:b".to_owned()),
             clock: Some(Skew(1)),
             namespace: "a".to_owned(),
@@ -559,7 +562,7 @@ mod tests {
                 |c, _| c.missing.as_mut().unwrap().lease = permissions::LEASE.to_vec(),
                 "leader-lock",
                 Warning,
-                "Endpoints object in \"a\"",
+                "Endpoints object \"e.com-nfs\" in \"a\"",
                 "nfs-subdir-external-provisioner",
             ),
             (

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::facts::{ClusterFacts, ExportFacts, Missing, Skew, Try};
 use crate::cluster::api::{ApiError, answered};
-use crate::cluster::connect::{kube_config, own_namespace};
+use crate::cluster::connect::{Connection, connection, own_namespace};
 use crate::cluster::permissions::{self, Permission};
 use crate::config::Config;
 use crate::model::class::Class;
@@ -29,13 +29,17 @@ const EXPORT_MAX: Duration = Duration::from_mins(1);
 
 /// Reads the facts about the cluster. An error says why the API server cannot be reached.
 pub(super) async fn cluster(config: &Config) -> Result<ClusterFacts, String> {
-    let kube_config = kube_config(config.kubeconfig.as_deref()).await.map_err(|error| format!("{error:#}"))?;
-    let client = Client::try_from(kube_config).map_err(|error| error.to_string())?;
-    let version = soon(answered(client.apiserver_version())).await?.git_version;
+    let connected = connection(config.kubeconfig.as_deref()).await;
+    let Connection { client, proxy } = connected.map_err(|error| format!("{error:#}"))?;
+    let version = soon(answered(client.apiserver_version())).await.map_err(|error| match &proxy {
+        Some(proxy) => format!("through the proxy {proxy}: {error}"),
+        None => error,
+    });
+    let version = version?.git_version;
     let namespace = config.namespace.clone().unwrap_or_else(own_namespace);
     let (user, clock, missing, classes) =
         futures::join!(user(&client), clock(&client), missing(&client, &namespace), classes(&client));
-    Ok(ClusterFacts { version, user, clock, namespace, missing, classes })
+    Ok(ClusterFacts { version, proxy, user, clock, namespace, missing, classes })
 }
 
 async fn soon<T>(call: impl Future<Output = Result<T, ApiError>>) -> Result<T, String> {
