@@ -244,15 +244,16 @@ impl Cluster {
         answered(self.volumes.patch(volume.name.as_str(), &PatchParams::default(), &patch)).await.map(drop)
     }
 
-    /// Sets the capacity in a claim's status, and clears what says that the claim is being resized, unless the
-    /// claim has changed since it was read.
+    /// Sets the capacity in a claim's status, and as much as what is allocated for it, as Kubernetes' own resizers do
+    /// (`status.allocatedResources`), and clears what says that the claim is being resized, unless the claim has changed
+    /// since it was read.
     ///
     /// # Errors
     /// Returns any API error; a conflict if the claim has changed since it was read.
     pub async fn grow_claim(&self, claim: &Expansion, capacity: &Quantity) -> Result<(), ApiError> {
         let mut status = json!({
             "capacity": {STORAGE: capacity},
-            "allocatedResources": {STORAGE: null},
+            "allocatedResources": {STORAGE: capacity},
             "allocatedResourceStatuses": {STORAGE: null},
         });
         // Only conditions that the claim has: a patch that deletes any other would add it.
