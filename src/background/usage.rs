@@ -231,7 +231,7 @@ impl Walker<'_> {
         match ended {
             Ok(Ended::Complete { found, in_one_turn }) => {
                 turns.complete(name, in_one_turn);
-                self.record(&counted.volume, &counted.claim, found, recorded).await;
+                self.record(&counted.volume, &counted.claim, found, recorded);
             }
             Ok(Ended::Absent) => {
                 turns.leave(name);
@@ -304,7 +304,7 @@ impl Walker<'_> {
         Ok(Ended::InPart(survey))
     }
 
-    async fn record(&self, volume: &Volume, claim: &ClaimRef, found: Found, recorded: &mut Recorded) {
+    fn record(&self, volume: &Volume, claim: &ClaimRef, found: Found, recorded: &mut Recorded) {
         let held = HeldByClaim {
             namespace: claim.namespace.clone(),
             claim: claim.name.clone(),
@@ -325,17 +325,17 @@ impl Walker<'_> {
             (Said::Exceeds, Said::Within) => {
                 let message =
                     format!("the volume again holds no more than the {} that the claim asks for", capacity.0);
-                self.say(claim, Reason::UsageWithinRequest, message).await;
+                self.say(claim, Reason::UsageWithinRequest, &message);
                 return;
             }
         };
         record.at = Instant::now();
-        self.say(claim, Reason::UsageExceedsRequest, message).await;
+        self.say(claim, Reason::UsageExceedsRequest, &message);
     }
 
-    async fn say(&self, claim: &ClaimRef, reason: Reason, message: String) {
+    fn say(&self, claim: &ClaimRef, reason: Reason, message: &str) {
         info!(%claim, "{message}");
-        self.context.recorder.record(claim, reason, message).await;
+        self.context.recorder.record(claim, reason, message);
     }
 }
 

@@ -5,8 +5,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::future::{Ready, ready};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
@@ -17,7 +16,8 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::time::Instant;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use crate::cluster::api::{ApiError, answered};
@@ -140,8 +140,8 @@ const WAITING_MAX: usize = 1024;
 /// How long after the last time it is said again that events were dropped.
 const DROPPED_AGAIN: Duration = Duration::from_mins(1);
 
-/// With so many waiting, events that have been overtaken are not written: see [`Recorder::record_start`].
-const CROWD: usize = 64;
+/// How long something is under way before its start is worth an event: see [`Recorder::record_start`].
+const SLOW: Duration = Duration::from_secs(1);
 
 /// How many requests for events are under way at a time.
 const WRITERS: usize = 4;
@@ -162,13 +162,15 @@ struct Note {
     subject: Subject,
     reason: Reason,
     message: String,
-    /// For the start of something: dangles once that has ended.
-    under_way: Option<Weak<()>>,
 }
 
-impl Note {
-    fn is_overtaken(&self) -> bool {
-        self.under_way.as_ref().is_some_and(|under_way| under_way.strong_count() == 0)
+/// Something that is under way: it has ended when this is dropped.
+#[derive(Debug)]
+pub struct UnderWay(AbortHandle);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -210,31 +212,33 @@ impl Recorder {
         (Self { notes, waiting, dropped: Arc::default() }, run)
     }
 
-    /// Records an event. What is returned is ready: no event is waited for.
-    pub fn record(&self, subject: impl Into<Subject>, reason: Reason, message: String) -> Ready<()> {
-        self.send(Note { subject: subject.into(), reason, message, under_way: None });
-        ready(())
-    }
-
-    /// Records, as [`Recorder::record`] does, the start of something that is under way until the returned value is
-    /// dropped. If that has ended before its turn comes, and very many events are waiting, then the start is not
-    /// written: the event of the end says more, and in a burst each request is one less for all that wait.
-    pub fn record_start(&self, subject: impl Into<Subject>, reason: Reason, message: String) -> Ready<Arc<()>> {
-        let under_way = Arc::new(());
-        self.send(Note { subject: subject.into(), reason, message, under_way: Some(Arc::downgrade(&under_way)) });
-        ready(under_way)
-    }
-
-    /// Puts an event at the end of the queue. If that is full, the oldest event goes: the newer ones tell more of how
-    /// it stands by the time that they can be written.
-    fn send(&self, note: Note) {
-        let note = Note { message: shown(&note.message), ..note };
+    /// Records an event. If very many are waiting, the oldest goes: the newer ones tell more of how it stands by the time
+    /// that they can be written.
+    pub fn record(&self, subject: impl Into<Subject>, reason: Reason, message: &str) {
+        let note = Note { subject: subject.into(), reason, message: shown(message) };
         // It fails otherwise only when the program ends.
         let Err(TrySendError::Full(note)) = self.notes.try_send(note) else { return };
         // Who waits for events holds that lock; but nobody waits for any while there are so many.
         let oldest = self.waiting.try_lock().ok().and_then(|mut waiting| waiting.try_recv().ok());
         let lost = u64::from(oldest.is_some()) + u64::from(self.notes.try_send(note).is_err());
         self.dropped.lock().add(lost);
+    }
+
+    /// Records the start of something that is under way until the returned value is dropped, once it has been so for a
+    /// second. The start of what is quick is not worth an event: that of the end says all, and in a burst each request is
+    /// one less for all that wait.
+    #[must_use]
+    pub fn record_start(&self, subject: impl Into<Subject>, reason: Reason, message: String) -> UnderWay {
+        let (subject, notes) = (subject.into(), self.notes.downgrade());
+        let (waiting, dropped) = (Arc::clone(&self.waiting), Arc::clone(&self.dropped));
+        let say = async move {
+            sleep(SLOW).await;
+            // Else the program ends.
+            if let Some(notes) = notes.upgrade() {
+                Self { notes, waiting, dropped }.record(subject, reason, &message);
+            }
+        };
+        UnderWay(tokio::spawn(say).abort_handle())
     }
 }
 
@@ -260,14 +264,8 @@ fn shown(message: &str) -> String {
 
 async fn write_all(writer: Arc<Writer>, waiting: Arc<Waiting>) {
     loop {
-        let (next, behind) = {
-            let mut waiting = waiting.lock().await;
-            (waiting.recv().await, waiting.len())
-        };
+        let next = waiting.lock().await.recv().await;
         let Some(note) = next else { return };
-        if behind >= CROWD && note.is_overtaken() {
-            continue;
-        }
         if let Err(error) = writer.write_surely(&note).await {
             warn!(reason = note.reason.as_str(), object = &*note.subject.name, %error, "failed to write an event");
         }
@@ -306,7 +304,7 @@ impl Writer {
                 result => return result,
             }
             self.sent.lock().remove(&key(note));
-            tokio::time::sleep(pause).await;
+            sleep(pause).await;
         }
         self.write(note).await
     }
@@ -443,7 +441,7 @@ mod tests {
     fn note(reason: Reason, message: &str) -> Note {
         let (namespace, name, uid) = (Some("team".into()), "data".into(), "1-2".into());
         let subject = Subject { kind: "PersistentVolumeClaim", namespace, name, uid };
-        Note { subject, reason, message: shown(message), under_way: None }
+        Note { subject, reason, message: shown(message) }
     }
 
     #[test]
@@ -502,6 +500,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_start_of_what_is_quick_is_not_worth_an_event() {
+        let (client, taken) = api_server(Arc::new(AtomicBool::new(true))).await;
+        let (recorder, run) = Recorder::new(client, OURS.to_owned());
+        let run = tokio::spawn(run);
+        let subject = note(Reason::Provisioning, "").subject;
+        let start =
+            |message: &str| recorder.record_start(subject.clone(), Reason::Provisioning, message.to_owned());
+        let (quick, slow) = (start("quick"), start("slow"));
+        sleep(SLOW / 2).await;
+        drop(quick);
+        sleep(SLOW).await;
+        drop(slow);
+        let _never = start("when the program ends");
+        drop(recorder);
+        timeout(SLOW / 2, run).await.unwrap().unwrap();
+        assert_eq!(*taken.lock(), ["slow"]);
+    }
+
+    #[tokio::test]
     async fn events_that_the_api_server_does_not_take_hold_nobody_up_and_the_newest_are_kept() {
         const MANY: usize = WAITING_MAX * 3;
         let is_well = Arc::new(AtomicBool::new(false));
@@ -511,7 +528,7 @@ mod tests {
         let subject = note(Reason::Provisioning, "").subject;
         let recording = async {
             for number in 0..MANY {
-                recorder.record(subject.clone(), Reason::ProvisioningFailed, format!("event {number}")).await;
+                recorder.record(subject.clone(), Reason::ProvisioningFailed, &format!("event {number}"));
                 // Those who write get their turn, too.
                 tokio::task::yield_now().await;
             }

@@ -171,7 +171,7 @@ async fn tell_waiting(context: &Context, claim: &Claim) {
         sleep_until(started + after).await;
         let message =
             "the copy waits for its turn: others are being made, or an export does not answer".to_owned();
-        context.recorder.record(&claim.claim, Reason::Cloning, message).await;
+        context.recorder.record(&claim.claim, Reason::Cloning, &message);
         after *= 2;
     }
 }
@@ -179,13 +179,13 @@ async fn tell_waiting(context: &Context, claim: &Claim) {
 /// Reports the progress of a copy to its claim, forever.
 async fn tell(context: &Context, claim: &Claim, copy: &Copy) {
     let message = "copying the files of the claim that spec.dataSource names".to_owned();
-    context.recorder.record(&claim.claim, Reason::Cloning, message).await;
+    context.recorder.record(&claim.claim, Reason::Cloning, &message);
     let (started, mut after) = (Instant::now(), SAY_AFTER);
     loop {
         sleep_until(started + after).await;
         let (files, mebibytes) = (copy.progress().files(), copy.progress().bytes() >> 20);
         let message = format!("copied {files} files and {mebibytes} MiB so far");
-        context.recorder.record(&claim.claim, Reason::Cloning, message).await;
+        context.recorder.record(&claim.claim, Reason::Cloning, &message);
         after *= 2;
     }
 }

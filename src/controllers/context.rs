@@ -120,7 +120,7 @@ impl Context {
                 debug!(milliseconds = milliseconds(begun.elapsed()), "the export was slow to answer");
                 return result;
             }
-            self.say_waiting(&subject, self.exports.get(export), begun.elapsed()).await;
+            self.say_waiting(&subject, self.exports.get(export), begun.elapsed());
             next += next.min(SAID_AGAIN);
         }
     }
@@ -132,16 +132,16 @@ impl Context {
     }
 
     /// Reports a round: counts it, logs it and records its event. Returns when the object is looked at again.
-    pub(super) async fn report(&self, subject: impl Into<Subject>, report: Report) -> Next {
+    pub(super) fn report(&self, subject: impl Into<Subject>, report: Report) -> Next {
         report.count(&self.metrics);
         report.log();
         if let Some((reason, message)) = report.event {
-            self.recorder.record(subject, reason, message).await;
+            self.recorder.record(subject, reason, &message);
         }
         report.next
     }
 
-    async fn say_waiting(&self, subject: &Subject, export: &Export, waited: Duration) {
+    fn say_waiting(&self, subject: &Subject, export: &Export, waited: Duration) {
         // The export may have been silent before this call. If it answers other calls, this one is just slow, or
         // waits for them.
         let silent = export.storage.silent_for().unwrap_or_default();
@@ -156,6 +156,6 @@ impl Context {
             let seconds = waited.as_secs();
             format!("waited {seconds} s for the export {export} so far; it is slow, or busy with other work")
         };
-        self.recorder.record(subject.clone(), Reason::ExportNotAnswering, message).await;
+        self.recorder.record(subject.clone(), Reason::ExportNotAnswering, &message);
     }
 }

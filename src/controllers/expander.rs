@@ -44,7 +44,7 @@ impl Expander {
         let outcome = self.round(&expansion, failures).await.unwrap_or_else(|ended| ended);
         let (provisioner, took) = (&*self.context.scope.provisioner, started.elapsed());
         let round = ExpansionRound { expansion: &expansion, provisioner, took };
-        self.context.report(&expansion.claim, outcome.report(&round)).await
+        self.context.report(&expansion.claim, outcome.report(&round))
     }
 
     /// Reads, decides and acts.
@@ -103,7 +103,7 @@ impl Expander {
     ) -> Result<ExpansionOutcome, ExpansionOutcome> {
         let _under_way = if failures == 0 {
             let message = format!("External resizer is resizing volume {}", expansion.volume);
-            Some(self.context.recorder.record_start(&expansion.claim, Reason::Resizing, message).await)
+            Some(self.context.recorder.record_start(&expansion.claim, Reason::Resizing, message))
         } else {
             None
         };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::cluster::api::ApiError;
 use crate::cluster::election::Leadership;
-use crate::cluster::events::Reason;
+use crate::cluster::events::{Reason, UnderWay};
 use crate::controllers::attempts::{Attempts, Stage};
 use crate::controllers::claim_copies::{ClaimCopies, copy_job};
 use crate::controllers::claim_outcome::{ClaimOutcome, ClaimRound, Directory, Unread, awaited};
@@ -76,7 +76,7 @@ impl Provisioner {
         let Some(claim) = self.context.state.claim(&uid) else { return self.take_back.forget(&uid).await };
         let mut round = Round { claim: &claim, at: None, doubt: None, failures, started: Instant::now() };
         match self.round(&mut round, slot).await {
-            Ok(outcome) | Err(Ended::Outcome(outcome)) => self.report(&round, &outcome).await,
+            Ok(outcome) | Err(Ended::Outcome(outcome)) => self.report(&round, &outcome),
             Err(Ended::Gone) => self.take_back.forget(&uid).await,
         }
     }
@@ -124,7 +124,7 @@ impl Provisioner {
         }
     }
 
-    async fn report(&self, round: &Round<'_>, outcome: &ClaimOutcome) -> Next {
+    fn report(&self, round: &Round<'_>, outcome: &ClaimOutcome) -> Next {
         let at = round.at.as_ref().map(|at| (&*self.context.export(at).name, at.path.as_str()));
         let round = ClaimRound {
             claim: round.claim,
@@ -136,9 +136,9 @@ impl Provisioner {
         };
         let claim = &round.claim.claim;
         if let Some((reason, message)) = outcome.warning(&round) {
-            self.context.recorder.record(claim, reason, message).await;
+            self.context.recorder.record(claim, reason, &message);
         }
-        self.context.report(claim, outcome.report(&round)).await
+        self.context.report(claim, outcome.report(&round))
     }
 
     /// Finds the claim's class. If the watch has not shown the class, asks the API server, because a refusal must
@@ -301,6 +301,19 @@ impl Provisioner {
         found.map_err(|error| self.failed_to_make(at, &error))
     }
 
+    /// Tells the claim's author that the claim is being served: at once if it is to be a copy, which goes on after this
+    /// round, else if the round takes long.
+    fn say_start(&self, round: &Round<'_>, is_copy: bool) -> Option<UnderWay> {
+        let (recorder, claim) = (&self.context.recorder, &round.claim.claim);
+        let message = format!("External provisioner is provisioning volume for claim {:?}", claim.to_string());
+        match (round.failures, is_copy) {
+            (0, true) => recorder.record(claim, Reason::Provisioning, &message),
+            (0, false) => return Some(recorder.record_start(claim, Reason::Provisioning, message)),
+            _ => {}
+        }
+        None
+    }
+
     /// Makes the directory, then the volume.
     async fn provision(
         &self,
@@ -310,14 +323,9 @@ impl Provisioner {
     ) -> Result<ClaimOutcome, Ended> {
         let (claim, at) = (round.claim, &provision.at);
         let uid = &claim.claim.uid;
-        let _under_way = if round.failures == 0 {
-            let message =
-                format!("External provisioner is provisioning volume for claim {:?}", claim.claim.to_string());
-            Some(self.context.recorder.record_start(&claim.claim, Reason::Provisioning, message).await)
-        } else {
-            None
-        };
-        let created = if let Some(job) = copy_job(claim, provision) {
+        let copy = copy_job(claim, provision);
+        let _under_way = self.say_start(round, copy.is_some());
+        let created = if let Some(job) = copy {
             if round.failures > 0 {
                 let looking = self.copies.look_again(claim);
                 let looked = self.context.wait(slot, &claim.claim, at.export, looking).await;

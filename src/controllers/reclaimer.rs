@@ -58,7 +58,7 @@ impl Reclaimer {
         let class_exists = self.context.state.class(&volume.class).is_some();
         let (doubt, took) = (round.doubt.as_ref(), round.started.elapsed());
         let told = VolumeRound { volume: &volume, class_exists, at, doubt, took };
-        self.context.report(&*volume, outcome.report(&told)).await
+        self.context.report(&*volume, outcome.report(&told))
     }
 
     /// Reads, decides and acts.
