@@ -306,7 +306,7 @@ fn directory(claim: &Claim, class: &Class) -> Result<RelPath, ClaimRefusal> {
         let parsed = default_directory(&claim.claim.namespace, &claim.claim.name, volume.as_str());
         (volume.to_string(), parsed)
     } else {
-        let parsed = new_directory(&rendered);
+        let parsed = new_directory(&rendered, &claim.claim.namespace);
         (rendered, parsed)
     };
     parsed.map_err(|error| ClaimRefusal::Path { rendered: text, error })

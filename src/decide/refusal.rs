@@ -58,6 +58,8 @@ pub enum ClaimRefusal {
         /// The relation of the other volume's directory to this one.
         relation: Relation,
     },
+    /// What is at the first component of the claim's path may be an archive.
+    Archive(RelPath),
     /// The claim has an annotation that is invalid, or that its class does not allow.
     Annotation(BadAnnotation),
     /// The class's pattern is strict, and the claim has no value for this token.
@@ -82,7 +84,7 @@ pub enum Passing {
     Headroom,
     /// A change of the claim to copy.
     Source,
-    /// An answer of an export.
+    /// An answer of an export, or another one.
     Export,
 }
 
@@ -149,7 +151,7 @@ impl ClaimRefusal {
         if matches!(self, Self::NoRoom(_)) {
             return Some(Passing::Headroom);
         }
-        if matches!(self, Self::NotSaid(_)) {
+        if matches!(self, Self::NotSaid(_) | Self::Archive(_)) {
             return Some(Passing::Export);
         }
         matches!(self, Self::Source { problem, .. } if problem.may_pass()).then_some(Passing::Source)
@@ -175,6 +177,7 @@ impl ClaimRefusal {
             Self::NotSaid(_) => "not_said",
             Self::OtherNamespace { .. } => "other_namespace",
             Self::Annotation(_) => "annotation",
+            Self::Archive(_) => "archive",
             Self::NoValue(_) => "no_value",
             Self::NoGroupLeft(_) => "no_group_left",
             Self::NoGroupThere(_) => "no_group_there",
@@ -260,6 +263,14 @@ impl fmt::Display for ClaimRefusal {
                 path.as_str(),
                 parameter::PATH_PATTERN,
                 parameter::SHARE_ACROSS_NAMESPACES,
+            ),
+            Self::Archive(path) => write!(
+                f,
+                "the path {:?} is not free: it begins with a directory that is there already, has something in it, and is \
+                 no volume's, so by its name it may be the archive of a deleted claim. Have somebody look at it and rename \
+                 or remove it on the export, or give the claim another path (class parameter {})",
+                path.as_str(),
+                parameter::PATH_PATTERN,
             ),
             Self::Annotation(bad) => write!(f, "{bad}"),
             Self::NoValue(token) => write!(

@@ -237,7 +237,7 @@ fn judge_class(class: &Class, exports: &Exports, findings: &mut Vec<Finding>) {
         };
         let path = pattern.render(&facts);
         if !path.is_empty()
-            && let Err(error) = new_directory(&path)
+            && let Err(error) = new_directory(&path, facts.namespace)
         {
             let example = "a claim \"claim\" in \"namespace\" without labels and annotations";
             findings.push(Finding::warning(

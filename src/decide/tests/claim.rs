@@ -238,6 +238,8 @@ fn to_be_changed(refusal: &ClaimRefusal) -> &'static [&'static str] {
         }
         // Depends on more than the claim; see the tests of the choice of an export.
         ClaimRefusal::NotSaid(_) => &["an export that cannot be looked at"],
+        // Depends on what is on the export; see tests/cluster/refuse.rs.
+        ClaimRefusal::Archive(_) => &["may be the archive of a deleted claim", "pathPattern"],
         // Depends on more than the claim.
         ClaimRefusal::NoGroupLeft(_) => &["gidRange"],
         ClaimRefusal::NoGroupThere(_) => &["gidRange", "pathPattern"],
