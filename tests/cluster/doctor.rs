@@ -1,7 +1,7 @@
 //! `nfs-provisioner doctor`, as a Pod or a person runs it.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use crate::rights::rules_of_the_peer;
 use crate::support::eventually;
 use crate::support::http::free_port;
 use crate::support::plane::Plane;
+use crate::support::process::Process;
 use crate::support::space::{Rules, Space, documents, merge};
 
 /// Runs it with a test's settings, and others.
@@ -30,6 +31,8 @@ fn run(space: &Space, arguments: &[&str], environment: &[(&str, &str)]) -> Outpu
         .env("NFS_PATH", &settings.path)
         .env("NFS_MOUNT_PATH", &settings.mount)
         .env("POD_NAMESPACE", &settings.namespace)
+        // Many run at a time.
+        .env("HTTP_ADDR", "")
         .envs(environment.iter().copied())
         .output()
         .unwrap()
@@ -268,4 +271,26 @@ async fn the_cluster_takes_what_the_document_says() {
     space
         .plane
         .kubectl(&[&["delete", "pod", "crashes", "nfs-doctor", "--grace-period=0", "--force"][..], &own].concat());
+}
+
+#[tokio::test]
+async fn who_has_the_port_for_http_is_found_out() {
+    let space = Space::new().await;
+    let mut settings = space.settings();
+    let address = format!("127.0.0.1:{}", free_port());
+    settings.environment.push(("HTTP_ADDR".to_owned(), address.clone()));
+    let http = |address: &str| one(&examined(&space, &[("HTTP_ADDR", address)]).1, "http").clone();
+    assert!(http(&address)["message"].as_str().unwrap().ends_with("is free"));
+    let provisioner = Process::start(&settings);
+    eventually("the port", || async { TcpStream::connect(&address).is_ok().then_some(()) }).await;
+    let served = http(&address);
+    assert!(
+        served["level"] == "ok" && served["message"].as_str().unwrap().contains("by a provisioner"),
+        "{served}"
+    );
+    drop(provisioner);
+    // Another program, which says nothing.
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = http(&other.local_addr().unwrap().to_string());
+    assert!(taken["level"] == "warning" && taken["fix"].as_str().unwrap().contains("HTTP_ADDR"), "{taken}");
 }

@@ -26,6 +26,33 @@ pub(super) struct ClusterFacts {
     pub(super) classes: Result<Vec<Class>, String>,
 }
 
+/// The state of the port that HTTP is to be served on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Port {
+    /// Nobody has it, or none is wanted.
+    #[default]
+    Free,
+    /// A provisioner serves on it.
+    Served,
+    /// It cannot be had. The text says why.
+    Taken(String),
+}
+
+/// The facts about this process.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ProcessFacts {
+    /// The user that it runs as.
+    pub(super) user: u32,
+    /// Whether it may do to other users' files what their owners may (`CAP_FOWNER`), if the kernel says so.
+    pub(super) fowner: Option<bool>,
+    /// The state of the port for HTTP.
+    pub(super) port: Port,
+    /// Whether it reaches other machines by IPv4.
+    pub(super) ipv4: bool,
+    /// Whether it reaches other machines by IPv6.
+    pub(super) ipv6: bool,
+}
+
 /// The permissions that this process lacks, for each list in [`crate::cluster::permissions`].
 #[derive(Debug, Clone, Default)]
 pub(super) struct Missing {
@@ -72,6 +99,8 @@ pub(super) enum Try {
 pub(super) struct ExportFacts {
     /// The user that this process runs as.
     pub(super) user: u32,
+    /// The Service that the server's name stands for here, if it does.
+    pub(super) service: Option<String>,
     /// The mount that the export is reached by, as far as the kernel tells.
     pub(super) mount: Option<Mount>,
     /// The steps that were tried, with their results. Once a step that changes something has failed, nothing more

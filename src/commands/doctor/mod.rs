@@ -11,6 +11,7 @@ use crate::config::Config;
 mod facts;
 mod report;
 mod judge;
+mod process;
 mod read;
 
 pub use report::{Finding, Level, Report};
@@ -18,6 +19,7 @@ pub use report::{Finding, Level, Report};
 /// Examines everything, and reports the findings. Ends within about a minute, even if a server does not answer.
 pub async fn examine(config: &Config) -> Report {
     let examined = config.specs.values().map(read::export);
-    let (cluster, exports) = futures::join!(read::cluster(config), join_all(examined));
-    judge::judge(config, &cluster, &exports)
+    let (cluster, process, exports) =
+        futures::join!(read::cluster(config), process::read(config), join_all(examined));
+    judge::judge(config, &process, &cluster, &exports)
 }

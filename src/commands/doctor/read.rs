@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::facts::{ClusterFacts, ExportFacts, Missing, Skew, Try};
+use super::process;
 use crate::cluster::api::{ApiError, answered};
 use crate::cluster::connect::{Connection, connection, own_namespace};
 use crate::cluster::permissions::{self, Permission};
@@ -100,7 +101,8 @@ async fn classes(client: &Client) -> Result<Vec<Class>, String> {
 /// Tries the export, as far as its server answers.
 pub(super) async fn export(spec: &ExportSpec) -> ExportFacts {
     let user = nix::unistd::geteuid().as_raw();
-    let (tell, mut told) = watch::channel(ExportFacts { user, ..ExportFacts::default() });
+    let service = timeout(ANSWER_MAX, process::service(spec.address.server_name())).await.ok().flatten();
+    let (tell, mut told) = watch::channel(ExportFacts { user, service, ..ExportFacts::default() });
     // If the server does not answer, the thread of that call ends with the process.
     let trying = tokio::spawn(try_out(spec.clone(), Tell(tell)));
     let ended = timeout(EXPORT_MAX, async {

@@ -51,6 +51,13 @@ impl Mount {
         self.options.iter().any(|found| found == option)
     }
 
+    /// Returns the name by which the server was called when this was mounted; `None` if it is no NFS mount.
+    #[must_use]
+    pub fn server(&self) -> Option<&str> {
+        let (server, _) = self.source.split_once(":/").filter(|_| self.is_nfs())?;
+        Some(server)
+    }
+
     /// Says in what the mount differs from `expected`, as far as text can tell: a server can have several names,
     /// and one directory several paths.
     #[must_use]
