@@ -43,4 +43,5 @@ mod requests;
 mod rights;
 mod room;
 mod usage;
+mod values;
 mod workload;
