@@ -13,10 +13,11 @@ use nfs_provisioner::config::Args;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::manifests::as_deployed;
 use crate::support::eventually;
 use crate::support::plane::Plane;
-use crate::support::process::{Process, Settings, provisioner};
-use crate::support::space::{create, documents, from_json, rules_of_rbac, write_kubeconfig};
+use crate::support::process::Process;
+use crate::support::space::{create, documents, from_json, rules_of_rbac};
 
 /// Helm with a home of its own, in a namespace.
 struct Helm {
@@ -87,7 +88,11 @@ pub(crate) fn project(path: &str) -> PathBuf {
 
 /// What the chart renders with these arguments, which need not name a server.
 fn try_rendered(arguments: &[&str]) -> Result<Vec<Value>, String> {
-    try_rendered_by(HELMS[0], CHART, &[&["--namespace", "somewhere", "--set", "nfs.server=nas"], arguments].concat())
+    try_rendered_by(
+        HELMS[0],
+        CHART,
+        &[&["--namespace", "somewhere", "--set", "nfs.server=nas"], arguments].concat(),
+    )
 }
 
 /// What a chart renders with these arguments, by one of [`HELMS`].
@@ -121,10 +126,8 @@ const FAST_WITH_OPTIONS: &str =
     "exports[0].name=fast,exports[0].server=nas2,exports[0].path=/fast,exports[0].mountOptions={hard}";
 pub(crate) const PEER: &str = "tests/chart/peer";
 
-#[tokio::test]
-async fn the_api_server_takes_what_any_values_render() {
-    let helm = Helm::new("chart-values").await;
-    // Kinds of the Prometheus operator; what is in them is not looked at here.
+/// Defines the kinds of the Prometheus operator on a control plane; what is in them is not looked at here.
+pub(crate) fn define_monitoring(plane: &Plane, dir: &Path) {
     for (kind, plural) in [
         ("PodMonitor", "podmonitors"),
         ("ServiceMonitor", "servicemonitors"),
@@ -139,12 +142,18 @@ async fn the_api_server_takes_what_any_values_render() {
                 "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}],
             },
         });
-        let file = helm.dir.path().join(plural);
+        let file = dir.join(plural);
         std::fs::write(&file, definition.to_string()).unwrap();
-        helm.plane.kubectl(&["apply", "-f", file.to_str().unwrap()]);
+        plane.kubectl(&["apply", "-f", file.to_str().unwrap()]);
         let name = format!("crd/{plural}.monitoring.coreos.com");
-        helm.plane.kubectl(&["wait", &name, "--for=condition=Established", "--timeout=60s"]);
+        plane.kubectl(&["wait", &name, "--for=condition=Established", "--timeout=60s"]);
     }
+}
+
+#[tokio::test]
+async fn the_api_server_takes_what_any_values_render() {
+    let helm = Helm::new("chart-values").await;
+    define_monitoring(helm.plane, helm.dir.path());
     for (values, objects) in [(None, 8), (Some("typical"), 10), (Some("all"), 19)] {
         let mut arguments = vec!["template", "rel", CHART];
         let file = values.map(|name| format!("tests/chart/{name}.yaml"));
@@ -489,7 +498,7 @@ fn the_chart_is_that_of_this_version_and_agrees_with_the_manifests() {
 
     // And its Pods are those of deploy/, names apart.
     let ours: Deployment = from_json(one(&objects, "Deployment").clone());
-    let plain: Deployment = from_json(documents(&project("deploy/deployment.yaml")).remove(0));
+    let plain: Deployment = from_json(documents(&project("deploy/base/deployment.yaml")).remove(0));
     let pod = |deployment: Deployment| deployment.spec.unwrap().template.spec.unwrap();
     let (ours, plain) = (pod(ours), pod(plain));
     assert_eq!(ours.security_context, plain.security_context);
@@ -526,8 +535,8 @@ async fn our_pod_is_baseline_and_what_it_lacks_for_restricted_is_known() {
         }});
         create::<Namespace>(&Api::all(client.clone()), from_json(labels)).await;
     }
-    let mut plain = documents(&project("deploy/deployment.yaml")).remove(0);
-    *plain.pointer_mut("/spec/template/spec/volumes/0/nfs/path").unwrap() = json!("/export");
+    let mut plain = documents(&project("deploy/base/deployment.yaml")).remove(0);
+    *plain.pointer_mut("/spec/template/spec/volumes/0/nfs").unwrap() = json!({"server": "nas", "path": "/export"});
     let dry = PostParams { dry_run: true, ..PostParams::default() };
     let ask = async |namespace: &str, deployment: &Value, patch: Value| {
         let mut pod = deployment["spec"]["template"].clone();
@@ -654,38 +663,11 @@ async fn a_release_of_the_peers_chart_is_upgraded_in_place_and_rolled_back() {
 #[tokio::test]
 async fn what_the_chart_installs_passes_its_own_test() {
     let helm = Helm::new("chart-install").await;
-    let client = helm.plane.client().await;
     let values = "nfs.server=nas,nfs.path=/export,storageClass.name=chart-install,storageClass.volumeBindingMode=WaitForFirstConsumer";
     let notes = helm.run(&["install", "rel", project(CHART).to_str().unwrap(), "--set", values]);
     assert!(notes.contains("helm test -n chart-install rel"), "{notes}");
-    let pod = helm.deployment().await.spec.unwrap().template.spec.unwrap();
-    let environment: Vec<(String, String)> = pod.containers[0]
-        .env
-        .iter()
-        .flatten()
-        .map(|variable| (variable.name.clone(), variable.value.clone().unwrap()))
-        .collect();
-    let value = |name: &str| environment.iter().find(|(key, _)| key == name).unwrap().1.clone();
-
-    let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::namespaced(client, &helm.namespace);
-    let account = pod.service_account_name.unwrap();
-    let token =
-        accounts.create_token_request(&account, &PostParams::default(), &Default::default()).await.unwrap();
-    let kubeconfig = helm.dir.path().join("kubeconfig");
-    write_kubeconfig(&helm.plane.kubeconfig, &token.status.unwrap().token, &kubeconfig);
-    let mut settings = Settings {
-        binary: provisioner(),
-        kubeconfig,
-        provisioner: value("PROVISIONER_NAME"),
-        server: value("NFS_SERVER"),
-        path: value("NFS_PATH"),
-        mount: helm.dir.path().join("export"),
-        namespace: helm.namespace.clone(),
-        log: helm.dir.path().join("log"),
-        environment,
-    };
+    let mut settings = as_deployed(helm.plane, &helm.deployment().await, helm.dir.path()).await;
     settings.environment.retain(|(name, _)| name != "HTTP_ADDR");
-    std::fs::create_dir(&settings.mount).unwrap();
     let provisioner = Process::start(&settings);
     let passed = helm.run(&["test", "rel", "--timeout", "60s"]);
     assert!(passed.contains("Succeeded"), "{passed}");
