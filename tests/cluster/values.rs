@@ -251,6 +251,20 @@ fn values_that_mean_two_things_or_nothing_are_refused_in_words() {
     }
 }
 
+/// The oldest cluster that is tested is the oldest that the chart takes, with what vendors add to its version.
+#[test]
+fn clusters_that_are_too_old_are_refused_by_name() {
+    for helm in HELMS {
+        let on =
+            |version: &str| try_rendered_by(helm, CHART, &["--set", "nfs.server=nas", "--kube-version", version]);
+        for version in ["v1.30.0", "v1.30.0-eks-a737599", "v1.36.3+k3s1", "v1.40.0"] {
+            assert!(on(version).is_ok(), "{helm} {version}");
+        }
+        let error = on("v1.29.14").unwrap_err();
+        assert!(error.contains("kubeVersion: >=1.30.0-0"), "{helm}: {error}");
+    }
+}
+
 /// Helm 3 installs, upgrades and takes away what the chart makes, on a real API server.
 #[tokio::test]
 async fn helm_3_installs_the_chart_and_upgrades_it() {
