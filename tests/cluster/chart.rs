@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Once;
 
 use clap::CommandFactory;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -126,8 +127,16 @@ const FAST_WITH_OPTIONS: &str =
     "exports[0].name=fast,exports[0].server=nas2,exports[0].path=/fast,exports[0].mountOptions={hard}";
 pub(crate) const PEER: &str = "tests/chart/peer";
 
-/// Defines the kinds of the Prometheus operator on a control plane; what is in them is not looked at here.
-pub(crate) fn define_monitoring(plane: &Plane, dir: &Path) {
+/// Defines the kinds of the Prometheus operator on the shared control plane; what is in them is not looked at here.
+pub(crate) fn define_monitoring() {
+    static DEFINED: Once = Once::new();
+    DEFINED.call_once(|| {
+        let dir = tempfile::tempdir().unwrap();
+        define(Plane::shared(), dir.path());
+    });
+}
+
+fn define(plane: &Plane, dir: &Path) {
     for (kind, plural) in [
         ("PodMonitor", "podmonitors"),
         ("ServiceMonitor", "servicemonitors"),
@@ -153,7 +162,7 @@ pub(crate) fn define_monitoring(plane: &Plane, dir: &Path) {
 #[tokio::test]
 async fn the_api_server_takes_what_any_values_render() {
     let helm = Helm::new("chart-values").await;
-    define_monitoring(helm.plane, helm.dir.path());
+    define_monitoring();
     for (values, objects) in [(None, 8), (Some("typical"), 10), (Some("all"), 19)] {
         let mut arguments = vec!["template", "rel", CHART];
         let file = values.map(|name| format!("tests/chart/{name}.yaml"));

@@ -9,7 +9,7 @@ use kube::api::Api;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::chart::one;
+use crate::chart::{define_monitoring, one};
 use crate::openshift::define_constraints;
 use crate::support::deploy::{self, UNSET_PATH};
 use crate::support::plane::Plane;
@@ -219,8 +219,8 @@ async fn components_can_be_had_one_by_one_and_all_together() {
     let overlay = Overlay::new();
     let namespace = "kustomize-parts";
     create(&Api::all(overlay.plane.client().await), named::<Namespace>(namespace)).await;
-    define_constraints(overlay.plane, overlay.dir.path());
-    crate::chart::define_monitoring(overlay.plane, overlay.dir.path());
+    define_constraints();
+    define_monitoring();
     overlay.write("overlay/export.yaml", &deploy::export("nas", "/export"));
     let with = |components: &[&str]| {
         let listed: Vec<String> = components.iter().map(|name| format!("../deploy/components/{name}")).collect();
@@ -278,7 +278,7 @@ async fn components_can_be_had_one_by_one_and_all_together() {
     assert_eq!(components, parts.len(), "each component has a row");
 }
 
-/// High availability can be taken away again: a Recreate must not have what a RollingUpdate leaves.
+/// High availability can be taken away again: `Recreate` must not have what `RollingUpdate` leaves.
 #[tokio::test]
 async fn high_availability_comes_and_goes() {
     let overlay = Overlay::new();

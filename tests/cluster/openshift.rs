@@ -1,8 +1,9 @@
-//! What OpenShift's admission of Pods would say. There is no OpenShift here: these are its rules for the fields that
-//! SecurityContextConstraints have, and a definition of that kind for the API server.
+//! What the admission of Pods on `OpenShift` would say. There is none here: these are its rules for the fields that
+//! `SecurityContextConstraints` have, and a definition of that kind for the API server.
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Once;
 
 use serde_json::{Value, json};
 
@@ -10,8 +11,16 @@ use crate::chart::{CHART, HELMS, one, project, try_rendered_by};
 use crate::support::plane::Plane;
 use crate::support::space::{documents, merge};
 
-/// Defines the kind on a control plane, with the fields that it has and no other.
-pub(crate) fn define_constraints(plane: &Plane, dir: &Path) {
+/// Defines the kind on the shared control plane, with the fields that it has and no other.
+pub(crate) fn define_constraints() {
+    static DEFINED: Once = Once::new();
+    DEFINED.call_once(|| {
+        let dir = tempfile::tempdir().unwrap();
+        define(Plane::shared(), dir.path());
+    });
+}
+
+fn define(plane: &Plane, dir: &Path) {
     let nullable = |kind: &str, items: Value| {
         let mut schema = json!({"type": kind, "nullable": true});
         merge(&mut schema, items);
@@ -64,11 +73,7 @@ pub(crate) fn define_constraints(plane: &Plane, dir: &Path) {
     let schema = json!({"type": "object", "required": required, "properties": properties});
     let definition = json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {
-            "name": "securitycontextconstraints.security.openshift.io",
-            // Else this group is not to be defined by others.
-            "annotations": {"api-approved.kubernetes.io": "unapproved, a test"},
-        },
+        "metadata": {"name": "securitycontextconstraints.security.openshift.io"},
         "spec": {
             "group": "security.openshift.io", "scope": "Cluster",
             "names": {"kind": "SecurityContextConstraints", "plural": "securitycontextconstraints"},
@@ -295,11 +300,11 @@ fn the_service_account_may_use_our_constraints() {
         let constraints = &one(&objects, "SecurityContextConstraints")["metadata"]["name"];
         let grants = |object: &&Value| object["rules"][0]["resources"] == json!(["securitycontextconstraints"]);
         let role = objects.iter().find(grants).unwrap();
-        let rule = json!({
+        let expected = json!({
             "apiGroups": ["security.openshift.io"], "resources": ["securitycontextconstraints"],
             "resourceNames": [constraints], "verbs": ["use"],
         });
-        assert_eq!((&role["kind"], &role["rules"]), (&json!("ClusterRole"), &json!([rule])));
+        assert_eq!((&role["kind"], &role["rules"]), (&json!("ClusterRole"), &json!([expected])));
         let binds = |object: &&Value| object["roleRef"]["name"] == role["metadata"]["name"];
         let binding = objects.iter().find(binds).unwrap();
         let template = &one(&objects, "Deployment")["spec"]["template"];
@@ -343,7 +348,7 @@ fn constraints_of_upstreams_users_admit_our_pod_once_it_asks_for_less() {
 fn the_api_server_takes_our_constraints() {
     let plane = Plane::shared();
     let dir = tempfile::tempdir().unwrap();
-    define_constraints(plane, dir.path());
+    define_constraints();
     for (name, objects) in [("manifests", manifests(plane)), ("chart", chart(WITH_EVERYTHING))] {
         let file = dir.path().join(name);
         let only: Vec<&Value> =

@@ -74,6 +74,7 @@ fn files() -> Vec<(&'static str, Vec<Expected>)> {
                 with(class(default), json!("true")),
                 with(class("/parameters"), json!({"archiveOnDelete": "False"})),
                 with(class("/reclaimPolicy"), Value::Null),
+                ("Deployment", "/spec/replicas", json!(1)),
                 (
                     "Deployment",
                     "/spec/template/spec/containers/0/image",
@@ -262,6 +263,25 @@ fn clusters_that_are_too_old_are_refused_by_name() {
         }
         let error = on("v1.29.14").unwrap_err();
         assert!(error.contains("kubeVersion: >=1.30.0-0"), "{helm}: {error}");
+    }
+}
+
+/// What is taken though nobody can have meant it is at least said.
+#[test]
+fn the_notes_tell_of_an_on_delete_that_neither_program_knows() {
+    let dir = tempfile::tempdir().unwrap();
+    let notes = |set: &str| {
+        let install = ["install", "rel", CHART, "--dry-run=client", "--set", "nfs.server=nas", "--set", set];
+        let output = helm_of(HELMS[0], dir.path()).current_dir(project("")).args(install).output().unwrap();
+        assert!(output.status.success(), "{set}: {}", String::from_utf8_lossy(&output.stderr));
+        let said = String::from_utf8(output.stdout).unwrap();
+        said.split_once("\nNOTES:\n").unwrap().1.to_owned()
+    };
+    assert!(
+        notes("storageClass.onDelete=true").contains("storageClass.onDelete is true, which neither program knows")
+    );
+    for set in ["storageClass.onDelete=false", "storageClass.onDelete=Retain", "storageClass.onDelete="] {
+        assert!(!notes(set).contains("onDelete"), "{set}");
     }
 }
 
