@@ -53,6 +53,7 @@ release: {{ .Release.Name | quote }}
 {{- end -}}
 {{- end -}}
 {{- with .Values.storageClass -}}
+{{- if include "nfs-provisioner.is" .create -}}
 {{- $removes := has (toString .archiveOnDelete) (list "false" "False" "FALSE" "f" "F" "0") -}}
 {{- $on := ternary "" (toString .onDelete) (or (kindIs "invalid" .onDelete) (eq (toString .onDelete) "")) -}}
 {{- if kindIs "bool" .onDelete -}}
@@ -62,9 +63,10 @@ release: {{ .Release.Name | quote }}
 {{- if and $on (has $word (list "true" "false")) $removes -}}
 {{- fail (printf "storageClass.onDelete is %s and archiveOnDelete false: nfs-subdir-external-provisioner takes no notice of such an onDelete and removes directories, nfs-provisioner takes it for a mistake and archives them. Say delete, retain or archive, and delete the class %s before you upgrade: its parameters cannot be changed" $on .name) -}}
 {{- else if and $on (not (has $word (list "delete" "retain" "archive" "true" "false"))) -}}
-{{- fail (printf "storageClass.onDelete is %q: it must be delete, retain or archive, or unset" $on) -}}
+{{- fail (printf "storageClass.onDelete is %q: it must be delete, retain or archive, or unset. If the class %s is there already, delete it before you upgrade: its parameters cannot be changed" $on .name) -}}
 {{- else if and (eq $word "delete") (ne $on "delete") (not $removes) -}}
 {{- fail (printf "storageClass.onDelete is %q: nfs-subdir-external-provisioner takes no notice of it in this spelling and archives directories, nfs-provisioner would remove them. Say delete or archive, and delete the class %s before you upgrade: its parameters cannot be changed" $on .name) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
