@@ -25,6 +25,8 @@ stamp = -X k8s.io/component-base/version.gitVersion=$(1) \
 	-X k8s.io/component-base/version.gitMajor=$(word 1,$(subst ., ,$(1:v%=%))) \
 	-X k8s.io/component-base/version.gitMinor=$(word 2,$(subst ., ,$(1:v%=%))) \
 	-X k8s.io/client-go/pkg/version.gitVersion=$(1)
+helm3 = -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=$(word 1,$(1)) \
+	-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=$(word 2,$(1))
 # Shows how far a build of so many packages is.
 progress = awk '/^[^ :]*$$/ { if (++n % 100 == 0) print "  " n " packages compiled, about 2000 in all"; next } { print }'
 
@@ -103,11 +105,14 @@ $(CONTROLPLANE): $(wildcard tests/controlplane/*.go) tests/controlplane/go.mod t
 
 tools: prerequisites $(TOOLS)
 
-# Helm and actionlint. After the control plane, so that what both are made of is compiled once.
+# Helm, Helm 3 (as helm3, which Flux, Argo CD and k3s use) and actionlint. After the control plane, so that what they are
+# made of is compiled once. Helm 3 takes the cluster for Kubernetes 1.20 where it asks none, unless its build says otherwise.
 $(TOOLS): tests/tools/go.mod tests/tools/go.sum | $(CONTROLPLANE)
-	@echo "Building Helm and actionlint: about 3 minutes the first time."
+	@echo "Building Helm, Helm 3 and actionlint: about 4 minutes the first time."
 	@mkdir -p $(dir $@)
-	@cd tests/tools && CGO_ENABLED=0 go build -o $(CURDIR)/$(dir $@) -ldflags '-s -w' tool
+	@cd tests/tools && export CGO_ENABLED=0 && \
+		go build -o $(CURDIR)/$(dir $@)helm3 -ldflags '-s -w $(call helm3,$(subst ., ,$(NEWEST:v%=%)))' helm.sh/helm/v3/cmd/helm && \
+		go build -o $(CURDIR)/$(dir $@) -ldflags '-s -w' $$(go list tool | grep -v helm.sh/helm/v3)
 	@touch $@
 
 node: prerequisites $(KUBELET) $(CONTAINERD)

@@ -236,3 +236,68 @@ fn the_workflows_are_what_github_reads() {
     assert!(workflows.len() >= 2);
     run(Command::new(actionlint).args(["-shellcheck=", "-pyflakes="]).args(workflows));
 }
+
+fn workflow(name: &str) -> String {
+    fs::read_to_string(project(".github/workflows").join(name)).unwrap()
+}
+
+/// Each action that is run is a commit, with its release beside it, and one of those that run on Node 24.
+#[test]
+fn the_workflows_pin_actions_that_runners_still_run() {
+    let first = [
+        ("actions/checkout", 5),
+        ("actions/setup-go", 6),
+        ("actions/cache", 5),
+        ("actions/upload-artifact", 6),
+        ("actions/download-artifact", 7),
+    ];
+    for name in ["ci.yaml", "release.yaml"] {
+        let text = workflow(name);
+        let uses: Vec<&str> =
+            text.lines().filter_map(|line| line.split_once("uses: ")).map(|uses| uses.1).collect();
+        assert!(!uses.is_empty());
+        for uses in uses.iter().filter(|uses| !uses.starts_with("./")) {
+            let (action, commit) = uses.split_once('@').unwrap();
+            let (commit, release) = commit.split_once(" # v").unwrap_or_else(|| panic!("{uses}: no release"));
+            assert!(commit.len() == 40 && commit.chars().all(|c| c.is_ascii_hexdigit()), "{uses}");
+            let major: u32 = release.split('.').next().unwrap().parse().unwrap();
+            let least = first.iter().find(|(known, _)| *known == action).unwrap_or_else(|| panic!("{action}")).1;
+            assert!(major >= least, "{name}: {uses} runs on a Node that is not there any more");
+        }
+    }
+}
+
+#[test]
+fn a_release_waits_for_the_tests() {
+    let release: Value = serde_saphyr::from_str(&workflow("release.yaml")).unwrap();
+    let ci: Value = serde_saphyr::from_str(&workflow("ci.yaml")).unwrap();
+    assert!(ci["on"].as_object().unwrap().contains_key("workflow_call"));
+    let steps = ci["jobs"]["test"]["steps"].as_array().unwrap();
+    assert!(steps.iter().any(|step| step["run"] == ".ci/run"));
+    assert_eq!(release["jobs"]["test"]["uses"], "./.github/workflows/ci.yaml");
+    for (name, job) in release["jobs"].as_object().unwrap() {
+        let writes =
+            job["permissions"].as_object().is_some_and(|granted| granted.values().any(|right| right == "write"));
+        let needs = job["needs"].as_array().into_iter().flatten().any(|needed| needed == "test");
+        assert!(!writes || needs, "{name} publishes without waiting for the tests");
+    }
+    assert!(release["jobs"]["publish"]["permissions"]["contents"] == "write");
+}
+
+/// The oldest and the newest Kubernetes that is tested is what the documents and the chart say.
+#[test]
+fn the_documents_and_the_chart_name_the_versions_that_are_tested() {
+    let read = |path: &str| fs::read_to_string(project(path)).unwrap();
+    let minor = |version: &str| version.trim_start_matches('v').rsplit_once('.').unwrap().0.to_owned();
+    let (makefile, module) = (read("Makefile"), read("tests/controlplane/go.mod"));
+    let oldest = minor(makefile.lines().find_map(|line| line.strip_prefix("OLDEST := ")).unwrap());
+    let newest = module.lines().find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes v")).unwrap();
+    let newest = minor(newest);
+    for document in ["README.md", "docs/install.md", "CHANGELOG.md"] {
+        let words = format!("Kubernetes {oldest} to {newest} is supported");
+        assert!(read(document).contains(&words), "{document} does not say: {words}");
+    }
+    let chart: Value = serde_saphyr::from_str(&read("deploy/helm/nfs-provisioner/Chart.yaml")).unwrap();
+    // Vendors put words of their own behind the version, which count as earlier than it.
+    assert_eq!(chart["kubeVersion"], format!(">={oldest}.0-0"));
+}

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Once;
 
 use clap::CommandFactory;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -13,10 +14,11 @@ use nfs_provisioner::config::Args;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::manifests::as_deployed;
 use crate::support::eventually;
 use crate::support::plane::Plane;
-use crate::support::process::{Process, Settings, provisioner};
-use crate::support::space::{create, documents, from_json, rules_of_rbac, write_kubeconfig};
+use crate::support::process::Process;
+use crate::support::space::{create, documents, from_json, rules_of_rbac};
 
 /// Helm with a home of its own, in a namespace.
 struct Helm {
@@ -57,8 +59,15 @@ impl Helm {
     }
 }
 
+/// The Helm of today, and Helm 3, which Flux, Argo CD and k3s use.
+pub(crate) const HELMS: [&str; 2] = ["helm", "helm3"];
+
 fn helm(home: &Path) -> Command {
-    let binary = project("target/tools/helm");
+    helm_of(HELMS[0], home)
+}
+
+pub(crate) fn helm_of(program: &str, home: &Path) -> Command {
+    let binary = project("target/tools").join(program);
     assert!(binary.exists(), "{} is missing: run `make tools`", binary.display());
     let mut command = Command::new(binary);
     for variable in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
@@ -74,16 +83,24 @@ fn said(arguments: &[&str], output: Output) -> Result<String, String> {
     Err(format!("helm {arguments:?}: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
-fn project(path: &str) -> PathBuf {
+pub(crate) fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
 /// What the chart renders with these arguments, which need not name a server.
 fn try_rendered(arguments: &[&str]) -> Result<Vec<Value>, String> {
+    try_rendered_by(
+        HELMS[0],
+        CHART,
+        &[&["--namespace", "somewhere", "--set", "nfs.server=nas"], arguments].concat(),
+    )
+}
+
+/// What a chart renders with these arguments, by one of [`HELMS`].
+pub(crate) fn try_rendered_by(program: &str, chart: &str, arguments: &[&str]) -> Result<Vec<Value>, String> {
     let home = tempfile::tempdir().unwrap();
-    let all =
-        [&["template", "rel", CHART, "--namespace", "somewhere", "--set", "nfs.server=nas"], arguments].concat();
-    let output = helm(home.path()).current_dir(project("")).args(&all).output().unwrap();
+    let all = [&["template", "rel", chart], arguments].concat();
+    let output = helm_of(program, home.path()).current_dir(project("")).args(&all).output().unwrap();
     let text = said(&all, output)?;
     let file = home.path().join("rendered.yaml");
     std::fs::write(&file, text.strip_prefix("---").unwrap()).unwrap();
@@ -94,7 +111,7 @@ fn rendered(arguments: &[&str]) -> Vec<Value> {
     try_rendered(arguments).unwrap()
 }
 
-fn one<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
+pub(crate) fn one<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
     let mut found = objects
         .iter()
         .filter(|object| object["kind"] == kind && object["metadata"]["annotations"]["helm.sh/hook"].is_null());
@@ -103,17 +120,23 @@ fn one<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
     first
 }
 
-const CHART: &str = "deploy/helm/nfs-provisioner";
+pub(crate) const CHART: &str = "deploy/helm/nfs-provisioner";
 /// A second export.
 const FAST: &str = "exports[0].name=fast,exports[0].server=nas2,exports[0].path=/fast";
 const FAST_WITH_OPTIONS: &str =
     "exports[0].name=fast,exports[0].server=nas2,exports[0].path=/fast,exports[0].mountOptions={hard}";
-const PEER: &str = "tests/chart/peer";
+pub(crate) const PEER: &str = "tests/chart/peer";
 
-#[tokio::test]
-async fn the_api_server_takes_what_any_values_render() {
-    let helm = Helm::new("chart-values").await;
-    // Kinds of the Prometheus operator; what is in them is not looked at here.
+/// Defines the kinds of the Prometheus operator on the shared control plane; what is in them is not looked at here.
+pub(crate) fn define_monitoring() {
+    static DEFINED: Once = Once::new();
+    DEFINED.call_once(|| {
+        let dir = tempfile::tempdir().unwrap();
+        define(Plane::shared(), dir.path());
+    });
+}
+
+fn define(plane: &Plane, dir: &Path) {
     for (kind, plural) in [
         ("PodMonitor", "podmonitors"),
         ("ServiceMonitor", "servicemonitors"),
@@ -128,12 +151,18 @@ async fn the_api_server_takes_what_any_values_render() {
                 "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}],
             },
         });
-        let file = helm.dir.path().join(plural);
+        let file = dir.join(plural);
         std::fs::write(&file, definition.to_string()).unwrap();
-        helm.plane.kubectl(&["apply", "-f", file.to_str().unwrap()]);
+        plane.kubectl(&["apply", "-f", file.to_str().unwrap()]);
         let name = format!("crd/{plural}.monitoring.coreos.com");
-        helm.plane.kubectl(&["wait", &name, "--for=condition=Established", "--timeout=60s"]);
+        plane.kubectl(&["wait", &name, "--for=condition=Established", "--timeout=60s"]);
     }
+}
+
+#[tokio::test]
+async fn the_api_server_takes_what_any_values_render() {
+    let helm = Helm::new("chart-values").await;
+    define_monitoring();
     for (values, objects) in [(None, 8), (Some("typical"), 10), (Some("all"), 19)] {
         let mut arguments = vec!["template", "rel", CHART];
         let file = values.map(|name| format!("tests/chart/{name}.yaml"));
@@ -408,6 +437,7 @@ fn what_is_wrong_in_the_values_is_refused_by_its_name() {
         ("http.enabled=false,monitoring.podMonitor.enabled=true", "monitoring.podMonitor"),
         ("image.repository=example.com/mirror/nfs-subdir-external-provisioner", "image.repository"),
         ("image.tag=v4.0.2", "image.tag"),
+        ("storageClass.onDelete=remove", "storageClass.onDelete"),
         ("nfs.server=a b", "/nfs/server"),
         ("nfs.path=export", "/nfs/path"),
         ("nfs.mountOptions=hard", "/nfs/mountOptions"),
@@ -416,7 +446,6 @@ fn what_is_wrong_in_the_values_is_refused_by_its_name() {
         ("strategyType=recreate", "/strategyType"),
         ("storageClass.archiveOndelete=false", "archiveOndelete"),
         ("storageClass.archiveOnDelete=maybe", "/storageClass/archiveOnDelete"),
-        ("storageClass.onDelete=remove", "/storageClass/onDelete"),
         ("storageClass.reclaimPolicy=Recycle", "/storageClass/reclaimPolicy"),
         ("storageClass.provisionerName=a b", "/storageClass/provisionerName"),
         ("storageClass.volumeBindingMode=Later", "/storageClass/volumeBindingMode"),
@@ -445,7 +474,7 @@ fn what_is_wrong_in_the_values_is_refused_by_its_name() {
         ("leaderelection.enabled=false", "leaderelection"),
     ];
     // What the schema refuses is all said at once.
-    let (said_by_templates, said_at_once) = rows.split_at(4);
+    let (said_by_templates, said_at_once) = rows.split_at(5);
     for (set, name) in said_by_templates {
         let error = try_rendered(&["--set", set]).expect_err(set);
         // Helm's words begin after the arguments, which have the name too.
@@ -478,7 +507,7 @@ fn the_chart_is_that_of_this_version_and_agrees_with_the_manifests() {
 
     // And its Pods are those of deploy/, names apart.
     let ours: Deployment = from_json(one(&objects, "Deployment").clone());
-    let plain: Deployment = from_json(documents(&project("deploy/deployment.yaml")).remove(0));
+    let plain: Deployment = from_json(documents(&project("deploy/base/deployment.yaml")).remove(0));
     let pod = |deployment: Deployment| deployment.spec.unwrap().template.spec.unwrap();
     let (ours, plain) = (pod(ours), pod(plain));
     assert_eq!(ours.security_context, plain.security_context);
@@ -515,8 +544,8 @@ async fn our_pod_is_baseline_and_what_it_lacks_for_restricted_is_known() {
         }});
         create::<Namespace>(&Api::all(client.clone()), from_json(labels)).await;
     }
-    let mut plain = documents(&project("deploy/deployment.yaml")).remove(0);
-    *plain.pointer_mut("/spec/template/spec/volumes/0/nfs/path").unwrap() = json!("/export");
+    let mut plain = documents(&project("deploy/base/deployment.yaml")).remove(0);
+    *plain.pointer_mut("/spec/template/spec/volumes/0/nfs").unwrap() = json!({"server": "nas", "path": "/export"});
     let dry = PostParams { dry_run: true, ..PostParams::default() };
     let ask = async |namespace: &str, deployment: &Value, patch: Value| {
         let mut pod = deployment["spec"]["template"].clone();
@@ -643,38 +672,11 @@ async fn a_release_of_the_peers_chart_is_upgraded_in_place_and_rolled_back() {
 #[tokio::test]
 async fn what_the_chart_installs_passes_its_own_test() {
     let helm = Helm::new("chart-install").await;
-    let client = helm.plane.client().await;
     let values = "nfs.server=nas,nfs.path=/export,storageClass.name=chart-install,storageClass.volumeBindingMode=WaitForFirstConsumer";
     let notes = helm.run(&["install", "rel", project(CHART).to_str().unwrap(), "--set", values]);
     assert!(notes.contains("helm test -n chart-install rel"), "{notes}");
-    let pod = helm.deployment().await.spec.unwrap().template.spec.unwrap();
-    let environment: Vec<(String, String)> = pod.containers[0]
-        .env
-        .iter()
-        .flatten()
-        .map(|variable| (variable.name.clone(), variable.value.clone().unwrap()))
-        .collect();
-    let value = |name: &str| environment.iter().find(|(key, _)| key == name).unwrap().1.clone();
-
-    let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::namespaced(client, &helm.namespace);
-    let account = pod.service_account_name.unwrap();
-    let token =
-        accounts.create_token_request(&account, &PostParams::default(), &Default::default()).await.unwrap();
-    let kubeconfig = helm.dir.path().join("kubeconfig");
-    write_kubeconfig(&helm.plane.kubeconfig, &token.status.unwrap().token, &kubeconfig);
-    let mut settings = Settings {
-        binary: provisioner(),
-        kubeconfig,
-        provisioner: value("PROVISIONER_NAME"),
-        server: value("NFS_SERVER"),
-        path: value("NFS_PATH"),
-        mount: helm.dir.path().join("export"),
-        namespace: helm.namespace.clone(),
-        log: helm.dir.path().join("log"),
-        environment,
-    };
+    let mut settings = as_deployed(helm.plane, &helm.deployment().await, helm.dir.path()).await;
     settings.environment.retain(|(name, _)| name != "HTTP_ADDR");
-    std::fs::create_dir(&settings.mount).unwrap();
     let provisioner = Process::start(&settings);
     let passed = helm.run(&["test", "rel", "--timeout", "60s"]);
     assert!(passed.contains("Succeeded"), "{passed}");

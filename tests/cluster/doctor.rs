@@ -247,7 +247,7 @@ async fn the_cluster_takes_what_the_document_says() {
     let applied = apply("job.yaml", &yaml_of("docs/operations.md"), &["--dry-run=server"]);
     assert!(applied.starts_with("job.batch/nfs-doctor created"), "{applied}");
 
-    let deployment = &documents(&Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/deployment.yaml"))[0];
+    let deployment = &documents(&Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/base/deployment.yaml"))[0];
     let mut pod = deployment["spec"]["template"].clone();
     let patch = json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -255,7 +255,7 @@ async fn the_cluster_takes_what_the_document_says() {
         "spec": {"serviceAccountName": "provisioner"},
     });
     merge(&mut pod, patch);
-    pod["spec"]["volumes"][0]["nfs"]["path"] = json!("/export");
+    pod["spec"]["volumes"][0]["nfs"] = json!({"server": "nas", "path": "/export"});
     apply("pod.json", &pod.to_string(), &[]);
     let own = ["--namespace", &space.namespace];
     let debug = ["debug", "crashes", "--copy-to=nfs-doctor", "--container=nfs-client-provisioner"];

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::Client;
@@ -15,12 +16,14 @@ use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::manifests::as_deployed;
 use crate::reclaim::name_of;
 use crate::rights::rules_of_the_peer;
 use crate::support::eventually;
 use crate::support::plane::{Plane, client};
+use crate::support::process::Process;
 use crate::support::space::{
-    PATH, Rules, SERVER, Space, annotations, create, from_json, grant, named, token, write_kubeconfig,
+    PATH, Rules, SERVER, Space, annotations, create, documents, from_json, grant, named, token, write_kubeconfig,
 };
 
 /// Its releases, which write the same objects and find their directories again in different ways.
@@ -352,4 +355,114 @@ async fn without_their_finalizers_v4_0_2_reclaims_our_volumes() {
 #[tokio::test]
 async fn without_their_finalizers_its_newest_source_reclaims_our_volumes() {
     rolled_back_after_finalizers(Release::Head).await;
+}
+
+/// The objects of a file of `tests/manifests`, as the API server has kept those whose API version is gone.
+fn kept(file: &Path) -> Vec<Value> {
+    let mut objects = documents(file);
+    for object in &mut objects {
+        let version = match object["apiVersion"].as_str().unwrap() {
+            "extensions/v1beta1" => "apps/v1",
+            "storage.k8s.io/v1beta1" => "storage.k8s.io/v1",
+            "rbac.authorization.k8s.io/v1alpha1" => "rbac.authorization.k8s.io/v1",
+            version => version,
+        };
+        object["apiVersion"] = json!(version);
+        if object["kind"] == "Deployment" && object["spec"]["selector"].is_null() {
+            object["spec"]["selector"] = json!({"matchLabels": object["spec"]["template"]["metadata"]["labels"]});
+        }
+    }
+    objects
+}
+
+/// Manifests of the old program's users, of several ages: only the image is changed, and their claims are served and
+/// reclaimed under the environment and the ServiceAccount of their Deployment.
+#[tokio::test]
+async fn manifests_of_old_serve_claims_with_nothing_changed_but_the_image() {
+    // They have each other's names, and those of deploy/.
+    let plane = Plane::start();
+    let client = plane.client().await;
+    for (set, claims, left) in [
+        ("deploy", &["test-claim"][..], Nothing),
+        ("tutorial", &["test-claim", "of-the-default", "www-web-0", "www-web-1"], Archived),
+        ("oldest", &["test-claim"], Archived),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/manifests").join(set);
+        let files = ["class.yaml", "rbac.yaml", "deployment.yaml", "all.yaml"].map(|file| manifests.join(file));
+        let objects: Vec<Value> = files.iter().filter(|file| file.exists()).flat_map(|file| kept(file)).collect();
+        let all = dir.path().join("all.json");
+        fs::write(&all, json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string()).unwrap();
+        plane.kubectl(&["apply", "-f", all.to_str().unwrap()]);
+
+        let of_kind = |kind: &str| objects.iter().find(|object| object["kind"] == kind).unwrap();
+        let namespace = of_kind("Deployment")["metadata"]["namespace"].as_str().unwrap_or("default");
+        let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+        let template = async || {
+            let found = deployments.get("nfs-client-provisioner").await.unwrap().spec.unwrap().template;
+            let mut found = serde_json::to_value(found).unwrap();
+            (found["spec"]["containers"][0]["image"].take(), found)
+        };
+        let before = template().await;
+        let image = "nfs-client-provisioner=example.com/nfs-provisioner:1";
+        let deployment = "deployment/nfs-client-provisioner";
+        plane.kubectl(&["set", "image", deployment, image, "--namespace", namespace]);
+        let after = template().await;
+        assert_ne!(after.0, before.0, "{set}");
+        assert_eq!(after.1, before.1, "{set}");
+
+        let deployment = deployments.get("nfs-client-provisioner").await.unwrap();
+        let settings = as_deployed(&plane, &deployment, dir.path()).await;
+        let provisioner = Process::start(&settings);
+        let users = manifests.join("claims.yaml");
+        plane.kubectl(&["apply", "-f", users.to_str().unwrap()]);
+        let bound: Api<PersistentVolumeClaim> = Api::default_namespaced(client.clone());
+        let volumes: Api<PersistentVolume> = Api::all(client.clone());
+        let class = of_kind("StorageClass")["metadata"]["name"].as_str().unwrap();
+        let mut directories = Vec::new();
+        for claim in claims {
+            let name = eventually(&format!("{set}: {claim} to be bound"), || async {
+                let found = bound.get_opt(claim).await.ok()??;
+                (found.status?.phase? == "Bound").then_some(found.spec?.volume_name?)
+            })
+            .await;
+            let volume = volumes.get(&name).await.unwrap();
+            let asked = annotations(&volume.metadata).get("pv.kubernetes.io/provisioned-by").cloned();
+            assert_eq!(asked.as_ref(), Some(&settings.provisioner), "{set}");
+            let spec = volume.spec.unwrap();
+            assert_eq!(spec.storage_class_name.as_deref(), Some(class), "{set}");
+            let directory = format!("default-{claim}-{name}");
+            let nfs = spec.nfs.unwrap();
+            assert_eq!(
+                (nfs.server, nfs.path),
+                (settings.server.clone(), format!("{}/{directory}", settings.path))
+            );
+            assert!(settings.mount.join(&directory).is_dir(), "{set}: {directory}");
+            directories.push(directory);
+        }
+        if set == "deploy" {
+            plane.kubectl(&["wait", "pod/test-pod", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s"]);
+        }
+
+        plane.kubectl(&["delete", "-f", users.to_str().unwrap()]);
+        plane.kubectl(&["delete", "pvc", "--all"]);
+        for directory in directories {
+            eventually(&format!("{set}: {directory} to be dealt with"), || async {
+                let archived = settings.mount.join(format!("archived-{directory}")).is_dir();
+                let found = match (settings.mount.join(&directory).is_dir(), archived) {
+                    (true, _) => Directory,
+                    (false, true) => Archived,
+                    (false, false) => Nothing,
+                };
+                (found == left).then_some(())
+            })
+            .await;
+        }
+        eventually(&format!("{set}: the volumes to go"), || async {
+            volumes.list(&ListParams::default()).await.ok()?.items.is_empty().then_some(())
+        })
+        .await;
+        assert!(provisioner.stop().success(), "{set}");
+        plane.kubectl(&["delete", "-f", all.to_str().unwrap()]);
+    }
 }

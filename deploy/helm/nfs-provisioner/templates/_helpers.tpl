@@ -25,12 +25,56 @@ release: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "nfs-provisioner.serviceAccount" -}}
-{{- $unnamed := ternary (include "nfs-provisioner.fullname" .) "default" .Values.serviceAccount.create -}}
+{{- $unnamed := "default" -}}
+{{- if include "nfs-provisioner.is" .Values.serviceAccount.create -}}
+{{- $unnamed = include "nfs-provisioner.fullname" . -}}
+{{- end -}}
 {{- .Values.serviceAccount.name | default $unnamed -}}
 {{- end -}}
 
 {{- define "nfs-provisioner.provisioner" -}}
 {{- .Values.storageClass.provisionerName | default (printf "cluster.local/%s" (include "nfs-provisioner.fullname" .)) -}}
+{{- end -}}
+
+{{/* "true" if a value says so, as a boolean or in words; else nothing. */}}
+{{- define "nfs-provisioner.is" -}}
+{{- if eq (. | toString | lower) "true" }}true{{ end -}}
+{{- end -}}
+
+{{/* Refuses what a schema cannot: values that mean two things, or nothing, because of what else is set. */}}
+{{- define "nfs-provisioner.check" -}}
+{{- range $path := list "storageClass.create" "storageClass.defaultClass" "rbac.create" "serviceAccount.create" "podDisruptionBudget.enabled" "buildMode" -}}
+{{- $value := $.Values -}}
+{{- range splitList "." $path -}}
+{{- $value = index $value . -}}
+{{- end -}}
+{{- if and (kindIs "string" $value) (eq (lower $value) "false") -}}
+{{- fail (printf "%s is %q in quotes, which the chart of nfs-subdir-external-provisioner took for true: write true or false without quotes" $path $value) -}}
+{{- end -}}
+{{- end -}}
+{{- with .Values.storageClass -}}
+{{- if include "nfs-provisioner.is" .create -}}
+{{- $removes := has (toString .archiveOnDelete) (list "false" "False" "FALSE" "f" "F" "0") -}}
+{{- $on := ternary "" (toString .onDelete) (or (kindIs "invalid" .onDelete) (eq (toString .onDelete) "")) -}}
+{{- if kindIs "bool" .onDelete -}}
+{{- $on = ternary "true" "" .onDelete -}}
+{{- end -}}
+{{- $word := $on | trim | lower -}}
+{{- if and $on (has $word (list "true" "false")) $removes -}}
+{{- fail (printf "storageClass.onDelete is %s and archiveOnDelete false: nfs-subdir-external-provisioner takes no notice of such an onDelete and removes directories, nfs-provisioner takes it for a mistake and archives them. Say delete, retain or archive, and delete the class %s before you upgrade: its parameters cannot be changed" $on .name) -}}
+{{- else if and $on (not (has $word (list "delete" "retain" "archive" "true" "false"))) -}}
+{{- fail (printf "storageClass.onDelete is %q: it must be delete, retain or archive, or unset. If the class %s is there already, delete it before you upgrade: its parameters cannot be changed" $on .name) -}}
+{{- else if and (eq $word "delete") (ne $on "delete") (not $removes) -}}
+{{- fail (printf "storageClass.onDelete is %q: nfs-subdir-external-provisioner takes no notice of it in this spelling and archives directories, nfs-provisioner would remove them. Say delete or archive, and delete the class %s before you upgrade: its parameters cannot be changed" $on .name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The access modes of the volumes and claims that mount options make. */}}
+{{- define "nfs-provisioner.accessModes" -}}
+{{- $modes := .Values.storageClass.accessModes | default "ReadWriteOnce" -}}
+{{- toJson (ternary $modes (list $modes) (kindIs "slice" $modes)) -}}
 {{- end -}}
 
 {{/* The file that tells the program of the exports besides that of nfs; nothing if there are none. */}}
@@ -45,7 +89,14 @@ release: {{ .Release.Name | quote }}
 
 {{/* A values file made for the other chart may name the other program's image, which has no probes. */}}
 {{- define "nfs-provisioner.image" -}}
-{{- $tag := .Values.image.tag | default .Chart.AppVersion | toString -}}
+{{- $tag := .Values.image.tag -}}
+{{- if kindIs "float64" $tag -}}
+{{- if ne (float64 (int64 $tag)) $tag -}}
+{{- fail (printf "image.tag is the number %v, of which YAML drops zeros at the end: write it in quotes" $tag) -}}
+{{- end -}}
+{{- $tag = int64 $tag -}}
+{{- end -}}
+{{- $tag = ternary .Chart.AppVersion (toString $tag) (or (kindIs "invalid" $tag) (eq (toString $tag) "")) -}}
 {{- if hasSuffix "/nfs-subdir-external-provisioner" (printf "/%s" .Values.image.repository) -}}
 {{- fail (printf "image.repository is that of the program to be replaced (%s): leave image out, or name your copy of nfs-provisioner" .Values.image.repository) -}}
 {{- end -}}
@@ -81,7 +132,7 @@ release: {{ .Release.Name | quote }}
 - name: EXPORTS_FILE
   value: /etc/nfs-provisioner/exports.yaml
 {{- end }}
-{{- if not .Values.leaderElection.enabled }}
+{{- if not (include "nfs-provisioner.is" .Values.leaderElection.enabled) }}
 - name: ENABLE_LEADER_ELECTION
   value: "false"
 {{- end }}
@@ -90,7 +141,7 @@ release: {{ .Release.Name | quote }}
   value: {{ .Values.leaderElection.lock | quote }}
 {{- end }}
 {{- /* YAML reads on and off as true and false. */}}
-{{- $check := get (dict "true" "on" "false" "off") (toString .Values.mountCheck) | default .Values.mountCheck }}
+{{- $check := get (dict "true" "on" "false" "off") (.Values.mountCheck | toString | lower) | default .Values.mountCheck }}
 {{- if and .Values.buildMode (eq $check "auto") }}
 {{- $check = "off" }}
 {{- end }}
@@ -98,16 +149,16 @@ release: {{ .Release.Name | quote }}
 - name: NFS_MOUNT_CHECK
   value: {{ $check | quote }}
 {{- end }}
-{{- if .Values.shareAcrossNamespaces }}
+{{- if include "nfs-provisioner.is" .Values.shareAcrossNamespaces }}
 - name: SHARE_ACROSS_NAMESPACES
   value: "true"
 {{- end }}
-{{- with .Values.usage.callsPerSecond }}
+{{- with int64 .Values.usage.callsPerSecond }}
 - name: USAGE_CALLS_PER_SECOND
-  value: {{ int64 . | quote }}
+  value: {{ . | quote }}
 {{- end }}
 - name: HTTP_ADDR
-  value: {{ ternary (printf "%s:%d" .Values.http.address (int .Values.http.port)) "" .Values.http.enabled | quote }}
+  value: {{ ternary (printf "%s:%d" .Values.http.address (int .Values.http.port)) "" (eq "true" (include "nfs-provisioner.is" .Values.http.enabled)) | quote }}
 {{- if ne .Values.logLevel "info" }}
 - name: RUST_LOG
   value: "warn,nfs_provisioner={{ .Values.logLevel }},kube_client=off,kube_runtime=off"
