@@ -38,6 +38,7 @@ mod monitoring;
 mod neighbours;
 mod openshift;
 mod ownership;
+mod programs;
 mod provision;
 mod proxy;
 mod reclaim;
