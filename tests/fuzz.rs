@@ -32,7 +32,7 @@ fn pattern_rendering() {
         let keyed = format!("{pattern}${{.PVC.annotations.{key}}}/${{.PVC.labels.{key}}}");
         for text in [pattern, &keyed, annotation] {
             let rendered = Pattern::parse(text).render(&facts);
-            let Ok(path) = new_directory(&rendered, facts.namespace) else { continue };
+            let Ok(path) = new_directory(&rendered) else { continue };
             assert!(is_strictly_beneath(&path) && !is_reserved(&path), "{rendered:?}");
             assert!(!path.as_str().starts_with("archived-"), "{rendered:?}");
             assert!(!path.as_str().chars().any(char::is_control), "{rendered:?}");

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::cluster::api::answered;
-use crate::cluster::proxy::{self, Environment};
+use crate::cluster::proxy::{self, Environment, Unusable};
 
 /// How many objects are read at a time where the API server does not stream lists. Bounds the memory.
 const PAGE: u32 = 100;
@@ -42,8 +42,14 @@ pub struct Connection {
 pub async fn connection(file: Option<&Path>) -> Result<Connection> {
     let (mut config, own_proxy) = kube_config(file).await?;
     config.proxy_url = match own_proxy {
-        Some(own) => Some(proxy::usable(&own).map_err(|words| anyhow!("proxy-url in the kubeconfig {words}"))?),
-        None => Environment::of_process().proxy(&config.cluster_url).map_err(|words| anyhow!(words))?,
+        Some(own) => Some(proxy::usable(&own).map_err(|error| anyhow!("proxy-url in the kubeconfig {error}"))?),
+        None => match Environment::of_process().proxy(&config.cluster_url) {
+            Err((name, error @ Unusable::Wrong)) => {
+                warn!("{name} {error}; going on without a proxy, as Go programs do");
+                None
+            }
+            found => found.map_err(|(name, error)| anyhow!("{name} {error}"))?,
+        },
     };
     let proxy = config.proxy_url.as_ref().map(proxy::shown);
     let client = Client::try_from(config).map_err(|error| match words_on(&error) {
@@ -73,8 +79,14 @@ async fn kube_config(file: Option<&Path>) -> Result<(KubeConfig, Option<String>)
     }
 }
 
-async fn of_kubeconfig(read: Kubeconfig) -> Result<(KubeConfig, Option<String>)> {
+async fn of_kubeconfig(mut read: Kubeconfig) -> Result<(KubeConfig, Option<String>)> {
     let proxy = own_proxy(&read);
+    // The API client reads a proxy of the environment in a way of its own unless there is another one. It is set later.
+    if Environment::of_process().https.is_some() {
+        for cluster in read.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
+            cluster.proxy_url = Some("http://proxy".to_owned());
+        }
+    }
     match KubeConfig::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await {
         Ok(config) => Ok((config, proxy)),
         Err(KubeconfigError::ParseNoProxy(error)) => Err(anyhow!(

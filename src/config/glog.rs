@@ -6,7 +6,7 @@ use std::ffi::OsString;
 const SWITCHES: [&str; 6] =
     ["logtostderr", "alsologtostderr", "add_dir_header", "skip_headers", "skip_log_headers", "one_output"];
 
-/// Those that have a value: after `=`, or as the next argument.
+/// Those that have a value: after `=`, or, if that looks like one, as the next argument.
 const VALUES: [&str; 7] =
     ["v", "vmodule", "stderrthreshold", "log_dir", "log_file", "log_file_max_size", "log_backtrace_at"];
 
@@ -14,25 +14,39 @@ const VALUES: [&str; 7] =
 /// and these, without their values. Like all flags in Go they begin with one `-` or two.
 #[must_use]
 pub fn without_glog(arguments: impl IntoIterator<Item = OsString>) -> (Vec<OsString>, Vec<String>) {
-    let mut arguments = arguments.into_iter();
+    let mut arguments = arguments.into_iter().peekable();
     let (mut kept, mut ignored) = (Vec::new(), Vec::new());
     while let Some(argument) = arguments.next() {
         let flag = argument.to_str().and_then(|text| {
             let text = text.strip_prefix("--").or_else(|| text.strip_prefix('-'))?;
             let (name, has_value) = text.split_once('=').map_or((text, false), |(name, _)| (name, true));
             let takes_one = VALUES.contains(&name);
-            (takes_one || SWITCHES.contains(&name)).then(|| (format!("-{name}"), takes_one && !has_value))
+            (takes_one || SWITCHES.contains(&name)).then(|| (name.to_owned(), takes_one && !has_value))
         });
-        let Some((flag, takes_next)) = flag else {
+        let Some((name, takes_next)) = flag else {
             kept.push(argument);
             continue;
         };
-        ignored.push(flag);
         if takes_next {
-            arguments.next();
+            arguments.next_if(|next| next.to_str().is_some_and(|next| may_be_value(&name, next)));
         }
+        ignored.push(format!("-{name}"));
     }
     (kept, ignored)
+}
+
+/// Tells whether a text can be the value of a flag. A command of ours never is.
+fn may_be_value(name: &str, text: &str) -> bool {
+    let is_number = !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+    match name {
+        "v" | "log_file_max_size" => is_number,
+        "stderrthreshold" => {
+            is_number || ["info", "warning", "error", "fatal"].contains(&&*text.to_ascii_lowercase())
+        }
+        "vmodule" => text.contains('='),
+        "log_backtrace_at" => text.contains(':'),
+        _ => text.contains('/'),
+    }
 }
 
 #[cfg(test)]
@@ -55,6 +69,13 @@ mod tests {
             ("-version --version -vv -V v -", "-version --version -vv -V v -", ""),
             ("--nfs-path /v", "--nfs-path /v", ""),
             ("-v", "", "-v"),
+            ("-v doctor", "doctor", "-v"),
+            ("-v remove-finalizers", "remove-finalizers", "-v"),
+            (
+                "-stderrthreshold Error -log_dir /tmp -vmodule doctor",
+                "doctor",
+                "-stderrthreshold -log_dir -vmodule",
+            ),
         ];
         for (arguments, kept, ignored) in rows {
             assert_eq!(stripped(arguments), (kept.to_owned(), ignored.to_owned()), "{arguments}");

@@ -19,10 +19,8 @@ use crate::controllers::there::{predecessor, there};
 use crate::decide::choice::There;
 use crate::decide::claim::{ClaimFacts, ClaimPlan, Denial, Provision, denied, for_claim};
 use crate::decide::copy::{Origin, names};
-use crate::decide::refusal::{ClaimRefusal, Passing};
 use crate::decide::volume::located;
 use crate::failpoint::Failpoint;
-use crate::layout::may_be_archive;
 use crate::ledger::{GidRequest, Reservation};
 use crate::model::claim::{Claim, DataSource};
 use crate::model::class::Class;
@@ -119,10 +117,9 @@ impl Provisioner {
                 round.doubt = provision.doubt.clone().map(|bad| (bad, provision.volume.fate));
                 self.take_back.leave_elsewhere(claim, &provision.at).await?;
                 let known = self.wait_for_place(round, &provision.at).await?;
-                let new = self.is_no_archive(round, &provision.at, slot).await?;
                 let provision = self.reserve(round, *provision, known, slot).await?;
                 round.started = Instant::now();
-                self.provision(round, &provision, new, slot).await
+                self.provision(round, &provision, slot).await
             }
         }
     }
@@ -234,42 +231,15 @@ impl Provisioner {
         if self.attempts.get(&claim.claim.uid).is_some_and(|(begun, _)| begun == *at) {
             return Ok(None);
         }
-        let known =
-            if has_own_name(claim, at) { None } else { Some(self.know_volumes(Unread::Predecessor).await?) };
+        // Nobody has anything around a name with the volume's own in it.
+        let first = at.path.as_str().split('/').next();
+        let is_own = first.is_some_and(|name| name.contains(claim.volume_name().as_str()));
+        let known = if is_own { None } else { Some(self.know_volumes(Unread::Predecessor).await?) };
         let found = predecessor(&self.context, claim, at).await;
         match found.map_err(|error| ClaimOutcome::FailedToRead(Unread::Predecessor, error))? {
             Some(volume) => Err(ClaimOutcome::WaitsForRelease { volume, failures: round.failures }),
             None => Ok(known),
         }
-    }
-
-    /// Makes sure that a claim whose path begins as an archive's name does, which is so in a namespace such as
-    /// `archived-2025`, is not given an archive, nor a directory in one: unless a volume is known there, nothing may be
-    /// there but what an earlier try has left. Returns how many components of the path are to be new then.
-    async fn is_no_archive(
-        &self,
-        round: &Round<'_>,
-        at: &Location,
-        slot: &mut Slot,
-    ) -> Result<Option<usize>, ClaimOutcome> {
-        let claim = round.claim;
-        let begun = self.attempts.get(&claim.claim.uid).filter(|(begun, _)| begun == at);
-        let is_made = begun.is_some_and(|(_, stage)| !matches!(stage, Stage::Reserved));
-        if is_made || !may_be_archive(&at.path) || has_own_name(claim, at) {
-            return Ok(None);
-        }
-        let first = Location { export: at.export, path: at.path.first() };
-        if !self.context.state.ledger().is_alone(&claim.volume_name(), &first) {
-            return Ok(None);
-        }
-        let looking = self.context.export(at).storage.existing_alone(&at.path);
-        let found = self.context.wait(slot, &claim.claim, at.export, looking).await;
-        if let Some(there) = found.map_err(|error| self.failed_to_make(at, &error))? {
-            return Ok(Some(at.path.names().count() - there));
-        }
-        let refusal = ClaimRefusal::Archive(at.path.clone());
-        let is_said = awaited(Passing::Export).is_worth_saying(round.failures);
-        Err(ClaimOutcome::Refused { refusal, by_neighbour: false, is_said })
     }
 
     /// Makes sure that all volumes are known: what the watch has listed may be old, and may not show yet what an earlier
@@ -344,12 +314,11 @@ impl Provisioner {
         None
     }
 
-    /// Makes the directory, of whose path so many components are to be new, if that matters, then the volume.
+    /// Makes the directory, then the volume.
     async fn provision(
         &self,
         round: &Round<'_>,
         provision: &Provision,
-        new: Option<usize>,
         slot: &mut Slot,
     ) -> Result<ClaimOutcome, Ended> {
         let (claim, at) = (round.claim, &provision.at);
@@ -375,13 +344,6 @@ impl Provisioner {
             let created = made.map_err(|error| self.failed_to_make(at, &error))?;
             self.attempts.made(uid, created)
         };
-        if new.is_some_and(|new| provision.copy_of.is_none() && created.made != new) {
-            // Something has come to be there since it was looked at.
-            if self.take_back.undo_refused(&claim.volume_name(), at, created).await {
-                self.attempts.set(uid, Stage::Reserved);
-            }
-            return Ok(ClaimOutcome::WaitsForMove);
-        }
         Failpoint::DirectoryReady.passed();
         if self.context.state.claim(uid).is_none_or(|claim| claim.deleting) {
             return Err(Ended::Gone);
@@ -437,11 +399,6 @@ impl Provisioner {
         let words = explain(error, &self.context.export(at).address);
         ClaimOutcome::FailedToMake { words, path: error.path.clone() }
     }
-}
-
-/// Tells whether the volume's own name is in the first component of its path: nobody has anything around that.
-fn has_own_name(claim: &Claim, at: &Location) -> bool {
-    at.path.first().as_str().contains(claim.volume_name().as_str())
 }
 
 /// The claim of a round, and how the round has gone so far.

@@ -14,7 +14,7 @@ use crate::model::parameters::{BadParameter, FATE, Fate, parameter};
 use crate::model::volume::{NewVolume, NfsSource, ReclaimPolicy, annotation, read_only};
 use crate::values::headroom::Headroom;
 use crate::values::ownership::{Aspect, GROUP_MODE, GidRange, Ownership};
-use crate::values::path::RelPath;
+use crate::values::path::{PathError, RelPath};
 use crate::values::pattern::Facts;
 use crate::values::quantity::bytes;
 
@@ -306,8 +306,13 @@ fn directory(claim: &Claim, class: &Class) -> Result<RelPath, ClaimRefusal> {
         let parsed = default_directory(&claim.claim.namespace, &claim.claim.name, volume.as_str());
         (volume.to_string(), parsed)
     } else {
-        let parsed = new_directory(&rendered, &claim.claim.namespace);
+        let parsed = new_directory(&rendered);
         (rendered, parsed)
     };
-    parsed.map_err(|error| ClaimRefusal::Path { rendered: text, error })
+    parsed.map_err(|error| {
+        if error == PathError::Reserved && text.starts_with(&*claim.claim.namespace) {
+            return ClaimRefusal::NamedAsArchive(text.into());
+        }
+        ClaimRefusal::Path { rendered: text, error }
+    })
 }

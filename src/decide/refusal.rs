@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::decide::choice::NotChosen;
 use crate::decide::copy::BadSource;
+use crate::layout::ARCHIVE_PREFIX;
 use crate::ledger::placements::Relation;
 use crate::model::parameters::{BadParameter, parameter};
 use crate::values::names::ClassName;
@@ -58,8 +59,6 @@ pub enum ClaimRefusal {
         /// The relation of the other volume's directory to this one.
         relation: Relation,
     },
-    /// What is at the first component of the claim's path may be an archive.
-    Archive(RelPath),
     /// The claim has an annotation that is invalid, or that its class does not allow.
     Annotation(BadAnnotation),
     /// The class's pattern is strict, and the claim has no value for this token.
@@ -68,6 +67,8 @@ pub enum ClaimRefusal {
     NoGroupLeft(GidRange),
     /// The volume is to have a group of its own, but a volume without one has the same directory.
     NoGroupThere(RelPath),
+    /// The class's pattern begins with the claim's namespace, which is called as archives are.
+    NamedAsArchive(Box<str>),
     /// The class's pattern renders a path where no volume may be.
     Path {
         /// The rendered path.
@@ -84,7 +85,7 @@ pub enum Passing {
     Headroom,
     /// A change of the claim to copy.
     Source,
-    /// An answer of an export, or another one.
+    /// An answer of an export.
     Export,
 }
 
@@ -151,7 +152,7 @@ impl ClaimRefusal {
         if matches!(self, Self::NoRoom(_)) {
             return Some(Passing::Headroom);
         }
-        if matches!(self, Self::NotSaid(_) | Self::Archive(_)) {
+        if matches!(self, Self::NotSaid(_)) {
             return Some(Passing::Export);
         }
         matches!(self, Self::Source { problem, .. } if problem.may_pass()).then_some(Passing::Source)
@@ -177,11 +178,10 @@ impl ClaimRefusal {
             Self::NotSaid(_) => "not_said",
             Self::OtherNamespace { .. } => "other_namespace",
             Self::Annotation(_) => "annotation",
-            Self::Archive(_) => "archive",
             Self::NoValue(_) => "no_value",
             Self::NoGroupLeft(_) => "no_group_left",
             Self::NoGroupThere(_) => "no_group_there",
-            Self::Path { .. } => "path",
+            Self::NamedAsArchive(_) | Self::Path { .. } => "path",
         }
     }
 }
@@ -264,14 +264,6 @@ impl fmt::Display for ClaimRefusal {
                 parameter::PATH_PATTERN,
                 parameter::SHARE_ACROSS_NAMESPACES,
             ),
-            Self::Archive(path) => write!(
-                f,
-                "the path {:?} is not free: it begins with a directory that is there already, has something in it, and is \
-                 no volume's, so by its name it may be the archive of a deleted claim. Have somebody look at it and rename \
-                 or remove it on the export, or give the claim another path (class parameter {})",
-                path.as_str(),
-                parameter::PATH_PATTERN,
-            ),
             Self::Annotation(bad) => write!(f, "{bad}"),
             Self::NoValue(token) => write!(
                 f,
@@ -292,6 +284,13 @@ impl fmt::Display for ClaimRefusal {
                  this one got a group by the class parameter {}: give the claim another path (class parameter {})",
                 path.as_str(),
                 parameter::GID_RANGE,
+                parameter::PATH_PATTERN,
+            ),
+            Self::NamedAsArchive(rendered) => write!(
+                f,
+                "the path {rendered:?} begins with the claim's namespace, which is called as archives of deleted claims are \
+                 ({ARCHIVE_PREFIX}…), so that the claim could get somebody's archive: use a class without the parameter \
+                 {}, or with one that begins with something else, such as \"volumes/${{.PVC.namespace}}\"",
                 parameter::PATH_PATTERN,
             ),
             Self::Path { rendered, error } => write!(

@@ -24,7 +24,7 @@ pub use archive::archive_name;
 pub use names::{
     ARCHIVE_PREFIX, NOTES, NUMBERED_MAX, RESERVED_PREFIX, RootEntry, STAGING, TRASH, TRASH_TRIED, WRITE_TEST_FILE,
     WRITE_TEST_PREFIX, WRITE_TEST_TRASH, WRITE_TEST_VOLUME, classify, default_directory, is_reserved,
-    is_write_test, may_be_archive, moved_up, new_directory, numbered, write_test,
+    is_write_test, moved_up, new_directory, numbered, write_test,
 };
 pub use note::{NOTE_MAX, Note, NoteError};
 pub use trash::{NotATrashName, TrashName, TrashPlace};

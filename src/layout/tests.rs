@@ -81,7 +81,7 @@ fn what_is_reserved_is_neither_a_volume_nor_an_archive() {
 #[test]
 fn no_new_volume_gets_a_name_that_is_anything_else() {
     holds([text(), text(), text()], |[namespace, claim, volume]| {
-        if let Ok(path) = new_directory(&namespace, "shop") {
+        if let Ok(path) = new_directory(&namespace) {
             prop_assert_eq!(classify(&first(&path)), RootEntry::Volume);
             prop_assert_eq!(RelPath::parse(&namespace), Ok(path));
             prop_assert!(!namespace.contains(char::is_control));

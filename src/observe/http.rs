@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -88,10 +88,8 @@ pub async fn listen(address: Address) -> io::Result<TcpListener> {
     match address {
         Address::One(address) => TcpListener::bind(address).await,
         Address::All(port) => match on_both_families(port) {
-            Err(error) if error.kind() != ErrorKind::AddrInUse => {
-                // This machine has no IPv6.
-                TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await
-            }
+            // This machine has no IPv6, or another program has the port there.
+            Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await,
             listener => listener,
         },
     }
@@ -189,7 +187,7 @@ fn readiness(health: &Health, verbose: bool) -> (StatusCode, String) {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
+    use std::io::{ErrorKind, Read, Write};
     use std::net::TcpStream;
     use std::sync::Arc;
     use std::time::Instant;

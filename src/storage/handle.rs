@@ -215,15 +215,6 @@ impl Storage {
         self.pool.call("look", move |root| root.group(&directory)).await
     }
 
-    /// Tells how much of a path there is, if nothing else lies there; see [`Root::existing_alone`].
-    ///
-    /// # Errors
-    /// Those of [`Root::existing_alone`], and if the export cannot be used.
-    pub async fn existing_alone(&self, directory: &RelPath) -> Result<Option<usize>, StorageError> {
-        let directory = directory.clone();
-        self.pool.call("look", move |root| root.existing_alone(&directory)).await
-    }
-
     /// Lists the directories in another one, or in the root; see [`Root::directories`].
     ///
     /// # Errors

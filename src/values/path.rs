@@ -111,12 +111,6 @@ impl RelPath {
         self.0.split('/').map(|name| Name(name.into()))
     }
 
-    /// Returns the path of the first component.
-    #[must_use]
-    pub fn first(&self) -> Self {
-        Self(self.0.split('/').next().unwrap_or_default().into())
-    }
-
     /// Returns the names of the directories above the last component, outermost first.
     pub fn parents(&self) -> impl Iterator<Item = Name> + '_ {
         let above = self.0.rsplit_once('/').map(|(above, _)| above);

@@ -177,13 +177,17 @@ async fn a_proxy_that_cannot_be_used_is_named_with_its_setting() {
     let space = Space::new().await;
     let mut settings = space.settings();
     behind_the_proxy(&settings);
-    set(&mut settings, &[("HTTPS_PROXY", "gopher://somebody:secret@proxy")]);
-    for arguments in [&["remove-finalizers"][..], &["doctor"], &[]] {
-        let (text, code) = said(&settings, arguments);
-        assert!(
-            code == Some(1) && text.contains("HTTPS_PROXY must be a URL") && !text.contains("secret"),
-            "{text}"
-        );
+    let rows = [
+        ("gopher://somebody:secret@proxy", "HTTPS_PROXY must be a URL", "going on without a proxy"),
+        ("socks5://somebody:secret@proxy", "HTTPS_PROXY has a user or password", "use an HTTP proxy"),
+    ];
+    for (proxy, what, then) in rows {
+        set(&mut settings, &[("HTTPS_PROXY", proxy)]);
+        for arguments in ["remove-finalizers", "doctor"] {
+            let (text, code) = said(&settings, &[arguments]);
+            let is_said = text.contains(what) && text.contains(then);
+            assert!(code == Some(1) && is_said && !text.contains("secret"), "{text}");
+        }
     }
     set(&mut settings, &[("HTTPS_PROXY", "http://127.0.0.1:1"), ("NO_PROXY", "localhost,,.svc")]);
     let (text, code) = said(&settings, &["remove-finalizers"]);

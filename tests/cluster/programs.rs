@@ -47,7 +47,7 @@ async fn generic_ephemeral_volumes_come_and_go_with_their_pods() {
     }
 }
 
-/// `VolSync` with `copyMethod: Clone`: it makes a claim that is owned by its ReplicationSource and a copy of the one to be
+/// `VolSync` with `copyMethod: Clone`: it makes a claim that is owned by its `ReplicationSource` and a copy of the one to be
 /// replicated, with the same class, modes and size, waits for it to be bound, has a mover read it, and deletes it; each
 /// time anew and under the same name (`controllers/volumehandler`).
 #[tokio::test]
@@ -57,7 +57,7 @@ async fn volsync_clones_a_claim_again_and_again() {
     let class = space.class("nfs", json!({"parameters": {"onDelete": "delete"}})).await;
     space.claim("data", &class, json!({})).await;
     let source = space.at(&Space::directory(&space.bound("data").await));
-    // Stands for the ReplicationSource.
+    // Stands for the `ReplicationSource`.
     let owner: ConfigMap = create(&space.api(), named("replication")).await;
     for round in ["first", "second"] {
         fs::write(source.join("file"), round).unwrap();

@@ -1,16 +1,13 @@
 //! Claims that cannot be served: each says so, once, with what to change.
 
-use std::fs;
-
-use k8s_openapi::api::core::v1::{Event, Namespace, PersistentVolumeClaim};
-use kube::api::{Api, DeleteParams, ListParams};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::api::Api;
 use serde_json::{Value, json};
 
-use crate::support::eventually;
 use crate::support::http::{free_port, get};
 use crate::support::plane::Plane;
 use crate::support::process::{Process, Settings};
-use crate::support::space::{PATH, Rules, SERVER, Space, create, named};
+use crate::support::space::{PATH, Rules, SERVER, Space};
 
 /// One refusal: the claim's name, the class's parameters, what the claim has, and what the event says.
 struct Row(&'static str, Value, Value, &'static [&'static str]);
@@ -349,59 +346,4 @@ async fn refusals_are_counted() {
         .unwrap();
     let said = String::from_utf8_lossy(&second.stderr);
     assert!(!second.status.success() && said.contains("HTTP_ADDR") && said.contains("in use"), "{said}");
-}
-
-/// As people call namespaces that they keep.
-#[tokio::test]
-async fn a_namespace_may_be_called_as_an_archive_and_gets_none_by_that() {
-    let space = Space::new().await;
-    let _provisioner = space.start();
-    let names = ["free", "taken"].map(|name| format!("archived-{}-{name}", space.namespace));
-    for name in &names {
-        create(&Api::all(space.client.clone()), named::<Namespace>(name)).await;
-    }
-    let [free, taken] = &names;
-    let pattern = json!({"parameters": {"pathPattern": "${.PVC.namespace}/${.PVC.name}"}});
-    let class = space.class("nfs", pattern).await;
-    let bound = async |namespace: &str, claim: &str| {
-        let claims = Api::<PersistentVolumeClaim>::namespaced(space.client.clone(), namespace);
-        eventually(&format!("{namespace}/{claim} to be bound"), || async {
-            let claim = claims.get(claim).await.ok()?;
-            (claim.status?.phase? == "Bound").then_some(())
-        })
-        .await;
-    };
-    // Alone, beside another one, and where both have been before.
-    for round in 0..2 {
-        for claim in ["data", "more"] {
-            space.claim_in(free, claim, &class, json!({})).await;
-            bound(free, claim).await;
-        }
-        assert!(space.at(free).join("data").is_dir() && space.at(free).join("more").is_dir());
-        let claims = Api::<PersistentVolumeClaim>::namespaced(space.client.clone(), free);
-        for claim in ["data", "more"] {
-            claims.delete(claim, &DeleteParams::default()).await.unwrap();
-        }
-        eventually("the directories to be archived", || async {
-            (fs::read_dir(space.at(free)).ok()?.count() == 0).then_some(())
-        })
-        .await;
-        assert_eq!(space.entries().len(), 1 + 2 * (round + 1), "{:?}", space.entries());
-    }
-
-    fs::create_dir_all(space.at(taken).join("data")).unwrap();
-    fs::write(space.at(taken).join("data/secret"), "of somebody").unwrap();
-    space.claim_in(taken, "data", &class, json!({})).await;
-    let said = eventually("a refusal", || async {
-        let events =
-            Api::<Event>::namespaced(space.client.clone(), taken).list(&ListParams::default()).await.ok()?;
-        let failed = |event: &Event| event.reason.as_deref() == Some("ProvisioningFailed");
-        events.items.into_iter().find(failed)?.message
-    })
-    .await;
-    assert!(said.contains("may be the archive") && said.contains("pathPattern"), "{said}");
-    fs::rename(space.at(taken), space.at("kept-elsewhere")).unwrap();
-    bound(taken, "data").await;
-    assert_eq!(fs::read_dir(space.at(taken).join("data")).unwrap().count(), 0);
-    assert!(space.at("kept-elsewhere/data/secret").exists());
 }

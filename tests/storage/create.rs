@@ -35,32 +35,6 @@ fn create_makes_what_is_missing_and_adopts_what_is_there() {
 }
 
 #[test]
-fn what_is_there_of_a_path_is_told_if_nothing_else_is() {
-    let rows: &[(Tree, &str, Option<usize>)] = &[
-        (&["b/f"], "a/b", Some(0)),
-        (&["a/"], "a/b/c", Some(1)),
-        (&["a/b/"], "a/b/c", Some(2)),
-        (&["a/b/c/"], "a/b/c", Some(3)),
-        (&["a/b/c/f"], "a/b/c", None),
-        (&["a/b/", "a/f"], "a/b/c", None),
-        (&["a/f"], "a/b/c", None),
-        (&["a/x/"], "a", None),
-    ];
-    for (before, path, expected) in rows {
-        by_each_engine(|place| {
-            place.put(before);
-            assert_eq!(place.export.existing_alone(&rel(path)), Ok(*expected), "{before:?} {path}");
-        });
-    }
-    by_each_engine(|place| {
-        place.put(&["b/", "a -> b", "f"]);
-        for path in ["a", "a/b", "f", "f/a"] {
-            assert!(place.export.existing_alone(&rel(path)).is_err(), "{path}");
-        }
-    });
-}
-
-#[test]
 fn anybody_may_write_in_a_volume_whatever_the_umask() {
     by_each_engine(|place| {
         for mask in UMASKS {

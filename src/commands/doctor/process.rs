@@ -81,10 +81,10 @@ pub(super) async fn service(name: &str) -> Option<String> {
     if name.parse::<IpAddr>().is_ok() {
         return None;
     }
-    if format!("{name}.").contains(".svc.") {
+    let resolver = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    if is_full_name_of_service(name, &resolver) {
         return Some(name.to_owned());
     }
-    let resolver = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     for domain in domains_of_services(&resolver) {
         let full = format!("{name}.{domain}");
         // With the dot at the end nothing else is tried.
@@ -93,6 +93,13 @@ pub(super) async fn service(name: &str) -> Option<String> {
         }
     }
     None
+}
+
+/// Tells whether a name has the domain of Services at its end: `svc`, or that and the cluster's domain.
+fn is_full_name_of_service(name: &str, resolver: &str) -> bool {
+    let is_in = |domain: &str| name.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
+    let own = domains_of_services(resolver).filter(|domain| domain.starts_with("svc."));
+    ["svc", "svc.cluster.local"].into_iter().chain(own).any(is_in)
 }
 
 /// Returns the domains of Services among those that a resolver tries, from its `resolv.conf`.
@@ -127,6 +134,11 @@ mod tests {
         assert_eq!(domains_of_services("nameserver 10.0.0.1").count(), 0);
         for name in ["nfs.team.svc", "nfs.team.svc.cluster.local", "nfs.team.svc.cluster.local."] {
             assert_eq!(service(name).await.as_deref(), Some(name.trim_end_matches('.')));
+        }
+        let own = "search a.svc.k8s.example svc.k8s.example";
+        assert!(is_full_name_of_service("nfs.team.svc.k8s.example", own));
+        for name in ["filer.svc.corp.example", "svc.cluster.local", "nfssvc"] {
+            assert!(!is_full_name_of_service(name, own), "{name}");
         }
         for name in ["10.0.0.1", "fd00::1", "nas.test.invalid"] {
             assert_eq!(service(name).await, None, "{name}");

@@ -238,8 +238,6 @@ fn to_be_changed(refusal: &ClaimRefusal) -> &'static [&'static str] {
         }
         // Depends on more than the claim; see the tests of the choice of an export.
         ClaimRefusal::NotSaid(_) => &["an export that cannot be looked at"],
-        // Depends on what is on the export; see tests/cluster/refuse.rs.
-        ClaimRefusal::Archive(_) => &["may be the archive of a deleted claim", "pathPattern"],
         // Depends on more than the claim.
         ClaimRefusal::NoGroupLeft(_) => &["gidRange"],
         ClaimRefusal::NoGroupThere(_) => &["gidRange", "pathPattern"],
@@ -248,6 +246,7 @@ fn to_be_changed(refusal: &ClaimRefusal) -> &'static [&'static str] {
         ClaimRefusal::OtherNamespace { .. } => {
             &["shareAcrossNamespaces", "SHARE_ACROSS_NAMESPACES", "pathPattern"]
         }
+        ClaimRefusal::NamedAsArchive(_) => &["\"archived-2025/data\"", "pathPattern", "volumes/${.PVC.namespace}"],
         ClaimRefusal::Path { .. } => &["pathPattern", "annotations", "\"../up\"", "'..'"],
     }
 }
@@ -278,6 +277,10 @@ fn every_refusal_of_a_claim_says_what_to_change() {
         (mk_claim(), Some(mk_class(&[("strictPathPattern", "true"), ("pathPattern", "${.PVC.uid}")]))),
         (mk_claim(), Some(mk_class(&[("strictPathPattern", "true"), ("pathPattern", "x/${.PVC.labels.team}")]))),
         (mk_claim(), Some(mk_class(&[("pathPattern", "../up")]))),
+        (
+            mk_claim().with(|claim| claim.claim.namespace = "archived-2025".into()),
+            Some(mk_class(&[("pathPattern", "${.PVC.namespace}/${.PVC.name}")])),
+        ),
     ];
     let mut met: HashSet<Discriminant<ClaimRefusal>> = HashSet::new();
     for (claim, class) in rows {
@@ -294,7 +297,7 @@ fn every_refusal_of_a_claim_says_what_to_change() {
             assert!(message.contains(words), "{words} is not in: {message}");
         }
     }
-    assert_eq!(met.len(), 16, "a refusal has no row");
+    assert_eq!(met.len(), 17, "a refusal has no row");
 }
 
 #[test]

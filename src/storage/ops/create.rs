@@ -72,33 +72,6 @@ impl Root {
         }
     }
 
-    /// Returns how many components of a path there are, outermost first, if nothing but the next of them lies in each, and
-    /// nothing in the last; `None` if anything else does.
-    ///
-    /// # Errors
-    /// If a component is a link or no directory, or the file system refuses.
-    pub fn existing_alone(&self, directory: &RelPath) -> Result<Option<usize>, StorageError> {
-        let names: Vec<Name> = directory.names().collect();
-        let look = || {
-            let mut above: Option<Dir> = None;
-            for (index, name) in names.iter().enumerate() {
-                let dir = match above.as_ref().unwrap_or(&self.dir).open(name.as_str(), Access::Read) {
-                    Err(Problem::Os(Errno::ENOENT)) => return Ok(Some(index)),
-                    opened => opened?,
-                };
-                let next = names.get(index + 1).map(|next| next.as_str().as_bytes());
-                // Two are enough to see that there is another one.
-                let entries = dir.listing()?.next(2)?;
-                if entries.iter().any(|(entry, _)| Some(entry.as_bytes()) != next) {
-                    return Ok(None);
-                }
-                above = Some(dir);
-            }
-            Ok(Some(names.len()))
-        };
-        look().doing("look at", directory)
-    }
-
     /// Takes back a [`Root::create`] whose volume did not come to be: removes the directories that it made, as
     /// far as they are empty. Never touches what was there before.
     pub fn undo(&self, directory: &RelPath, created: Created) {

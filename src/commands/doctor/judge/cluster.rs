@@ -195,7 +195,7 @@ fn judge_class(class: &Class, exports: &Exports, findings: &mut Vec<Finding>) {
         };
         let path = pattern.render(&facts);
         if !path.is_empty()
-            && let Err(error) = new_directory(&path, facts.namespace)
+            && let Err(error) = new_directory(&path)
         {
             let example = "a claim \"claim\" in \"namespace\" without labels and annotations";
             findings.push(Finding::warning(
