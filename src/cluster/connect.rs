@@ -81,11 +81,11 @@ async fn kube_config(file: Option<&Path>) -> Result<(KubeConfig, Option<String>)
 
 async fn of_kubeconfig(mut read: Kubeconfig) -> Result<(KubeConfig, Option<String>)> {
     let proxy = own_proxy(&read);
-    // The API client reads a proxy of the environment in a way of its own unless there is another one. It is set later.
-    if Environment::of_process().https.is_some() {
-        for cluster in read.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
-            cluster.proxy_url = Some("http://proxy".to_owned());
-        }
+    // The API client reads `NO_PROXY` in a way of its own if there is any proxy, and a proxy of the environment unless there
+    // is another one. The right one is set later.
+    let instead = Environment::of_process().https.map(|_| "http://proxy".to_owned());
+    for cluster in read.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
+        cluster.proxy_url.clone_from(&instead);
     }
     match KubeConfig::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await {
         Ok(config) => Ok((config, proxy)),

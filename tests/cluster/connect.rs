@@ -102,17 +102,8 @@ fn said(settings: &Settings, arguments: &[&str]) -> (String, Option<i32>) {
 
 /// The program, with HTTP where it is by default.
 fn command(settings: &Settings, arguments: &[&str]) -> Command {
-    let mut command = Command::new(&settings.binary);
-    command
-        .args(arguments)
-        .env_clear()
-        .env("KUBECONFIG", &settings.kubeconfig)
-        .env("PROVISIONER_NAME", &settings.provisioner)
-        .env("NFS_SERVER", &settings.server)
-        .env("NFS_PATH", &settings.path)
-        .env("NFS_MOUNT_PATH", &settings.mount)
-        .env("POD_NAMESPACE", &settings.namespace)
-        .envs(settings.environment.iter().cloned());
+    let mut command = settings.command();
+    command.args(arguments);
     command
 }
 
@@ -170,6 +161,10 @@ async fn a_proxy_in_the_kubeconfig_wins_and_is_used_for_this_machine_too() {
     set(&mut settings, &[("HTTPS_PROXY", "http://no.such.host.invalid:1"), ("NO_PROXY", "127.0.0.1")]);
     let (text, code) = said(&settings, &["remove-finalizers"]);
     assert!(code == Some(0) && proxy.asked().len() == 1, "{text} {:?}", proxy.asked());
+    // Which is of no account then, however it is spelled.
+    settings.environment = vec![("NO_PROXY".to_owned(), "127.0.0.1,,".to_owned())];
+    let (text, code) = said(&settings, &["remove-finalizers"]);
+    assert!(code == Some(0) && proxy.asked().len() == 2, "{text} {:?}", proxy.asked());
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
@@ -20,17 +20,11 @@ use crate::support::space::{Rules, Space, documents, merge};
 
 /// Runs it with a test's settings, and others.
 fn run(space: &Space, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
-    let settings = space.settings();
-    Command::new(&settings.binary)
+    space
+        .settings()
+        .command()
         .arg("doctor")
         .args(arguments)
-        .env_clear()
-        .env("KUBECONFIG", &settings.kubeconfig)
-        .env("PROVISIONER_NAME", &settings.provisioner)
-        .env("NFS_SERVER", &settings.server)
-        .env("NFS_PATH", &settings.path)
-        .env("NFS_MOUNT_PATH", &settings.mount)
-        .env("POD_NAMESPACE", &settings.namespace)
         // Many run at a time.
         .env("HTTP_ADDR", "")
         .envs(environment.iter().copied())

@@ -11,6 +11,18 @@ use crate::chart::{CHART, HELMS, one, project, try_rendered_by};
 use crate::support::plane::Plane;
 use crate::support::space::{documents, merge};
 
+/// What our constraints allow no Pod.
+const NEVER_ALLOWED: [&str; 8] = [
+    "allowHostDirVolumePlugin",
+    "allowHostIPC",
+    "allowHostNetwork",
+    "allowHostPID",
+    "allowHostPorts",
+    "allowPrivilegeEscalation",
+    "allowPrivilegedContainer",
+    "defaultAllowPrivilegeEscalation",
+];
+
 /// Defines the kind on the shared control plane, with the fields that it has and no other.
 pub(crate) fn define_constraints() {
     static DEFINED: Once = Once::new();
@@ -29,17 +41,7 @@ fn define(plane: &Plane, dir: &Path) {
     let texts = nullable("array", json!({"items": {"type": "string"}}));
     let strategy = json!({"type": "object", "properties": {"type": {"type": "string"}}});
     let mut properties = json!({"priority": nullable("integer", json!({}))});
-    for field in [
-        "allowHostDirVolumePlugin",
-        "allowHostIPC",
-        "allowHostNetwork",
-        "allowHostPID",
-        "allowHostPorts",
-        "allowPrivilegeEscalation",
-        "allowPrivilegedContainer",
-        "defaultAllowPrivilegeEscalation",
-        "readOnlyRootFilesystem",
-    ] {
+    for field in NEVER_ALLOWED.into_iter().chain(["readOnlyRootFilesystem"]) {
         properties[field] = json!({"type": "boolean"});
     }
     for field in [
@@ -247,16 +249,7 @@ fn our_constraints_admit_our_pod_and_allow_no_more() {
         let (constraints, pod) = (one(objects, "SecurityContextConstraints"), pod_of(objects));
         assert_eq!(refused(constraints, pod), BTreeSet::new());
         used.extend(volumes(pod));
-        for field in [
-            "allowHostDirVolumePlugin",
-            "allowHostIPC",
-            "allowHostNetwork",
-            "allowHostPID",
-            "allowHostPorts",
-            "allowPrivilegeEscalation",
-            "allowPrivilegedContainer",
-            "defaultAllowPrivilegeEscalation",
-        ] {
+        for field in NEVER_ALLOWED {
             assert_eq!(constraints[field], false, "{field}");
         }
         let added: BTreeSet<String> = containers(pod)

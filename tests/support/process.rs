@@ -20,6 +20,26 @@ pub(crate) struct Settings {
     pub(crate) environment: Vec<(String, String)>,
 }
 
+impl Settings {
+    /// The program with these settings, and with no others in its environment.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(&self.binary);
+        self.set(command.env_clear());
+        command
+    }
+
+    fn set(&self, command: &mut Command) {
+        command
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env("PROVISIONER_NAME", &self.provisioner)
+            .env("NFS_SERVER", &self.server)
+            .env("NFS_PATH", &self.path)
+            .env("NFS_MOUNT_PATH", &self.mount)
+            .env("POD_NAMESPACE", &self.namespace)
+            .envs(self.environment.iter().cloned());
+    }
+}
+
 /// The program: the one that NFS_PROVISIONER names, else what cargo has built for the tests, or beside this one.
 pub(crate) fn provisioner() -> PathBuf {
     if let Some(given) = std::env::var_os("NFS_PROVISIONER") {
@@ -51,21 +71,13 @@ impl Process {
         if with_parent {
             command.args(["--pdeathsig", "KILL", "--"]).arg(&settings.binary);
         }
-        let child = command
+        command
             .env_clear()
-            .env("KUBECONFIG", &settings.kubeconfig)
-            .env("PROVISIONER_NAME", &settings.provisioner)
-            .env("NFS_SERVER", &settings.server)
-            .env("NFS_PATH", &settings.path)
-            .env("NFS_MOUNT_PATH", &settings.mount)
-            .env("POD_NAMESPACE", &settings.namespace)
             // Many run at a time.
             .env("HTTP_ADDR", "")
-            .env("RUST_LOG", "warn,nfs_provisioner=debug,kube_client=off,kube_runtime=off")
-            .envs(settings.environment.iter().cloned())
-            .stderr(log)
-            .spawn()
-            .expect("the provisioner starts");
+            .env("RUST_LOG", "warn,nfs_provisioner=debug,kube_client=off,kube_runtime=off");
+        settings.set(&mut command);
+        let child = command.stderr(log).spawn().expect("the provisioner starts");
         Self { child, log: settings.log.clone() }
     }
 
