@@ -1,6 +1,9 @@
 # make demo           shows the main job on a control plane of its own (KEEP=1 leaves it up)
 # make test           runs all tests
 # make test-e2e       those of them on a real node: the image, a kubelet, containerd, Pods
+# make test-conformance
+#                     Kubernetes' own storage tests on that node, which takes about 40 minutes; FOCUS=<regular expression>
+#                     runs those whose names it matches
 # make test-compat    those that need a control plane, on the oldest Kubernetes that is supported, or KUBERNETES=<version>
 # make check          formatting and lints
 # make bench          what it costs, measured on a release build, as docs/benchmarks.md tells: rates (CLAIMS="1 100",
@@ -15,6 +18,7 @@ CONTROLPLANE := target/controlplane/controlplane
 TOOLS := target/tools/helm
 KUBELET := target/node/kubelet
 CONTAINERD := target/node/containerd
+CONFORMANCE := target/conformance/e2e.test
 PACKAGE := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 # As OCI calls it.
 ARCHITECTURE := $(shell uname -m | sed 's/^x86_64$$/amd64/; s/^aarch64$$/arm64/; s/^armv7l$$/arm\/v7/')
@@ -33,7 +37,7 @@ progress = awk '/^[^ :]*$$/ { if (++n % 100 == 0) print "  " n " packages compil
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: demo test test-e2e test-compat check bench fuzz properties chaos static image shell controlplane tools node prerequisites
+.PHONY: demo test test-e2e test-conformance test-compat check bench fuzz properties chaos static image shell controlplane tools node prerequisites
 .DEFAULT_GOAL := test
 
 demo: prerequisites $(CONTROLPLANE)
@@ -45,6 +49,9 @@ test: prerequisites $(CONTROLPLANE) $(TOOLS) node image
 
 test-e2e: prerequisites $(CONTROLPLANE) node image
 	cargo test --test e2e
+
+test-conformance: prerequisites $(CONTROLPLANE) node image $(CONFORMANCE)
+	FOCUS='$(FOCUS)' cargo test --test e2e -- conformance --ignored --nocapture
 
 # Built from the same sources as the newest one.
 test-compat: KUBERNETES = $(OLDEST)
@@ -129,6 +136,18 @@ $(CONTAINERD): tests/containerd/go.mod tests/containerd/go.sum
 	@mkdir -p $(dir $@)
 	@cd tests/containerd && CGO_ENABLED=0 go build -o $(CURDIR)/$(dir $@) -ldflags '-s -w' \
 		-tags no_btrfs,no_devmapper,no_zfs,no_aufs tool
+	@touch $@
+
+# Kubernetes' own tests, with the programs of the images that they run. After the control plane, as the tools.
+$(CONFORMANCE): tests/conformance/compile.sh tests/controlplane/go.mod tests/controlplane/go.sum | $(CONTROLPLANE)
+	@echo "Building Kubernetes' own tests: about 8 minutes the first time."
+	@mkdir -p $(dir $@)
+	@cd tests/controlplane && export CGO_ENABLED=0 && \
+		go build -o $(CURDIR)/$(dir $@) -ldflags '-s -w' \
+			github.com/onsi/ginkgo/v2/ginkgo k8s.io/kubernetes/test/images/agnhost \
+			github.com/kubernetes-csi/lib-volume-populator/example/hello-populator && \
+		go test -c -vet off -o $(CURDIR)/$@ -ldflags '-s -w $(call stamp,$(NEWEST))' -toolexec $(CURDIR)/$< \
+			-gcflags k8s.io/kubernetes/test/e2e/framework/volume=-in-tree-volumes k8s.io/kubernetes/test/e2e
 	@touch $@
 
 prerequisites:

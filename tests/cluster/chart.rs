@@ -123,8 +123,13 @@ pub(crate) fn one<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
 pub(crate) const CHART: &str = "deploy/helm/nfs-provisioner";
 /// A second export.
 const FAST: &str = "exports[0].name=fast,exports[0].server=nas2,exports[0].path=/fast";
+const FAST_IN_CLASS: &str =
+    "exports[0].name=fast,exports[0].server=nas2,exports[0].path=/fast,storageClass.export=fast";
 const FAST_WITH_OPTIONS: &str =
     "exports[0].name=fast,exports[0].server=nas2,exports[0].path=/fast,exports[0].mountOptions={hard}";
+/// A name whose export's is too long for a label.
+const LONG: &str = "fullnameOverride=a-name-that-is-so-long-that-no-label-may-be-as-long-as-this-is,\
+    exports[0].name=fast,exports[0].server=nas2,exports[0].path=/fast,exports[0].mountOptions={hard}";
 pub(crate) const PEER: &str = "tests/chart/peer";
 
 /// Defines the kinds of the Prometheus operator on the shared control plane; what is in them is not looked at here.
@@ -244,7 +249,19 @@ fn each_value_has_its_effect() {
             pod("/volumes/1/persistentVolumeClaim/claimName"),
             json!("pvc-rel-nfs-subdir-external-provisioner-fast"),
         ),
-        ("storageClass.export=fast", "StorageClass", "/parameters/export".into(), json!("fast")),
+        (
+            LONG,
+            "PersistentVolume",
+            "/metadata/labels/nfs-subdir-external-provisioner".into(),
+            json!("a-name-that-is-so-long-that-no-label-may-be-as-long-as-3e75dd65"),
+        ),
+        (
+            LONG,
+            "PersistentVolumeClaim",
+            "/spec/selector/matchLabels/nfs-subdir-external-provisioner".into(),
+            json!("a-name-that-is-so-long-that-no-label-may-be-as-long-as-3e75dd65"),
+        ),
+        (FAST_IN_CLASS, "StorageClass", "/parameters/export".into(), json!("fast")),
         ("nfs.volumeName=v", "Deployment", at("/volumeMounts/0/name"), json!("v")),
         (
             "nfs.mountOptions={hard},nfs.reclaimPolicy=Recycle",
@@ -410,6 +427,19 @@ fn each_value_has_its_effect() {
             "/spec/podMetricsEndpoints/0/port".into(),
             json!("http"),
         ),
+        // What kube-prometheus-stack chooses by.
+        (
+            "monitoring.podMonitor.enabled=true,monitoring.podMonitor.labels.release=prometheus",
+            "PodMonitor",
+            "/metadata/labels/release".into(),
+            json!("prometheus"),
+        ),
+        (
+            "monitoring.podMonitor.enabled=true,monitoring.podMonitor.labels.release=prometheus",
+            "PodMonitor",
+            "/spec/selector/matchLabels/release".into(),
+            json!("rel"),
+        ),
     ];
     for rows in rows.chunk_by(|one, next| one.0 == next.0) {
         let objects = rendered(&["--set", rows[0].0]);
@@ -444,6 +474,7 @@ fn what_is_wrong_in_the_values_is_refused_by_its_name() {
         ("image.repository=example.com/mirror/nfs-subdir-external-provisioner", "image.repository"),
         ("image.tag=v4.0.2", "image.tag"),
         ("storageClass.onDelete=remove", "storageClass.onDelete"),
+        ("storageClass.export=nosuch", "storageClass.export"),
         ("nfs.server=a b", "/nfs/server"),
         ("nfs.path=export", "/nfs/path"),
         ("nfs.mountOptions=hard", "/nfs/mountOptions"),
@@ -480,7 +511,7 @@ fn what_is_wrong_in_the_values_is_refused_by_its_name() {
         ("leaderelection.enabled=false", "leaderelection"),
     ];
     // What the schema refuses is all said at once.
-    let (said_by_templates, said_at_once) = rows.split_at(5);
+    let (said_by_templates, said_at_once) = rows.split_at(6);
     for (set, name) in said_by_templates {
         let error = try_rendered(&["--set", set]).expect_err(set);
         // Helm's words begin after the arguments, which have the name too.

@@ -278,6 +278,67 @@ async fn components_can_be_had_one_by_one_and_all_together() {
     assert_eq!(components, parts.len(), "each component has a row");
 }
 
+/// What names an object or chooses Pods by labels follows when an overlay changes these.
+#[test]
+fn an_overlay_that_changes_names_and_labels_changes_them_wherever_they_are_named() {
+    let overlay = Overlay::new();
+    overlay.write("overlay/export.yaml", &deploy::export("nas", "/export"));
+    let components = ["class", "monitoring", "high-availability", "openshift"]
+        .map(|component| format!("../deploy/components/{component}"));
+    let kustomization = format!(
+        "namePrefix: b-\nnameSuffix: '-2'\nnamespace: nfs\ncommonLabels: {{app: other}}\nresources: [../deploy/base]\n\
+         components: {components:?}\npatches: [{{path: export.yaml}}]\n"
+    );
+    overlay.write("overlay/kustomization.yaml", &kustomization);
+    let built = overlay.built();
+    let account = json!([{"kind": "ServiceAccount", "name": "b-nfs-client-provisioner-2", "namespace": "nfs"}]);
+    for binding in built.iter().filter(|object| !object["subjects"].is_null()) {
+        assert_eq!(binding["subjects"], account, "{binding}");
+    }
+    let deployment = one(&built, "Deployment");
+    let constraints = &one(&built, "SecurityContextConstraints")["metadata"]["name"];
+    assert_eq!(constraints, "b-nfs-client-provisioner-2");
+    let asked = &deployment["spec"]["template"]["metadata"]["annotations"]["openshift.io/required-scc"];
+    assert_eq!(asked, constraints);
+    let used = built.iter().find(|object| object["rules"][0]["verbs"] == json!(["use"])).unwrap();
+    assert_eq!(used["rules"][0]["resourceNames"], json!([constraints]));
+    for kind in ["PodMonitor", "PodDisruptionBudget"] {
+        assert_eq!(one(&built, kind)["spec"]["selector"], deployment["spec"]["selector"], "{kind}");
+    }
+    assert_eq!(deployment["spec"]["selector"], json!({"matchLabels": {"app": "other"}}));
+}
+
+/// The overlay for a second installation, as `docs/install.md` has it, has nothing in common with the first.
+#[test]
+fn the_second_installation_of_the_documents_shares_nothing_with_the_first() {
+    let overlay = Overlay::new();
+    overlay.write("overlay/export.yaml", &deploy::export("nas", "/export"));
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/install.md")).unwrap();
+    let section = text.split("## Two installations").nth(1).unwrap();
+    let example = section.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    overlay.write("overlay/kustomization.yaml", &example.replace("- deploy/", "- ../deploy/"));
+    let (first, second) = (overlay.build("deploy"), overlay.built());
+    assert_eq!(first.len(), second.len());
+    let key = |object: &Value| {
+        let about = &object["metadata"];
+        json!([object["kind"], about["namespace"], about["name"]])
+    };
+    for object in &second {
+        assert!(first.iter().all(|other| key(other) != key(object)), "{object}");
+        let subjects = object["subjects"].as_array().cloned().unwrap_or_default();
+        assert!(subjects.iter().all(|subject| subject["namespace"] == "nfs-2"), "{object}");
+        assert!(subjects.iter().all(|subject| subject["name"] == "nfs-client-provisioner-2"), "{object}");
+    }
+    let name = |objects: &[Value]| {
+        let class = one(objects, "StorageClass")["provisioner"].clone();
+        let pod = &one(objects, "Deployment")["spec"]["template"]["spec"];
+        let named = json!({"name": "PROVISIONER_NAME", "value": class});
+        assert!(pod["containers"][0]["env"].as_array().unwrap().contains(&named), "{pod}");
+        class
+    };
+    assert_ne!(name(&first), name(&second));
+}
+
 /// High availability can be taken away again: `Recreate` must not have what `RollingUpdate` leaves.
 #[tokio::test]
 async fn high_availability_comes_and_goes() {

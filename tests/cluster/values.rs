@@ -1,6 +1,7 @@
 //! Values files of the kind that people have, as their tools write them, rendered by the Helm of today and by Helm 3.
 
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
@@ -144,6 +145,29 @@ fn files() -> Vec<(&'static str, Vec<Expected>)> {
             ],
         ),
         (
+            "not-root",
+            vec![
+                (
+                    "Deployment",
+                    "/spec/template/spec/containers/0/securityContext/capabilities",
+                    json!({"drop": ["ALL"]}),
+                ),
+                ("Deployment", "/spec/template/spec/containers/0/securityContext/seccompProfile", Value::Null),
+                (
+                    "Deployment",
+                    "/spec/template/spec/securityContext/seccompProfile",
+                    json!({"type": "Localhost", "localhostProfile": "nfs.json"}),
+                ),
+                (
+                    "Deployment",
+                    "/spec/template/spec/containers/0/resources",
+                    json!({"limits": {"memory": "16Mi"}, "requests": {"cpu": "10m"}}),
+                ),
+                ("PodDisruptionBudget", "/spec/maxUnavailable", json!(1)),
+                with(class(default), Value::Null),
+            ],
+        ),
+        (
             "on-delete-true",
             vec![with(class("/parameters"), json!({"archiveOnDelete": "true", "onDelete": "true"}))],
         ),
@@ -238,6 +262,16 @@ fn values_that_mean_two_things_or_nothing_are_refused_in_words() {
         ("nfs: {mountOptions: [{nfsvers: 4.1}]}", vec!["/nfs/mountOptions/0"]),
         ("nodeSelector: [linux]", vec!["/nodeSelector"]),
         ("image: {tag: 1.10}", vec!["image.tag is the number 1.1", "write it in quotes"]),
+        ("http:", vec!["no section http", "--reset-then-reuse-values"]),
+        ("exports: [{name: default, server: a, path: /a}]", vec![r#"the name "default" a second time"#]),
+        (
+            "exports: [{name: fast, server: a, path: /a}, {name: fast, server: b, path: /b}]",
+            vec![r#"the name "fast" a second time"#],
+        ),
+        (
+            "{exports: [{name: fast, server: a, path: /a}], storageClass: {export: 'default, slow'}}",
+            vec![r#"storageClass.export names "slow", which is none of the exports (default, fast)"#],
+        ),
     ];
     // Where the chart makes no class, what it would say does not matter.
     let no_class = ["--set", "nfs.server=nas,storageClass.create=false,storageClass.onDelete=keep"];
@@ -251,6 +285,33 @@ fn values_that_mean_two_things_or_nothing_are_refused_in_words() {
             for word in &words {
                 assert!(said.contains(word), "{helm} {values}: {said}");
             }
+        }
+    }
+}
+
+/// A chart that depends on this one twice calls each by an alias, after which upstream's chart names its objects.
+#[test]
+fn a_chart_that_is_depended_on_twice_makes_two_installations() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(project(CHART).join("Chart.yaml")).unwrap();
+    let about: Value = serde_saphyr::from_str(&text).unwrap();
+    let depend = |alias: &str| json!({"name": about["name"], "version": about["version"], "alias": alias});
+    let dependencies = [depend("nfs-a"), depend("nfs-b")];
+    let chart = json!({"apiVersion": "v2", "name": "both", "version": "1.0.0", "dependencies": dependencies});
+    std::fs::write(dir.path().join("Chart.yaml"), chart.to_string()).unwrap();
+    std::fs::create_dir(dir.path().join("charts")).unwrap();
+    let copied = Command::new("cp").arg("-r").arg(project(CHART)).arg(dir.path().join("charts")).status().unwrap();
+    assert!(copied.success());
+    let values = ["--set", "nfs-a.nfs.server=a,nfs-b.nfs.server=b,nfs-b.storageClass.name=b"];
+    for helm in HELMS {
+        let objects = try_rendered_by(helm, dir.path().to_str().unwrap(), &values).unwrap();
+        let deployments: Vec<&Value> = objects.iter().filter(|object| object["kind"] == "Deployment").collect();
+        assert_eq!(deployments.len(), 2);
+        for (deployment, alias) in deployments.iter().zip(["nfs-a", "nfs-b"]) {
+            assert_eq!(deployment["metadata"]["name"], format!("rel-{alias}"));
+            assert_eq!(deployment["spec"]["selector"], json!({"matchLabels": {"app": alias, "release": "rel"}}));
+            let variable = &deployment["spec"]["template"]["spec"]["containers"][0]["env"][0];
+            assert_eq!(variable["value"], format!("cluster.local/rel-{alias}"));
         }
     }
 }

@@ -26,6 +26,7 @@ mod support;
 
 #[path = "../nfs/agent.rs"]
 mod agent;
+mod conformance;
 mod faults;
 #[path = "../nfs/harness.rs"]
 mod harness;
@@ -47,10 +48,10 @@ use node::Node;
 /// The node that all tests share.
 fn shared() -> &'static Node {
     static SHARED: OnceLock<Option<Node>> = OnceLock::new();
-    harness::once(&SHARED, Node::start)
+    harness::once(&SHARED, || Node::start(None))
 }
 
 fn main() -> ExitCode {
-    let trials = [workloads::trials(), faults::trials(), update::trials()];
+    let trials = [workloads::trials(), faults::trials(), update::trials(), conformance::trials()];
     harness::run("the tests on a real node", node::missing, trials.into_iter().flatten().collect())
 }

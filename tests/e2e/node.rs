@@ -60,7 +60,8 @@ pub(crate) struct PodState {
 }
 
 impl Node {
-    pub(crate) fn start() -> Self {
+    /// With `more`, what Kubernetes' own tests need too: the directory of their programs.
+    pub(crate) fn start(more: Option<&Path>) -> Self {
         let (programs, image) = (target("node"), target("image/nfs-provisioner.tar"));
         for (path, by) in [(&programs, "make node"), (&image, "make image")] {
             assert!(path.exists(), "{} is missing: run `{by}`", path.display());
@@ -72,7 +73,7 @@ impl Node {
         let by_address = "--apiserver-flag=--kubelet-preferred-address-types=InternalIP";
         let plane: &[&str] = &[&host, "--port=443", "--node=false", by_address];
         let rig = Rig::start(&Parts { plane, memory: "3G", program: None });
-        let images = [image, stand_ins(&rig.dir), next_version(&rig.dir)];
+        let images = [image, stand_ins(&rig.dir, more), next_version(&rig.dir)];
 
         let disk = PathBuf::from(format!("/run/servers/{}{EXPORT}", MAIN.name));
         rig.file(ROOT, FileCall::MakeDir { path: disk, mode: 0o755 }).expect("a directory to export");
@@ -244,18 +245,18 @@ fn start_kubelet(rig: &Rig, programs: &Path, images: &[PathBuf]) {
     assert!(matches!(answer, Answer::Number(_)), "{answer:?}");
 }
 
-fn files() -> PathBuf {
+pub(crate) fn files() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e")
 }
 
 /// What make has built.
-fn target(path: &str) -> PathBuf {
+pub(crate) fn target(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target").join(path)
 }
 
-fn stand_ins(dir: &Path) -> PathBuf {
+fn stand_ins(dir: &Path, more: Option<&Path>) -> PathBuf {
     let archive = dir.join("stand-ins.tar");
-    run(Command::new(files().join("images.sh")).arg(&archive));
+    run(Command::new(files().join("images.sh")).arg(&archive).args(more));
     archive
 }
 

@@ -1,10 +1,15 @@
-{{/* The name that selectors have: that of the chart this one succeeds, because selectors cannot be changed. */}}
+{{/* The name that selectors have. It is that of the chart this one succeeds, because selectors cannot be changed; or the alias
+     that another chart depends on this one by. */}}
+{{- define "nfs-provisioner.unlimitedName" -}}
+{{- .Values.nameOverride | default (ternary "nfs-subdir-external-provisioner" .Chart.Name (eq .Chart.Name "nfs-provisioner")) -}}
+{{- end -}}
+
 {{- define "nfs-provisioner.name" -}}
-{{- .Values.nameOverride | default "nfs-subdir-external-provisioner" | trunc 63 | trimSuffix "-" -}}
+{{- include "nfs-provisioner.unlimitedName" . | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
 {{- define "nfs-provisioner.fullname" -}}
-{{- $name := .Values.nameOverride | default "nfs-subdir-external-provisioner" -}}
+{{- $name := include "nfs-provisioner.unlimitedName" . -}}
 {{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
 {{- .Values.fullnameOverride | default $full | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
@@ -43,6 +48,12 @@ release: {{ .Release.Name | quote }}
 
 {{/* Refuses what a schema cannot: values that mean two things, or nothing, because of what else is set. */}}
 {{- define "nfs-provisioner.check" -}}
+{{- range $section := list "image" "nfs" "storageClass" "leaderElection" "rbac" "serviceAccount" "podDisruptionBudget" "usage" "doctor" "http" "monitoring" "openshift" "networkPolicy" "test" -}}
+{{- if not (kindIs "map" (index $.Values $section)) -}}
+{{- fail (printf "the values have no section %s: leave it out of your values instead of leaving it empty, and upgrade with --reset-then-reuse-values instead of --reuse-values, which leaves out what is new in this chart" $section) -}}
+{{- end -}}
+{{- end -}}
+{{- include "nfs-provisioner.checkExports" . -}}
 {{- range $path := list "storageClass.create" "storageClass.defaultClass" "rbac.create" "serviceAccount.create" "podDisruptionBudget.enabled" "buildMode" -}}
 {{- $value := $.Values -}}
 {{- range splitList "." $path -}}
@@ -66,6 +77,24 @@ release: {{ .Release.Name | quote }}
 {{- fail (printf "storageClass.onDelete is %q: it must be delete, retain or archive, or unset. If the class %s is there already, delete it before you upgrade: its parameters cannot be changed" $on .name) -}}
 {{- else if and (eq $word "delete") (ne $on "delete") (not $removes) -}}
 {{- fail (printf "storageClass.onDelete is %q: nfs-subdir-external-provisioner takes no notice of it in this spelling and archives directories, nfs-provisioner would remove them. Say delete or archive, and delete the class %s before you upgrade: its parameters cannot be changed" $on .name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What the program would refuse at its start, when an earlier one has ended already. */}}
+{{- define "nfs-provisioner.checkExports" -}}
+{{- $names := list "default" -}}
+{{- range .Values.exports -}}
+{{- if has .name $names -}}
+{{- fail (printf "exports has the name %q a second time; the export under nfs is called \"default\"" .name) -}}
+{{- end -}}
+{{- $names = append $names .name -}}
+{{- end -}}
+{{- if include "nfs-provisioner.is" .Values.storageClass.create -}}
+{{- range .Values.storageClass.export | default "" | splitList "," -}}
+{{- if not (has (trim .) (append $names "")) -}}
+{{- fail (printf "storageClass.export names %q, which is none of the exports (%s)" (trim .) (join ", " $names)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -110,14 +139,39 @@ release: {{ .Release.Name | quote }}
 {{- end -}}
 {{- end -}}
 
-{{/* The API server takes no allowPrivilegeEscalation: false beside what implies the escalation. */}}
+{{/* The API server takes no allowPrivilegeEscalation: false beside what implies the escalation. Who is not root has no use for
+     FOWNER, which the standard "restricted" forbids. */}}
 {{- define "nfs-provisioner.securityContext" -}}
 {{- $context := .Values.securityContext | default dict -}}
+{{- $user := merge (pick $context "runAsUser" "runAsNonRoot") (.Values.podSecurityContext | default dict) -}}
+{{- $isRoot := not (or $user.runAsNonRoot (gt (int64 $user.runAsUser) 0)) -}}
+{{- if and (not $isRoot) (eq (dig "capabilities" "add" list $context | toJson) "[\"FOWNER\"]") -}}
+{{- $context = merge (dict "capabilities" (omit $context.capabilities "add")) (omit $context "capabilities") -}}
+{{- end -}}
 {{- $added := dig "capabilities" "add" list $context | default list -}}
 {{- if or $context.privileged (has "SYS_ADMIN" $added) (has "CAP_SYS_ADMIN" $added) -}}
 {{- $context = omit $context "allowPrivilegeEscalation" -}}
 {{- end -}}
 {{- toYaml $context -}}
+{{- end -}}
+
+{{/* A request of these values' own gives way to a limit, which may be lower; Kubernetes takes that for the request then. */}}
+{{- define "nfs-provisioner.resources" -}}
+{{- $resources := .Values.resources | default dict -}}
+{{- $requests := $resources.requests | default dict -}}
+{{- range $name, $own := dict "cpu" "10m" "memory" "24Mi" -}}
+{{- if and (dig "limits" $name "" $resources) (eq (index $requests $name | toString) $own) -}}
+{{- $requests = omit $requests $name -}}
+{{- end -}}
+{{- end -}}
+{{- with $requests -}}
+{{- $resources = merge (dict "requests" $requests) (omit $resources "requests") -}}
+{{- else -}}
+{{- $resources = omit $resources "requests" -}}
+{{- end -}}
+{{- with $resources -}}
+{{- toYaml . -}}
+{{- end -}}
 {{- end -}}
 
 {{/* The settings, as variables. */}}
