@@ -1,4 +1,4 @@
-//! One version of ours is replaced by the next.
+//! One version of ours is replaced by the next, and leaves.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::support::eventually;
 use crate::support::space::from_json;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    crate::trials![a_rolling_update_of_two_replicas_loses_no_claim]
+    crate::trials![a_rolling_update_of_two_replicas_loses_no_claim, finalizers_are_taken_off_with_kubectl_alone]
 }
 
 /// The claims that are made before the update, and deleted while it goes on.
@@ -133,4 +133,33 @@ async fn a_rolling_update_of_two_replicas_loses_no_claim(node: &'static Node) {
     let leader = holder(&client).await;
     assert_ne!(leader, before.1);
     assert!(pods.iter().any(|pod| leader.contains(pod.as_str())), "{leader} leads, of {pods:?}");
+}
+
+/// As `docs/install.md` tells for an uninstall.
+async fn finalizers_are_taken_off_with_kubectl_alone(node: &'static Node) {
+    let _told = Told(node);
+    let client = node.rig.plane.client().await;
+    let claims: Api<PersistentVolumeClaim> = Api::default_namespaced(client.clone());
+    claims.create(&PostParams::default(), &claim("last")).await.unwrap();
+    let finalizers = || node.kubectl(&["get", "pv", "-o", "jsonpath={.items[*].metadata.finalizers}"]);
+    let ours = "external-provisioner.volume.kubernetes.io/finalizer";
+    directories(&client).await;
+    assert!(finalizers().contains(ours));
+
+    node.kubectl(&["scale", &format!("deployment/{PROVISIONER}"), "--replicas=0"]);
+    node.kubectl(&["wait", "--for=delete", "pod", &format!("--selector=app={PROVISIONER}"), "--timeout=2m"]);
+    let account = json!({"spec": {"serviceAccountName": PROVISIONER}}).to_string();
+    let said = node.kubectl(&[
+        "run",
+        "remove-finalizers",
+        "--rm",
+        "--attach",
+        "--restart=Never",
+        concat!("--image=nfs-provisioner:", env!("CARGO_PKG_VERSION")),
+        "--env=PROVISIONER_NAME=k8s-sigs.io/nfs-subdir-external-provisioner",
+        &format!("--overrides={account}"),
+        "--",
+        "remove-finalizers",
+    ]);
+    assert!(!finalizers().contains(ours), "{said}");
 }
