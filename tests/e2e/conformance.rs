@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 use libtest_mimic::Trial;
 use serde::Deserialize;
 
-use crate::node::{Node, Told, target};
+use crate::node::{Node, target};
 use crate::support::plane;
 use crate::{harness, node};
 
@@ -130,7 +130,6 @@ fn judge(report: &Report, exceptions: &[Exception], whole: bool) -> Vec<String> 
 }
 
 async fn kubernetes_storage_tests(node: &'static Node) {
-    let _told = Told(node);
     let focus = env::var("FOCUS").unwrap_or_default();
     let (files, programs) = (node::files().with_file_name("conformance"), programs());
     let exceptions = fs::read_to_string(files.join("exceptions.yaml")).expect("exceptions");
@@ -139,7 +138,7 @@ async fn kubernetes_storage_tests(node: &'static Node) {
     let (log, report) = (programs.join("log.txt"), programs.join("report.json"));
     run(node, &files.join("driver.yaml"), &focus, &log, &report);
     let report = fs::read(&report).expect("a report");
-    let report: Report = serde_json::from_slice(&report).expect("a report as JSON");
+    let [report]: [Report; 1] = serde_json::from_slice(&report).expect("a report of one suite as JSON");
 
     let tests = || report.spec_reports.iter().filter(|spec| spec.is_test());
     let (ran, passed) = (tests().filter(|spec| spec.ran()).count(), tests().filter(|spec| spec.passed()).count());
@@ -185,7 +184,8 @@ fn run(node: &Node, driver: &Path, focus: &str, log: &Path, report: &Path) {
         let line = line.expect("text");
         writeln!(log, "{line}").expect("a log");
         if let Some(how) = how.take() {
-            println!("{how} {line}");
+            // All of them begin so.
+            println!("{how} {}", line.split_once("] ").map_or(&*line, |(_, name)| name));
         }
         how = line.strip_prefix("• ").map(str::to_owned);
     }
