@@ -427,6 +427,33 @@ fn each_value_has_its_effect() {
             "/spec/podMetricsEndpoints/0/port".into(),
             json!("http"),
         ),
+        ("resources.limits=null", "Deployment", at("/resources/requests/memory"), json!("24Mi")),
+        ("resources.limits.memory=1Gi", "Deployment", at("/resources/requests/memory"), json!("24Mi")),
+        ("resources.limits.memory=16777216", "Deployment", at("/resources/requests"), json!({"cpu": "10m"})),
+        ("resources.limits.memory=1073741824", "Deployment", at("/resources/requests/memory"), json!("24Mi")),
+        ("resources.limits.cpu=5m", "Deployment", at("/resources/requests"), json!({"memory": "24Mi"})),
+        // Whoever leaves it empty has the profile all the same; whoever takes it away has none.
+        (
+            "podSecurityContext=null",
+            "Deployment",
+            pod("/securityContext"),
+            json!({"seccompProfile": {"type": "RuntimeDefault"}}),
+        ),
+        (
+            "podSecurityContext=null,securityContext.runAsUser=1000",
+            "Deployment",
+            at("/securityContext/capabilities"),
+            json!({"drop": ["ALL"]}),
+        ),
+        (
+            "podSecurityContext.runAsUser=1000,podSecurityContext.runAsNonRoot=true,securityContext.runAsUser=0",
+            "Deployment",
+            at("/securityContext/capabilities/add"),
+            json!(["FOWNER"]),
+        ),
+        // It is on unless somebody says no.
+        ("leaderElection.enabled=null", "Deployment", at("/env/3/name"), json!("HTTP_ADDR")),
+        ("http.enabled=null", "Deployment", at("/env/3/value"), json!(":8080")),
         // What kube-prometheus-stack chooses by.
         (
             "monitoring.podMonitor.enabled=true,monitoring.podMonitor.labels.release=prometheus",
@@ -456,6 +483,8 @@ fn each_value_has_its_effect() {
         assert!(rendered(&["--set", set]).iter().all(|object| object["kind"] != kind), "{set}");
         assert!(rendered(&[]).iter().any(|object| object["kind"] == kind), "{kind}");
     }
+    let without = rendered(&["--set", "podSecurityContext.seccompProfile=null"]);
+    assert!(!json!(one(&without, "Deployment")).to_string().contains("seccomp"));
     let debug = rendered(&["--set", "logLevel=debug"]);
     let variables = one(&debug, "Deployment").pointer(&at("/env")).unwrap().as_array().unwrap();
     let logged =
@@ -481,6 +510,7 @@ fn what_is_wrong_in_the_values_is_refused_by_its_name() {
         ("nfs.reclaimPolicy=Keep", "/nfs/reclaimPolicy"),
         ("replicaCount=many", "/replicaCount"),
         ("strategyType=recreate", "/strategyType"),
+        ("leaderElection.enabled=", "/leaderElection/enabled"),
         ("storageClass.archiveOndelete=false", "archiveOndelete"),
         ("storageClass.archiveOnDelete=maybe", "/storageClass/archiveOnDelete"),
         ("storageClass.reclaimPolicy=Recycle", "/storageClass/reclaimPolicy"),

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Stands before Go's own programs in a build of Kubernetes' tests (go build -toolexec): compile.sh PROGRAM ARGUMENT ….
-# Where the compiler is told `-in-tree-volumes`, which `-gcflags` does for one package, a check is left out of that
+# Where the compiler is told `-in-tree-volumes=…`, which `-gcflags` does for one package, a check is left out of that
 # package: that a volume is of a CSI driver. It stands in the way of all tests of cloned volumes, where it is about the
 # VolumeAttachment that is to go in the end, of which an NFS volume has none.
 #
-# The flag also keeps what is compiled this way apart from what is not in Go's cache. `-overlay` would need no such
+# The flag also keeps what is compiled this way apart from what is not in Go's cache; its value is a digest of this program. `-overlay` would need no such
 # program, but it does not replace what lies in the cache of modules.
 set -euo pipefail
 program=$1
@@ -13,7 +13,7 @@ check='gomega.Expect(pv.Spec.CSI).NotTo(gomega.BeNil())'
 arguments=() change= output=
 while [ $# -gt 0 ]; do
 	case $1 in
-	-in-tree-volumes) change=yes ;;
+	-in-tree-volumes=*) change=yes ;;
 	-o)
 		output=$2
 		arguments+=("$1")

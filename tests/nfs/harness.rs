@@ -81,6 +81,7 @@ pub(crate) fn run(what: &str, missing: fn() -> Option<String>, trials: Vec<Trial
             }
             Some(missing) => {
                 eprintln!("skipped {what}: they need {missing}");
+                arguments.ignored = false;
                 let skipped = trials.into_iter().map(|trial| trial.with_ignored_flag(true)).collect();
                 libtest_mimic::run(&arguments, skipped).exit_code()
             }

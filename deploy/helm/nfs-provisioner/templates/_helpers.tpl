@@ -46,6 +46,11 @@ release: {{ .Release.Name | quote }}
 {{- if eq (. | toString | lower) "true" }}true{{ end -}}
 {{- end -}}
 
+{{/* The same of a switch that is on by default, which a null in a values file takes away. */}}
+{{- define "nfs-provisioner.isOrUnset" -}}
+{{- if kindIs "invalid" . }}true{{ else }}{{ include "nfs-provisioner.is" . }}{{ end -}}
+{{- end -}}
+
 {{/* Refuses what a schema cannot: values that mean two things, or nothing, because of what else is set. */}}
 {{- define "nfs-provisioner.check" -}}
 {{- range $section := list "image" "nfs" "storageClass" "leaderElection" "rbac" "serviceAccount" "podDisruptionBudget" "usage" "doctor" "http" "monitoring" "openshift" "networkPolicy" "test" -}}
@@ -139,12 +144,24 @@ release: {{ .Release.Name | quote }}
 {{- end -}}
 {{- end -}}
 
+{{/* Values that leave it empty get the profile all the same; those that take the profile away leave a map without it. */}}
+{{- define "nfs-provisioner.podSecurityContext" -}}
+{{- ternary .Values.podSecurityContext (dict "seccompProfile" (dict "type" "RuntimeDefault")) (kindIs "map" .Values.podSecurityContext) | toYaml -}}
+{{- end -}}
+
 {{/* The API server takes no allowPrivilegeEscalation: false beside what implies the escalation. Who is not root has no use for
      FOWNER, which the standard "restricted" forbids. */}}
 {{- define "nfs-provisioner.securityContext" -}}
 {{- $context := .Values.securityContext | default dict -}}
-{{- $user := merge (pick $context "runAsUser" "runAsNonRoot") (.Values.podSecurityContext | default dict) -}}
-{{- $isRoot := not (or $user.runAsNonRoot (gt (int64 $user.runAsUser) 0)) -}}
+{{- $user := dict -}}
+{{- range $where := list (include "nfs-provisioner.podSecurityContext" . | fromYaml) $context -}}
+{{- range $field := list "runAsUser" "runAsNonRoot" -}}
+{{- if not (kindIs "invalid" (index $where $field)) -}}
+{{- $_ := set $user $field (index $where $field) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $isRoot := ternary (eq (int64 $user.runAsUser) 0) (not $user.runAsNonRoot) (hasKey $user "runAsUser") -}}
 {{- if and (not $isRoot) (eq (dig "capabilities" "add" list $context | toJson) "[\"FOWNER\"]") -}}
 {{- $context = merge (dict "capabilities" (omit $context.capabilities "add")) (omit $context "capabilities") -}}
 {{- end -}}
@@ -155,12 +172,25 @@ release: {{ .Release.Name | quote }}
 {{- toYaml $context -}}
 {{- end -}}
 
-{{/* A request of these values' own gives way to a limit, which may be lower; Kubernetes takes that for the request then. */}}
+{{/* A quantity as a number. */}}
+{{- define "nfs-provisioner.quantity" -}}
+{{- $units := dict "" 1.0 "m" 0.001 "k" 1e3 "Ki" 1024.0 "M" 1e6 "Mi" 1048576.0 "G" 1e9 "Gi" 1073741824.0 -}}
+{{- if kindIs "string" . -}}
+{{- mulf (regexFind "^[0-9.]+" . | float64) (get $units (regexFind "[A-Za-z]*$" .) | default 1e12) -}}
+{{- else -}}
+{{- float64 . -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A request of these values' own gives way to a lower limit; Kubernetes takes that for the request then. */}}
 {{- define "nfs-provisioner.resources" -}}
 {{- $resources := .Values.resources | default dict -}}
 {{- $requests := $resources.requests | default dict -}}
+{{- $limits := $resources.limits | default dict -}}
 {{- range $name, $own := dict "cpu" "10m" "memory" "24Mi" -}}
-{{- if and (dig "limits" $name "" $resources) (eq (index $requests $name | toString) $own) -}}
+{{- $limit := index $limits $name -}}
+{{- $isOwn := eq (index $requests $name | toString) $own -}}
+{{- if and $limit $isOwn (lt (include "nfs-provisioner.quantity" $limit | float64) (include "nfs-provisioner.quantity" $own | float64)) -}}
 {{- $requests = omit $requests $name -}}
 {{- end -}}
 {{- end -}}
@@ -186,7 +216,7 @@ release: {{ .Release.Name | quote }}
 - name: EXPORTS_FILE
   value: /etc/nfs-provisioner/exports.yaml
 {{- end }}
-{{- if not (include "nfs-provisioner.is" .Values.leaderElection.enabled) }}
+{{- if not (include "nfs-provisioner.isOrUnset" .Values.leaderElection.enabled) }}
 - name: ENABLE_LEADER_ELECTION
   value: "false"
 {{- end }}
@@ -212,7 +242,7 @@ release: {{ .Release.Name | quote }}
   value: {{ . | quote }}
 {{- end }}
 - name: HTTP_ADDR
-  value: {{ ternary (printf "%s:%d" .Values.http.address (int .Values.http.port)) "" (eq "true" (include "nfs-provisioner.is" .Values.http.enabled)) | quote }}
+  value: {{ ternary (printf "%s:%d" .Values.http.address (int .Values.http.port)) "" (eq "true" (include "nfs-provisioner.isOrUnset" .Values.http.enabled)) | quote }}
 {{- if ne .Values.logLevel "info" }}
 - name: RUST_LOG
   value: "warn,nfs_provisioner={{ .Values.logLevel }},kube_client=off,kube_runtime=off"
