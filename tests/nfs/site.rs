@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::rig::{MAIN, Rig, Server};
 use crate::support::eventually;
-use crate::support::process::Settings;
+use crate::support::process::{Settings, whole_lines};
 use crate::support::space::{Rules, Space};
 use crate::talk::{Answer, FileCall, ROOT, Request, Status};
 
@@ -372,7 +372,7 @@ impl Provisioner {
 
     /// What it and those before it on this site have logged.
     pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
+        whole_lines(&self.log)
     }
 
     /// Asks it to end, and returns how long it took; panics if it takes longer than a Pod is given by us.

@@ -83,7 +83,7 @@ impl Process {
 
     /// What it has logged so far, and those before it with the same log.
     pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
+        whole_lines(&self.log)
     }
 
     pub(crate) fn signal(&self, signal: &str) {
@@ -148,4 +148,11 @@ impl Drop for Process {
             eprintln!("--- the provisioner's log ---\n{}", self.log());
         }
     }
+}
+
+/// What is in a log so far, without the last line if that is just being written.
+pub(crate) fn whole_lines(log: &Path) -> String {
+    let mut written = std::fs::read(log).unwrap_or_default();
+    written.truncate(written.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
+    String::from_utf8_lossy(&written).into_owned()
 }
