@@ -2,7 +2,7 @@
 # make test           runs all tests
 # make test-e2e       those of them on a real node: the image, a kubelet, containerd, Pods
 # make test-conformance
-#                     Kubernetes' own storage tests on that node, which takes about 35 minutes; FOCUS=<regular expression>
+#                     Kubernetes' own storage tests on that node, which takes 35 to 50 minutes; FOCUS=<regular expression>
 #                     runs those whose names it matches
 # make test-compat    those that need a control plane, on the oldest Kubernetes that is supported, or KUBERNETES=<version>
 # make check          formatting and lints
