@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::checker::{Fate, History, NEVER, State, Time, When};
+use crate::support::process::whole_lines;
 use crate::support::space::PATH;
 
 /// Has the API server write down all that is done to these objects, in full.
@@ -44,7 +45,7 @@ type Fates = Vec<(When, Option<Fate>)>;
 
 /// Reads an audit log.
 pub(crate) fn read(log: &Path, provisioner: &str) -> History {
-    let text = fs::read_to_string(log).expect("an audit log");
+    let text = whole_lines(fs::read(log).expect("an audit log"));
     let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("an event")).collect();
     let is_done = |event: &&Value| {
         let code = event["responseStatus"]["code"].as_u64().unwrap_or(500);

@@ -16,6 +16,7 @@ use crate::expand::bound_by_hand;
 use crate::reclaim::name_of;
 use crate::support::eventually;
 use crate::support::plane::Plane;
+use crate::support::process::whole_lines;
 use crate::support::space::{Rules, Space};
 
 const CLAIMS: usize = 30;
@@ -59,7 +60,7 @@ impl Audited {
     fn requests(&self, space: &Space) -> BTreeMap<String, usize> {
         let user = format!("system:serviceaccount:{}:provisioner", space.namespace);
         let mut requests = BTreeMap::new();
-        for line in fs::read_to_string(&self.log).expect("the audit log").lines() {
+        for line in whole_lines(fs::read(&self.log).expect("the audit log")).lines() {
             let entry: Value = serde_json::from_str(line).expect("JSON");
             let text = |pointer: &str| entry.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
             let (verb, resource) = (text("/verb"), text("/objectRef/resource"));

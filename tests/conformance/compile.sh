@@ -4,28 +4,23 @@
 # package: that a volume is of a CSI driver. It stands in the way of all tests of cloned volumes, where it is about the
 # VolumeAttachment that is to go in the end, of which an NFS volume has none.
 #
-# The flag also keeps what is compiled this way apart from what is not in Go's cache; its value is a digest of this program. `-overlay` would need no such
-# program, but it does not replace what lies in the cache of modules.
+# The flag also keeps what is compiled this way apart from what is not in Go's cache; its value is a digest of this
+# program. `-overlay` would need no such program, but it does not replace what lies in the cache of modules.
 set -euo pipefail
 program=$1
 shift
 check='gomega.Expect(pv.Spec.CSI).NotTo(gomega.BeNil())'
-arguments=() change= output=
-while [ $# -gt 0 ]; do
-	case $1 in
+arguments=() change=
+for argument; do
+	case $argument in
 	-in-tree-volumes=*) change=yes ;;
-	-o)
-		output=$2
-		arguments+=("$1")
-		;;
-	*) arguments+=("$1") ;;
+	*) arguments+=("$argument") ;;
 	esac
-	[ "$1" != -o ] || { shift && arguments+=("$1"); }
-	shift
 done
 
 if [ -n "$change" ]; then
-	changed=$(dirname "$output")/fixtures.go
+	[ "${arguments[0]}" = -o ] || { echo "$0: the first argument is not -o: ${arguments[*]}" >&2; exit 1; }
+	changed=$(dirname "${arguments[1]}")/fixtures.go
 	for index in "${!arguments[@]}"; do
 		case ${arguments[index]} in
 		*/fixtures.go)

@@ -39,7 +39,13 @@ fn programs() -> PathBuf {
 /// A node that has the images of Kubernetes' tests too.
 fn shared() -> &'static Node {
     static SHARED: OnceLock<Option<Node>> = OnceLock::new();
-    harness::once(&SHARED, || Node::start(Some(&programs())))
+    harness::once(&SHARED, || {
+        assert!(
+            programs().join("e2e.test").exists(),
+            "Kubernetes' tests are missing: run `make test-conformance`"
+        );
+        Node::start(Some(&programs()))
+    })
 }
 
 /// A test that may fail, and why.
@@ -51,6 +57,12 @@ struct Exception {
     /// What it says then.
     says: String,
     because: String,
+}
+
+impl Exception {
+    fn is_of(&self, spec: &Spec) -> bool {
+        spec.is_test() && spec.name().contains(&self.test)
+    }
 }
 
 /// So many run at least, if all are to. Fewer mean that the tests do not know any more what the volumes can.
@@ -116,10 +128,8 @@ fn judge(report: &Report, exceptions: &[Exception], whole: Option<usize>) -> Vec
         wrong.push(format!("{tests} tests ran, and at least {least} should have"));
     }
     for spec in &ran {
-        let name = spec.name();
-        let exception = exceptions.iter().find(|exception| name.contains(&exception.test));
-        let message = &spec.failure.message;
-        match exception.filter(|_| spec.is_test()) {
+        let (name, message) = (spec.name(), &spec.failure.message);
+        match exceptions.iter().find(|exception| exception.is_of(spec)) {
             Some(_) if spec.passed() => wrong.push(format!("passed, though it is an exception: {name}")),
             Some(exception) if spec.state == "failed" && message.contains(&exception.says) => {}
             _ if spec.passed() => {}
@@ -127,7 +137,7 @@ fn judge(report: &Report, exceptions: &[Exception], whole: Option<usize>) -> Vec
         }
     }
     for exception in exceptions {
-        let named = ran.iter().filter(|spec| spec.name().contains(&exception.test)).count();
+        let named = ran.iter().filter(|spec| exception.is_of(spec)).count();
         if named > 1 || (named == 0 && whole.is_some()) {
             wrong.push(format!("the exception {:?} is one for {named} of the tests that ran", exception.test));
         }
@@ -149,7 +159,7 @@ async fn kubernetes_storage_tests(node: &'static Node) {
     let (ran, passed) = (tests().filter(|spec| spec.ran()).count(), tests().filter(|spec| spec.passed()).count());
     println!("\n{ran} of Kubernetes' storage tests ran, {passed} passed; {} has all that they say", log.display());
     for exception in &exceptions {
-        if tests().any(|spec| spec.ran() && !spec.passed() && spec.name().contains(&exception.test)) {
+        if tests().any(|spec| spec.ran() && !spec.passed() && exception.is_of(spec)) {
             println!("failed, as it may: {}: {}", exception.test, exception.because.trim());
         }
     }

@@ -81,7 +81,8 @@ pub(crate) fn run(what: &str, missing: fn() -> Option<String>, trials: Vec<Trial
             }
             Some(missing) => {
                 eprintln!("skipped {what}: they need {missing}");
-                arguments.ignored = false;
+                // Else they would run all the same.
+                (arguments.ignored, arguments.include_ignored) = (false, false);
                 let skipped = trials.into_iter().map(|trial| trial.with_ignored_flag(true)).collect();
                 libtest_mimic::run(&arguments, skipped).exit_code()
             }

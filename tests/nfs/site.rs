@@ -372,7 +372,7 @@ impl Provisioner {
 
     /// What it and those before it on this site have logged.
     pub(crate) fn log(&self) -> String {
-        whole_lines(&self.log)
+        whole_lines(std::fs::read(&self.log).unwrap_or_default())
     }
 
     /// Asks it to end, and returns how long it took; panics if it takes longer than a Pod is given by us.

@@ -83,7 +83,7 @@ impl Process {
 
     /// What it has logged so far, and those before it with the same log.
     pub(crate) fn log(&self) -> String {
-        whole_lines(&self.log)
+        whole_lines(std::fs::read(&self.log).unwrap_or_default())
     }
 
     pub(crate) fn signal(&self, signal: &str) {
@@ -150,9 +150,8 @@ impl Drop for Process {
     }
 }
 
-/// What is in a log so far, without the last line if that is just being written.
-pub(crate) fn whole_lines(log: &Path) -> String {
-    let mut written = std::fs::read(log).unwrap_or_default();
+/// What has been written into a log so far, without the last line if that is just being written.
+pub(crate) fn whole_lines(mut written: Vec<u8>) -> String {
     written.truncate(written.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
     String::from_utf8_lossy(&written).into_owned()
 }
