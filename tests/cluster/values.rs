@@ -349,6 +349,31 @@ fn the_notes_tell_of_an_on_delete_that_neither_program_knows() {
     }
 }
 
+/// The Pod that takes finalizers off gets what the Deployment's has, and nothing that is empty.
+#[test]
+fn the_notes_start_a_pod_with_what_the_deployment_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let values = dir.path().join("values.yaml");
+    for (text, expected) in [
+        (r#"{nodeSelector: "", tolerations: "", imagePullSecrets: {}}"#, json!({})),
+        (
+            "{nodeSelector: {disk: ssd}, imagePullSecrets: [{name: key}]}",
+            json!({"nodeSelector": {"disk": "ssd"}, "imagePullSecrets": [{"name": "key"}]}),
+        ),
+    ] {
+        std::fs::write(&values, text).unwrap();
+        let set = ["install", "rel", CHART, "--dry-run=client", "--set", "nfs.server=nas", "--values"];
+        let mut helm = helm_of(HELMS[0], dir.path());
+        let output = helm.current_dir(project("")).args(set).arg(&values).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let given = said.split("--overrides='").nth(1).unwrap().split('\'').next().unwrap();
+        let mut spec = serde_json::from_str::<Value>(given).unwrap()["spec"].take();
+        let account = spec.as_object_mut().unwrap().remove("serviceAccountName");
+        assert_eq!(account, Some(json!("rel-nfs-subdir-external-provisioner")));
+        assert_eq!(spec, expected, "{text}");
+    }
+}
+
 /// Helm 3 installs, upgrades and takes away what the chart makes, on a real API server.
 #[tokio::test]
 async fn helm_3_installs_the_chart_and_upgrades_it() {
