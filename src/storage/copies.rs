@@ -96,9 +96,14 @@ impl Storage {
             stage.complete(&directory).doing("complete the copy for", &directory)
         };
         let copied = self.pool.copy(&self.fence, progress, copy);
+        // The place has just been made, which shows it for the first minute.
+        let touched = async {
+            sleep(TOUCH).await;
+            self.touch_forever(volume_name).await
+        };
         tokio::select! {
             copied = copied => copied,
-            never = self.touch_forever(volume_name) => match never {},
+            never = touched => match never {},
         }
     }
 
