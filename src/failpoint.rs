@@ -40,10 +40,20 @@ pub enum Failpoint {
     VolumeGrown,
     /// The claim's status has got the new capacity, too. Left: nothing amiss but an unwritten event.
     ClaimGrown,
+    /// The volume of an archive that is restored has been made, to be kept whatever happens. Left: a volume that names
+    /// the archive, which the next run of the command goes on with.
+    VolumeRestored,
+    /// The archive has been renamed to the volume's directory. Left: as before.
+    DirectoryRestored,
+    /// The claim of a restored volume has been made. Left: nothing amiss.
+    ClaimRestored,
 }
 
 impl Failpoint {
-    /// Lists all steps.
+    /// Lists the steps of `archives restore`.
+    pub const OF_RESTORE: [Self; 3] = [Self::VolumeRestored, Self::DirectoryRestored, Self::ClaimRestored];
+
+    /// Lists all steps of the provisioner.
     pub const ALL: [Self; 11] = [
         Self::DirectoryMade,
         Self::DirectoryReady,
@@ -73,6 +83,9 @@ impl Failpoint {
             Self::VolumeDeleted => "volume-deleted",
             Self::VolumeGrown => "volume-grown",
             Self::ClaimGrown => "claim-grown",
+            Self::VolumeRestored => "volume-restored",
+            Self::DirectoryRestored => "directory-restored",
+            Self::ClaimRestored => "claim-restored",
         }
     }
 

@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use std::thread;
 
 use clap::Parser;
-use nfs_provisioner::commands::{doctor, remove_finalizers};
+use nfs_provisioner::commands::{dispatch, doctor, remove_finalizers};
 use nfs_provisioner::config::{Args, BadSettings, Command, Config, without_glog};
 use nfs_provisioner::observe::log;
 use nfs_provisioner::run;
+use nfs_provisioner::values::text::printable;
 use tracing::{error, info};
 
 /// More threads than all exports together can have waiting for their servers.
@@ -18,7 +19,8 @@ fn main() -> ExitCode {
     let (given, ignored) = without_glog(std::env::args_os());
     let args = Args::parse_from(given);
     let on_terminal = std::io::stderr().is_terminal();
-    log::start(args.log_format.is_json(on_terminal), on_terminal);
+    let is_quiet = args.command.as_ref().is_some_and(Command::speaks_for_itself);
+    log::start(args.log_format.is_json(on_terminal), on_terminal, is_quiet);
 
     if !ignored.is_empty() {
         info!("ignored {}: RUST_LOG chooses what is logged", ignored.join(", "));
@@ -66,7 +68,7 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
         .max_blocking_threads(BLOCKING_MAX)
         .enable_all()
         .build()?;
-    let result = match args.command {
+    let result = match args.command.clone() {
         Some(Command::RemoveFinalizers) => {
             let (provisioner, kubeconfig) = args.name_and_kubeconfig()?;
             let removing = remove_finalizers::remove_finalizers(&provisioner, kubeconfig.as_deref());
@@ -77,6 +79,17 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
             let report = runtime.block_on(doctor::examine(&config));
             std::io::stdout().write_all(report.print(output).as_bytes())?;
             Ok(if report.has_failure() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        }
+        Some(command) => {
+            let config = Config::try_from(args)?;
+            Ok(match runtime.block_on(dispatch::run(command, &config)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    // To the person who has typed it, not to a log.
+                    writeln!(std::io::stderr(), "error: {}", printable(&format!("{error:#}")))?;
+                    ExitCode::FAILURE
+                }
+            })
         }
         None => {
             let config = Config::try_from(args)?;

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use crate::background::fence::{end_if_changes_outlive_leadership, fenced};
 use crate::background::reaper::reap_forever;
-use crate::background::{orphans, staging, usage};
+use crate::background::{notes, orphans, staging, usage};
 use crate::cluster::api::Cluster;
 use crate::cluster::connect::{Connection, ListMode, connect, connection, own_namespace};
 use crate::cluster::election::{Lead, Leadership, elect, own_identity};
@@ -34,6 +34,7 @@ use crate::controllers::expander::Expander;
 use crate::controllers::pool::{Workers, wake_on_return};
 use crate::controllers::provisioner::Provisioner;
 use crate::controllers::reclaimer::Reclaimer;
+use crate::controllers::records::Records;
 use crate::decide::scope::Scope;
 use crate::export::{self, Export};
 use crate::model::exports::PerExport;
@@ -149,7 +150,10 @@ async fn serve(config: Config, parts: Parts, lead: Lead, listing: ListMode, stop
         () = watches.all_listed() => {
             let exports = staging::noted_as_ours(&fenced(&exports, &leadership), &state);
             let (refreshed, classes) = (Arc::default(), Arc::default());
-            let context = Context { scope, state, exports, cluster, recorder, metrics, refreshed, classes };
+            let records = Records::new(config.record);
+            notes::learn_mark(&cluster, &records).await;
+            let context =
+                Context { scope, state, exports, cluster, recorder, metrics, refreshed, classes, records };
             Box::pin(work_until(context, expand, config.usage_calls, leadership, stop)).await;
         }
         () = came_true(stop.clone()) => {}
@@ -257,6 +261,7 @@ fn background(context: &Context, leadership: &Leadership, usage_calls: u32) -> J
     let counting =
         orphans::count_forever(exports.clone(), state.ledger().clone(), metrics.clone(), leadership.clone());
     background.spawn(counting);
+    background.spawn(notes::keep_forever(context.clone(), leadership.clone()));
     if usage_calls > 0 {
         background.spawn(usage::watch_forever(context.clone(), leadership.clone(), usage_calls));
     }

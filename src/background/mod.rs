@@ -2,6 +2,7 @@
 
 pub mod reaper;
 pub mod orphans;
+pub mod notes;
 pub mod staging;
 pub mod turns;
 pub mod usage;

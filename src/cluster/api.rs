@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
@@ -11,15 +11,19 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::cluster::slim::Slim;
+use crate::layout::ClusterMark;
 use crate::model::claim::SourceClaim;
 use crate::model::class::Class;
 use crate::model::expansion::Expansion;
-use crate::model::volume::{FINALIZER, NewVolume, Volume, annotation};
+use crate::model::volume::{FINALIZER, NewVolume, ReclaimPolicy, Volume, annotation};
 use crate::values::names::{ClassName, VolumeName};
 use crate::values::quantity::STORAGE;
 
 /// The longest time that the API server may take to answer one request.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// The namespace that each cluster has for as long as it lives.
+const SYSTEM: &str = "kube-system";
 
 /// The number of volumes on one page of a list, which bounds our memory.
 const PAGE: u32 = 100;
@@ -67,6 +71,12 @@ impl ApiError {
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Kube(KubeError::Api(status)) if status.is_conflict())
+    }
+
+    /// Tells whether the API server answered that there is an object of that name already.
+    #[must_use]
+    pub fn is_already_exists(&self) -> bool {
+        matches!(self, Self::Kube(KubeError::Api(status)) if status.is_already_exists())
     }
 
     /// Tells whether the API server answered that we lack the permission.
@@ -127,6 +137,17 @@ impl Cluster {
         Self { client, volumes, classes, provisioner: provisioner.to_owned() }
     }
 
+    /// Reads the mark of this cluster, the uid of its namespace `kube-system`.
+    ///
+    /// # Errors
+    /// Returns any API error; [`ApiError::is_forbidden`] if the right to read that namespace lacks, as with the rights
+    /// that upstream's manifests give.
+    pub async fn mark(&self) -> Result<ClusterMark, ApiError> {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let found = answered(namespaces.get_metadata(SYSTEM)).await?;
+        Ok(found.metadata.uid.as_deref().and_then(ClusterMark::parse).unwrap_or_else(ClusterMark::unknown))
+    }
+
     /// Creates a volume, and returns it as it is. Succeeds also if the same volume exists already, see
     /// [`NewVolume::is`].
     ///
@@ -150,6 +171,60 @@ impl Cluster {
     /// Returns any API error.
     pub async fn volume(&self, name: &VolumeName) -> Result<Option<Volume>, ApiError> {
         Ok(answered(self.volumes.get_opt(name.as_str())).await?.map(|volume| Volume::read(&volume.0)))
+    }
+
+    /// Creates a volume as it is spelled, by an admin's order; returns false if one of its name exists.
+    ///
+    /// # Errors
+    /// Returns any other API error.
+    pub async fn create_as_spelled(&self, volume: &PersistentVolume) -> Result<bool, ApiError> {
+        match answered(self.volumes.create(&PostParams::default(), &Slim(volume.clone()))).await {
+            Ok(_) => Ok(true),
+            Err(ApiError::Kube(KubeError::Api(status))) if status.is_already_exists() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sets a volume's reclaim policy.
+    ///
+    /// # Errors
+    /// Returns any API error.
+    pub async fn set_policy(&self, volume: &Volume, policy: ReclaimPolicy) -> Result<(), ApiError> {
+        let patch = Patch::Strategic(json!({
+            "metadata": {"uid": volume.uid},
+            "spec": {"persistentVolumeReclaimPolicy": policy.as_str()},
+        }));
+        answered(self.volumes.patch(volume.name.as_str(), &PatchParams::default(), &patch)).await.map(drop)
+    }
+
+    /// Creates a claim, or only has the API server say whether it would (`dry_run`).
+    ///
+    /// # Errors
+    /// Returns any API error.
+    pub async fn create_claim(&self, claim: &PersistentVolumeClaim, dry_run: bool) -> Result<(), ApiError> {
+        let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
+        let claims: Api<Slim<PersistentVolumeClaim>> = Api::namespaced(self.client.clone(), namespace);
+        let params = PostParams { dry_run, ..PostParams::default() };
+        answered(claims.create(&params, &Slim(claim.clone()))).await.map(drop)
+    }
+
+    /// Finds the volume that a claim names, bound or not: `None` if the claim does not exist, and none if it names none.
+    ///
+    /// # Errors
+    /// Returns any API error.
+    pub async fn named_by_claim(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Option<VolumeName>>, ApiError> {
+        let claims: Api<Slim<PersistentVolumeClaim>> = Api::namespaced(self.client.clone(), namespace);
+        // As for a source: our RBAC grants `list`, but not `get`.
+        let only = ListParams::default().fields(&format!("metadata.name={name}"));
+        let found = answered(claims.list(&only)).await?;
+        let named = |claim: &Slim<PersistentVolumeClaim>| {
+            claim.0.spec.as_ref()?.volume_name.as_deref().filter(|name| !name.is_empty()).map(VolumeName::from)
+        };
+        Ok(found.items.first().map(named))
     }
 
     /// Reads what is needed to copy a claim; returns `None` if the claim does not exist.
@@ -179,15 +254,27 @@ impl Cluster {
     /// # Errors
     /// Returns any API error. The volumes read until then have been passed to `each`.
     pub async fn volumes(&self, mut each: impl FnMut(Volume)) -> Result<(), ApiError> {
-        let mut params = ListParams::default().limit(PAGE);
+        let mut token = None;
         loop {
-            let page = answered(self.volumes.list(&params)).await?;
-            page.items.iter().map(|volume| Volume::read(&volume.0)).for_each(&mut each);
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => params = params.continue_token(&token),
-                None => return Ok(()),
+            let (page, next) = self.volumes_from(token).await?;
+            page.into_iter().for_each(&mut each);
+            token = next;
+            if token.is_none() {
+                return Ok(());
             }
         }
+    }
+
+    /// Reads a page of all volumes, and returns it with what the next one is asked for by, if there is any; the first
+    /// page is asked for by nothing.
+    ///
+    /// # Errors
+    /// Returns any API error.
+    pub async fn volumes_from(&self, token: Option<String>) -> Result<(Vec<Volume>, Option<String>), ApiError> {
+        let params = ListParams { continue_token: token, ..ListParams::default().limit(PAGE) };
+        let page = answered(self.volumes.list(&params)).await?;
+        let volumes = page.items.iter().map(|volume| Volume::read(&volume.0)).collect();
+        Ok((volumes, page.metadata.continue_.filter(|token| !token.is_empty())))
     }
 
     /// Adds our finalizer to a volume.

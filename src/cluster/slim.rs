@@ -105,6 +105,8 @@ struct Volume {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct VolumeSpec {
+    access_modes: Option<Vec<String>>,
+    mount_options: Option<Vec<String>>,
     capacity: Option<BTreeMap<String, Quantity>>,
     claim_ref: Option<ObjectReference>,
     nfs: Option<NFSVolumeSource>,
@@ -123,6 +125,8 @@ impl<'de> Deserialize<'de> for Slim<PersistentVolume> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let Volume { metadata, spec, status } = Volume::deserialize(deserializer)?;
         let spec = spec.map(|spec| PersistentVolumeSpec {
+            access_modes: spec.access_modes,
+            mount_options: spec.mount_options,
             capacity: spec.capacity,
             claim_ref: spec.claim_ref,
             nfs: spec.nfs,

@@ -2,3 +2,10 @@
 
 pub mod remove_finalizers;
 pub mod doctor;
+pub mod session;
+pub mod inventory;
+pub mod revive;
+pub mod adopt;
+pub mod restore;
+pub mod remove;
+pub mod dispatch;

@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
+
+use super::commands::Command;
 
 /// The variable that Kubernetes sets in each Pod.
 pub(super) const IN_CLUSTER: &str = "KUBERNETES_SERVICE_HOST";
@@ -83,6 +85,11 @@ pub struct Args {
     #[arg(long, env = "USAGE_CALLS_PER_SECOND", value_name = "NUMBER", default_value = "0")]
     pub(super) usage_calls_per_second: String,
 
+    /// Whether a note of each volume is kept on the export, for "adopt", "volumes" and "orphans": true or false. A class
+    /// may say otherwise.
+    #[arg(long, env = "RECORD_VOLUMES", value_name = "BOOL", default_value = "true")]
+    pub(super) record_volumes: String,
+
     /// Whether to work only while holding a lock that one provisioner of this name can hold: true or false.
     #[arg(long, env = "ENABLE_LEADER_ELECTION", value_name = "BOOL", default_value = "true")]
     pub(super) enable_leader_election: String,
@@ -118,36 +125,4 @@ impl LogFormat {
             Self::Json => true,
         }
     }
-}
-
-/// Subcommands: what the program does instead of serving.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
-pub enum Command {
-    /// Take this provisioner's finalizer off its volumes, before an uninstall or a rollback. Stop it first: it
-    /// puts them back.
-    RemoveFinalizers,
-
-    /// Check settings, API server, rights, classes and the export, and say what is wrong and how to mend it. It
-    /// ends with 1 if anything is that keeps the provisioner from its work. A provisioner may run meanwhile.
-    Doctor {
-        /// How to say it: text for people, json for machines.
-        #[arg(
-            long,
-            short,
-            value_enum,
-            default_value = "text",
-            hide_possible_values = true,
-            value_name = "text|json"
-        )]
-        output: Output,
-    },
-}
-
-/// The form of a report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Output {
-    /// A line for each check.
-    Text,
-    /// One object of JSON.
-    Json,
 }

@@ -9,13 +9,18 @@ use crate::storage::{ExportSpec, MustBeNfs, Reach};
 use crate::values::address::ExportAddress;
 use crate::values::text::go_bool;
 
+mod commands;
 mod args;
 mod glog;
 mod exports_file;
 mod settings;
 
 use args::IN_CLUSTER;
-pub use args::{Args, Command, LogFormat, Output};
+pub use args::{Args, LogFormat};
+pub use commands::{
+    AdoptArgs, ArchivesAction, Command, FilterArgs, Format, ListArgs, ListOnly, OrphansAction, Output, RemoveArgs,
+    RestoreArgs, WishArgs,
+};
 use exports_file::{Mounted, read_exports};
 pub use glog::without_glog;
 pub use settings::BadSettings;
@@ -43,6 +48,8 @@ pub struct Config {
     pub share: bool,
     /// How many calls a second to spend, on each export, on finding out how much volumes hold; 0 for none.
     pub usage_calls: u32,
+    /// Whether a note of each volume is kept on the export, unless its class says otherwise.
+    pub record: bool,
     /// The namespace of the lock, if one is named.
     pub namespace: Option<String>,
 }
@@ -86,6 +93,7 @@ impl TryFrom<Args> for Config {
         let share = all.or_default("SHARE_ACROSS_NAMESPACES", &args.share_across_namespaces, "false", boolean);
         let usage_calls =
             all.or_default("USAGE_CALLS_PER_SECOND", &args.usage_calls_per_second, "0", calls_per_second);
+        let record = all.or_default("RECORD_VOLUMES", &args.record_volumes, "true", boolean);
         let check = |text: &str| mount_check(text, in_cluster);
         let must_be_nfs = all.or_default("NFS_MOUNT_CHECK", &args.nfs_mount_check, "auto", check);
         let http = match args.http_addr.as_deref() {
@@ -114,6 +122,7 @@ impl TryFrom<Args> for Config {
                 lock: if elect? { lock? } else { LockChoice::None },
                 share: share?,
                 usage_calls: usage_calls?,
+                record: record?,
                 namespace,
             })
         };

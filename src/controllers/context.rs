@@ -11,6 +11,7 @@ use crate::cluster::api::{ApiError, Cluster};
 use crate::cluster::events::{Reason, Recorder, Subject};
 use crate::cluster::state::ClusterState;
 use crate::controllers::classes::ReadClasses;
+use crate::controllers::records::Records;
 use crate::controllers::report::Report;
 use crate::decide::scope::Scope;
 use crate::export::Export;
@@ -41,6 +42,8 @@ pub struct Context {
     pub refreshed: Arc<Mutex<Option<Instant>>>,
     /// The classes that were read, apart from the watch.
     pub classes: Arc<parking_lot::Mutex<ReadClasses>>,
+    /// Which volumes get notes on the export, and under which mark.
+    pub records: Records,
 }
 
 /// The time after which a round that waits for the export frees its slot for another one.

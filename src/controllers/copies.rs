@@ -465,6 +465,7 @@ mod tests {
     use crate::cluster::api::Cluster;
     use crate::cluster::events::Recorder;
     use crate::cluster::state::ClusterState;
+    use crate::controllers::records::Records;
     use crate::decide::scope::{Permitted, Scope};
     use crate::export::Export;
     use crate::model::exports::{Exports, NamedExport};
@@ -494,6 +495,7 @@ mod tests {
             recorder: Recorder::new(client, "p".to_owned()).0,
             refreshed: Arc::default(),
             classes: Arc::default(),
+            records: Records::default(),
         };
         (Copies::new(context, leadership), served)
     }

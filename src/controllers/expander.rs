@@ -15,7 +15,10 @@ use crate::cluster::permissions::{Awaited, listed};
 use crate::controllers::context::Context;
 use crate::controllers::expansion_outcome::{ExpansionOutcome, ExpansionRound};
 use crate::decide::expansion::{ExpansionFacts, ExpansionPlan, for_expansion};
+use crate::decide::record;
+use crate::decide::volume::located;
 use crate::failpoint::Failpoint;
+use crate::layout::Note;
 use crate::ledger::Promise;
 use crate::model::expansion::Expansion;
 use crate::model::volume::Volume;
@@ -125,9 +128,23 @@ impl Expander {
             self.context.cluster.grow_volume(volume, to).await?;
             promise.keep();
             Failpoint::VolumeGrown.passed();
+            self.note(volume, to).await;
         }
         self.context.cluster.grow_claim(expansion, to).await?;
         Failpoint::ClaimGrown.passed();
         Ok(())
+    }
+
+    /// Notes the volume's new capacity on the export, where its note says what it has.
+    async fn note(&self, volume: &Volume, to: &Quantity) {
+        let Context { scope, state, records, .. } = &self.context;
+        let is_wanted = record::is_wanted(state.class(&volume.class).as_deref(), records.wanted);
+        let Some(at) = located(volume, &scope.exports).ok().filter(|_| is_wanted) else { return };
+        let export = self.context.export(&at);
+        // Where it cannot be looked at, the note cannot be written either.
+        let Ok(Some(seen)) = export.storage.look(&at.path).await else { return };
+        let grown = Volume { capacity: Some(to.clone()), ..volume.clone() };
+        let note = Note { owners: Some(seen.owners), ..record::of_volume(&grown, &at, &records.mark()) };
+        records.write(export, note).await;
     }
 }

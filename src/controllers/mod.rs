@@ -5,6 +5,7 @@
 
 pub mod report;
 pub mod classes;
+pub mod records;
 pub mod context;
 pub mod pool;
 mod copy_slots;

@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use crate::cluster::api::ApiError;
 use crate::cluster::election::Leadership;
 use crate::cluster::events::{Reason, UnderWay};
@@ -19,6 +21,7 @@ use crate::controllers::there::{predecessor, there};
 use crate::decide::choice::There;
 use crate::decide::claim::{ClaimFacts, ClaimPlan, Denial, Provision, denied, for_claim};
 use crate::decide::copy::{Origin, names};
+use crate::decide::record;
 use crate::decide::volume::located;
 use crate::failpoint::Failpoint;
 use crate::ledger::{GidRequest, Reservation};
@@ -337,9 +340,15 @@ impl Provisioner {
                 return Ok(ClaimOutcome::WaitsForMove);
             }
             let Some(copied) = self.copies.result(claim, job) else { return Ok(ClaimOutcome::Copying) };
-            copied.map_err(|error| self.failed_to_copy(provision, &error))?
+            let copied = copied.map_err(|error| self.failed_to_copy(provision, &error))?;
+            self.record(provision).await;
+            copied
         } else {
-            let creating = self.context.export(at).storage.create_as(&at.path, provision.ownership);
+            let storage = &self.context.export(at).storage;
+            // At the same time, so that a claim takes hardly longer for its note.
+            let creating = async {
+                futures::join!(storage.create_as(&at.path, provision.ownership), self.record(provision)).0
+            };
             let made = self.context.wait(slot, &claim.claim, at.export, creating).await;
             let created = made.map_err(|error| self.failed_to_make(at, &error))?;
             self.attempts.made(uid, created)
@@ -372,6 +381,15 @@ impl Provisioner {
             (false, 0) => Directory::Adopted,
             (false, _) => Directory::New,
         }))
+    }
+
+    /// Writes the volume's note, if it is to have one.
+    async fn record(&self, Provision { volume, at, .. }: &Provision) {
+        let Context { state, records, .. } = &self.context;
+        if record::is_wanted(state.class(&volume.class).as_deref(), records.wanted) {
+            let note = record::of_new(volume, &at.path, &records.mark(), Timestamp::now());
+            records.write(self.context.export(at), note).await;
+        }
     }
 
     fn failed_to_copy(&self, provision: &Provision, error: &CopyError) -> ClaimOutcome {

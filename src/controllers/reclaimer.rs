@@ -13,6 +13,7 @@ use crate::cluster::election::Leadership;
 use crate::controllers::confirm::{Proof, confirm, know_neighbours};
 use crate::controllers::context::{Context, Slot};
 use crate::controllers::volume_outcome::{Disposal, Unread, VolumeOutcome, VolumeRound};
+use crate::decide::record;
 use crate::decide::volume::{Doubt, VolumeFacts, VolumePlan, for_volume};
 use crate::export::Export;
 use crate::failpoint::Failpoint;
@@ -122,7 +123,13 @@ impl Reclaimer {
             // The server has taken its time. The next round reads the volume anew before it deletes that.
             return Err(VolumeOutcome::Changed);
         }
-        let deleted = self.delete(&proof.volume, disposal, &done).await;
+        let is_put_away = matches!(disposal, Disposal::Archived(_) | Disposal::Removed);
+        let forgetting = async {
+            if is_put_away {
+                self.context.records.remove(self.context.export(at), volume.name.as_str()).await;
+            }
+        };
+        let (deleted, ()) = futures::join!(self.delete(&proof.volume, disposal, &done), forgetting);
         departure.complete();
         deleted
     }
@@ -184,11 +191,16 @@ impl Reclaimer {
                 }
                 None => Disposal::Missing(fate),
             },
-            Fate::Archive => match storage.archive(&at.path, name, &note(volume, at)).await? {
+            Fate::Archive => match storage.archive(&at.path, name, &self.note(volume, at)).await? {
                 Some(archive) => Disposal::Archived(archive),
                 None => Disposal::Missing(fate),
             },
         })
+    }
+
+    /// Returns a note that tells those who find an archive whose it was.
+    fn note(&self, volume: &Volume, at: &Location) -> Note {
+        record::of_archive(volume, at, &self.context.records.mark(), Timestamp::now())
     }
 
     fn failed_to_dispose(&self, at: &Location, fate: Fate, error: &StorageError) -> VolumeOutcome {
@@ -245,23 +257,5 @@ fn patched(doing: &'static str, result: Result<(), ApiError>) -> VolumeOutcome {
     match result {
         Err(error) if !error.is_not_found() => VolumeOutcome::FailedToPatch(doing, error),
         _ => VolumeOutcome::Patched,
-    }
-}
-
-/// Returns a note that tells those who find an archive whose it was.
-fn note(volume: &Volume, at: &Location) -> Note {
-    let claim = volume.claim.as_ref();
-    Note {
-        directory: at.path.clone(),
-        volume: volume.name.as_str().into(),
-        class: volume.class.as_str().into(),
-        namespace: claim.map(|claim| claim.namespace.clone()),
-        claim: claim.map(|claim| claim.name.clone()),
-        claim_uid: claim.map(|claim| claim.uid.as_str().into()),
-        archived: Timestamp::now(),
-        capacity: volume.capacity.as_ref().map(|capacity| capacity.0.as_str().into()),
-        access_modes: Vec::new(),
-        gid: volume.gid,
-        provisioner: volume.provisioned_by.clone(),
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod scope;
 pub mod volume;
+pub mod record;
 pub mod copy;
 pub mod choice;
 pub mod refusal;

@@ -93,6 +93,7 @@ fn mk_class(parameters: Set<'_>) -> Class {
         reclaim: ReclaimPolicy::Delete,
         binding: Binding::Immediate,
         mount_options: Vec::new(),
+        restored_from: None,
     }
 }
 
@@ -122,6 +123,8 @@ fn mk_volume() -> Volume {
         source: None,
         claim: Some(ClaimRef { namespace: "shop".into(), name: "data".into(), uid: "1".into() }),
         capacity: Some(Quantity("1Gi".to_owned())),
+        access_modes: Vec::new(),
+        mount_options: Vec::new(),
     }
     .at("nas", "/export/shop-data-pvc-1")
 }

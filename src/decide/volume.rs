@@ -239,7 +239,8 @@ pub fn located(volume: &Volume, exports: &Exports) -> Result<Location, VolumeRef
 /// when the volume was made; else by its class as it is now; else, if the class is gone, by what the class said
 /// when the volume was made. If nothing tells, the directory is archived, which destroys nothing: a deleted class
 /// never leaves its volumes stuck.
-fn fate(volume: &Volume, class: Option<&Class>) -> (Fate, Option<Doubt>) {
+#[must_use]
+pub fn fate(volume: &Volume, class: Option<&Class>) -> (Fate, Option<Doubt>) {
     let annotations =
         [(annotation::ON_DELETE, &volume.on_delete), (annotation::ON_DELETE_OF_CLAIM, &volume.on_delete_of_claim)];
     if let Some((annotation, value)) =

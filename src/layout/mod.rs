@@ -7,6 +7,7 @@
 //!          .nfs-provisioner-trash-<number>/    the same, of another user     numbered
 //!          .nfs-provisioner-trash~<entry>      one, where no room was        TrashPlace
 //!          .nfs-provisioner-archives/<archive> the archive's origin          Note
+//!          .nfs-provisioner-notes/<cluster>/<volume>  the volume's           ClusterMark, Note
 //!          .nfs-provisioner-clones/<volume>/   a copy in the making          staging
 //!          .nfs-provisioner-doctor-<hex>/      a write test of the doctor    write_test
 //! ```
@@ -19,14 +20,16 @@ mod archive;
 mod trash;
 pub mod staging;
 mod note;
+mod mark;
 
 pub use archive::archive_name;
+pub use mark::ClusterMark;
 pub use names::{
-    ARCHIVE_PREFIX, NOTES, NUMBERED_MAX, RESERVED_PREFIX, RootEntry, STAGING, TRASH, TRASH_TRIED, WRITE_TEST_FILE,
-    WRITE_TEST_PREFIX, WRITE_TEST_TRASH, WRITE_TEST_VOLUME, classify, default_directory, is_reserved,
-    is_write_test, moved_up, new_directory, numbered, write_test,
+    ARCHIVE_PREFIX, NOTES, NUMBERED_MAX, RESERVED_PREFIX, RootEntry, STAGING, TRASH, TRASH_TRIED, VOLUME_NOTES,
+    WRITE_TEST_FILE, WRITE_TEST_PREFIX, WRITE_TEST_TRASH, WRITE_TEST_VOLUME, classify, default_directory,
+    is_reserved, is_write_test, moved_up, new_directory, numbered, write_test,
 };
-pub use note::{NOTE_MAX, Note, NoteError};
+pub use note::{NOTE_MAX, Note, NoteError, Owners};
 pub use trash::{NotATrashName, TrashName, TrashPlace};
 
 #[cfg(test)]

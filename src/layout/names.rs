@@ -22,6 +22,10 @@ pub const TRASH_TRIED: &str = ".nfs-provisioner-tried";
 /// lie beside it; see [`numbered`].
 pub const NOTES: &str = ".nfs-provisioner-archives";
 
+/// The directory of notes of volumes: in it a directory for each cluster, which [`super::ClusterMark`] names, and in that
+/// a [`super::Note`] for each volume, under the volume's name. Others may lie beside it; see [`numbered`].
+pub const VOLUME_NOTES: &str = ".nfs-provisioner-notes";
+
 /// The directory in which copies are made; see [`super::staging`].
 pub const STAGING: &str = ".nfs-provisioner-clones";
 
@@ -56,7 +60,7 @@ pub enum RootEntry {
     Archive,
     /// [`TRASH`], one beside it, or an entry that lies at the root itself.
     Trash,
-    /// [`NOTES`], or one beside it.
+    /// [`NOTES`], [`VOLUME_NOTES`], or one beside them.
     Notes,
     /// [`STAGING`].
     Staging,
@@ -71,7 +75,7 @@ pub enum RootEntry {
 pub fn classify(name: &str) -> RootEntry {
     match name {
         _ if is_numbered(TRASH, name) || is_trash_entry(name) => RootEntry::Trash,
-        _ if is_numbered(NOTES, name) => RootEntry::Notes,
+        _ if is_numbered(NOTES, name) || is_numbered(VOLUME_NOTES, name) => RootEntry::Notes,
         STAGING => RootEntry::Staging,
         _ if is_write_test(name) => RootEntry::WriteTest,
         _ if name.starts_with(RESERVED_PREFIX) => RootEntry::Reserved,

@@ -1,4 +1,4 @@
-//! Notes on the export, which say whose an archive was.
+//! Notes on the export, which say whose a directory there is or was.
 
 use std::fmt::{Display, Write as _};
 
@@ -19,8 +19,9 @@ const WORDS_MAX: usize = 200;
 
 /// The origin of a directory on the export, as one line of JSON.
 ///
-/// A note informs and never authorises: anybody who can write on the export can write a note, so nothing is
-/// removed, moved or handed out because a note says so.
+/// A note informs and never authorises: anybody who can write at the export's root can write a note, so nothing is
+/// removed, moved or handed out because a note says so. A volume's Pods cannot: they mount the volume's directory, and
+/// notes lie beside it, in a directory that is root's alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Note {
@@ -38,21 +39,63 @@ pub struct Note {
     /// The claim's uid, which tells the claim from a later one of the same name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claim_uid: Option<Box<str>>,
-    /// The time at which the directory was put where it is.
-    #[serde(serialize_with = "as_text", deserialize_with = "time")]
-    pub archived: Timestamp,
+    /// The time at which the directory was archived; unset in the note of a volume.
+    #[serde(
+        default,
+        serialize_with = "maybe_as_text",
+        deserialize_with = "time",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub archived: Option<Timestamp>,
+    /// The time at which the volume was made, or its first note was written if the API server did not tell that.
+    #[serde(
+        default,
+        serialize_with = "maybe_as_text",
+        deserialize_with = "time",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub created: Option<Timestamp>,
     /// The volume's capacity, as the API server spells it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Box<str>>,
     /// The volume's access modes; empty if they are not known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub access_modes: Vec<Box<str>>,
+    /// The options that the volume was mounted with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mount_options: Vec<Box<str>>,
+    /// The volume's reclaim policy, as the API server spells it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reclaim_policy: Option<Box<str>>,
+    /// The fate of the directory that the class set, in the word of its parameter `onDelete`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_delete: Option<Box<str>>,
+    /// The fate that the claim chose, where its class let it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_delete_of_claim: Option<Box<str>>,
     /// The group that the volume's Pods had besides their own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gid: Option<u32>,
+    /// The directory's mode and owners.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owners: Option<Owners>,
     /// The name of the provisioner that made the volume.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provisioner: Option<Box<str>>,
+    /// The [`ClusterMark`](super::ClusterMark) of the cluster that had the volume, if it was known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Box<str>>,
+}
+
+/// A directory's mode and owners.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owners {
+    /// The mode, in octal digits.
+    pub mode: Box<str>,
+    /// The number of the owner.
+    pub uid: u32,
+    /// The number of the group.
+    pub gid: u32,
 }
 
 /// The reason why a text is not a note that we can read.
@@ -121,15 +164,22 @@ fn as_text<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, 
     serializer.collect_str(value)
 }
 
+fn maybe_as_text<S: Serializer>(value: &Option<impl Display>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serializer.collect_str(value),
+        None => serializer.serialize_none(),
+    }
+}
+
 fn directory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RelPath, D::Error> {
     let text = Box::<str>::deserialize(deserializer)?;
     RelPath::parse(&text).map_err(|error| D::Error::custom(format_args!("the directory {error}")))
 }
 
-fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
     let text = Box::<str>::deserialize(deserializer)?;
     // The error would quote the text, control characters and all.
-    text.parse().map_err(|_| D::Error::custom("the time of archiving is not a time as in RFC 3339"))
+    text.parse().map(Some).map_err(|_| D::Error::custom("a time is not one as in RFC 3339"))
 }
 
 #[cfg(test)]
@@ -147,11 +197,18 @@ mod tests {
             namespace: Some("shop".into()),
             claim: Some("data".into()),
             claim_uid: None,
-            archived: "2025-06-01T12:00:00.5Z".parse().unwrap(),
+            archived: "2025-06-01T12:00:00.5Z".parse().ok(),
+            created: None,
             capacity: None,
             access_modes: Vec::new(),
+            mount_options: Vec::new(),
+            reclaim_policy: None,
+            on_delete: None,
+            on_delete_of_claim: None,
             gid: None,
+            owners: None,
             provisioner: None,
+            cluster: None,
         }
     }
 
@@ -166,7 +223,22 @@ mod tests {
             provisioner: Some("example.com/nfs".into()),
             ..old()
         };
+        let live = Note {
+            archived: None,
+            created: "2025-06-01T12:00:00Z".parse().ok(),
+            mount_options: vec!["nfsvers=4.2".into()],
+            reclaim_policy: Some("Delete".into()),
+            on_delete: Some("archive".into()),
+            on_delete_of_claim: Some("retain".into()),
+            owners: Some(Owners { mode: "2770".into(), uid: 0, gid: 2000 }),
+            cluster: Some("7-8".into()),
+            ..old()
+        };
         let rows = [
+            (
+                live,
+                r#"{"version":1,"directory":"shop/data","volume":"pvc-1","class":"nfs","namespace":"shop","claim":"data","created":"2025-06-01T12:00:00Z","mountOptions":["nfsvers=4.2"],"reclaimPolicy":"Delete","onDelete":"archive","onDeleteOfClaim":"retain","owners":{"mode":"2770","uid":0,"gid":2000},"cluster":"7-8"}"#,
+            ),
             (
                 bare,
                 r#"{"version":1,"directory":"shop/data","volume":"pvc-1","class":"","namespace":null,"claim":null,"archived":"2025-06-01T12:00:00.5Z"}"#,

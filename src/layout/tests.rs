@@ -52,7 +52,12 @@ fn first(path: &RelPath) -> String {
 
 #[test]
 fn what_is_made_at_the_root_is_recognised() {
-    let constants = [(TRASH, RootEntry::Trash), (NOTES, RootEntry::Notes), (STAGING, RootEntry::Staging)];
+    let constants = [
+        (TRASH, RootEntry::Trash),
+        (NOTES, RootEntry::Notes),
+        (VOLUME_NOTES, RootEntry::Notes),
+        (STAGING, RootEntry::Staging),
+    ];
     for (name, expected) in constants {
         assert_eq!(classify(name), expected);
     }
@@ -134,10 +139,14 @@ fn note() -> impl Strategy<Value = Note> {
     let time = (-377_705_023_201_i64..=253_402_207_200, 0..1_000_000_000_i32);
     let time = time.prop_map(|(second, nano)| jiff::Timestamp::new(second, nano).unwrap_or_default());
     let whose = (field(), field(), maybe(), maybe(), maybe());
-    let rest = (maybe(), vec(field(), 0..3), any::<Option<u32>>(), maybe());
-    (directory(), whose, time, rest).prop_map(|(directory, whose, archived, rest)| {
+    let owners = (field(), any::<u32>(), any::<u32>()).prop_map(|(mode, uid, gid)| Owners { mode, uid, gid });
+    let spec = (maybe(), vec(field(), 0..3), vec(field(), 0..3), maybe(), maybe(), maybe());
+    let rest = (any::<Option<u32>>(), option::of(owners), maybe(), maybe());
+    let times = (option::of(time.clone()), option::of(time));
+    (directory(), whose, times, spec, rest).prop_map(|(directory, whose, (archived, created), spec, rest)| {
         let (volume, class, namespace, claim, claim_uid) = whose;
-        let (capacity, access_modes, gid, provisioner) = rest;
+        let (capacity, access_modes, mount_options, reclaim_policy, on_delete, on_delete_of_claim) = spec;
+        let (gid, owners, provisioner, cluster) = rest;
         Note {
             directory,
             volume,
@@ -146,10 +155,17 @@ fn note() -> impl Strategy<Value = Note> {
             claim,
             claim_uid,
             archived,
+            created,
             capacity,
             access_modes,
+            mount_options,
+            reclaim_policy,
+            on_delete,
+            on_delete_of_claim,
             gid,
+            owners,
             provisioner,
+            cluster,
         }
     })
 }

@@ -86,9 +86,11 @@ pub mod parameter {
     pub const CLAIM_OWNERSHIP: &str = "claimOwnership";
     /// Tells whether an existing directory keeps its mode, owner and group; a Go bool, false if unset.
     pub const ADOPT_AS_IS: &str = "adoptAsIs";
+    /// Tells whether the volumes' notes are kept on the export; a Go bool, the setting RECORD_VOLUMES if unset.
+    pub const RECORD_VOLUME: &str = "recordVolume";
     pub use crate::values::headroom::{MAX_OVERCOMMIT, MIN_FREE_INODES, MIN_FREE_SPACE};
     /// All parameters.
-    pub const ALL: [&str; 18] = [
+    pub const ALL: [&str; 19] = [
         ON_DELETE,
         ARCHIVE_ON_DELETE,
         PATH_PATTERN,
@@ -104,6 +106,7 @@ pub mod parameter {
         GID_RANGE,
         CLAIM_OWNERSHIP,
         ADOPT_AS_IS,
+        RECORD_VOLUME,
         MIN_FREE_SPACE,
         MIN_FREE_INODES,
         MAX_OVERCOMMIT,
@@ -212,6 +215,8 @@ pub struct Parameters {
     pub gid_range: Option<GidRange>,
     /// The demands on an export before a volume is made there, or grows.
     pub requirements: Requirements,
+    /// Whether volumes' notes are kept on the export, if the class says so.
+    pub record: Option<bool>,
     /// The invalid parameters. A claim is refused for any of them, except for those of [`Parameters::doubt`]. For a
     /// volume that exists, an invalid parameter counts as unset, and one that leaves its fate in doubt never has data
     /// deleted, whatever else is set.
@@ -283,6 +288,7 @@ impl Parameters {
             inodes: reader.read(parameter::MIN_FREE_INODES, INODES, |text| text.parse().ok()),
             ratio: reader.read(parameter::MAX_OVERCOMMIT, RATIO, |text| text.parse().ok()),
         };
+        let record = reader.read(parameter::RECORD_VOLUME, BOOL, go_bool);
         let mut wrong = reader.wrong;
         if let Some(token) = pattern.as_ref().filter(|_| strict).and_then(Pattern::unknown) {
             wrong.push(BadParameter::Token(token.into()));
@@ -300,6 +306,7 @@ impl Parameters {
             claim_aspects,
             gid_range,
             requirements,
+            record,
             wrong,
             unknown: unknown.map(|key| key.as_str().into()).collect(),
         }

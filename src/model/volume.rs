@@ -30,6 +30,9 @@ pub mod annotation {
     /// was done, in words; written by us before the volume is deleted. What lies at its path by then is not the
     /// volume's any more, unless the volume has got another claim.
     pub const DISPOSED: &str = "nfs-provisioner/disposed";
+    /// Names the archive, or the entry of the trash, that the volume's directory was before; written by us when it is
+    /// brought back.
+    pub const RESTORED_FROM: &str = "nfs-provisioner/restored-from";
     /// Names a group that the kubelet gives to Pods with the volume besides their own.
     pub const GID: &str = "pv.beta.kubernetes.io/gid";
     /// Names the class; from before `storageClassName` existed.
@@ -136,6 +139,12 @@ pub struct Volume {
     pub claim: Option<ClaimRef>,
     /// The storage that the volume is said to have, verbatim.
     pub capacity: Option<Quantity>,
+    /// The volume's access modes, verbatim.
+    pub access_modes: Vec<Box<str>>,
+    /// The options that the volume is mounted with, verbatim.
+    pub mount_options: Vec<Box<str>>,
+    /// What the volume's directory was before, if it was brought back.
+    pub restored_from: Option<Box<str>>,
 }
 
 /// The server and path of an NFS volume, verbatim.
@@ -192,6 +201,9 @@ impl Volume {
                 uid: claim.uid.as_deref().unwrap_or_default().into(),
             }),
             capacity: spec.and_then(|spec| spec.capacity.as_ref()?.get(STORAGE).cloned()),
+            access_modes: texts(spec.and_then(|spec| spec.access_modes.as_deref())),
+            mount_options: texts(spec.and_then(|spec| spec.mount_options.as_deref())),
+            restored_from: annotation(annotation::RESTORED_FROM).map(Into::into),
         }
     }
 
@@ -241,6 +253,10 @@ impl Volume {
     pub fn was_made_for(&self, claim: &ClaimUid, provisioner: &str) -> bool {
         self.is_of(provisioner) && self.claim.as_ref().is_some_and(|made_for| made_for.uid == *claim)
     }
+}
+
+fn texts(all: Option<&[String]>) -> Vec<Box<str>> {
+    all.unwrap_or_default().iter().map(|text| text.as_str().into()).collect()
 }
 
 /// Reads what was done to the directory of a released volume, if that was for the claim which it still names.

@@ -11,15 +11,18 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// The environment variable that chooses what is logged.
 const RUST_LOG: &str = "RUST_LOG";
 
-/// Starts the log on standard error: objects of JSON, or lines for people, with colours if that is a terminal.
+/// Starts the log on standard error: objects of JSON, or lines for people, with colours if that is a terminal; of errors
+/// alone if it `is_quiet`, unless `RUST_LOG` says otherwise.
 ///
 /// A `RUST_LOG` that cannot be read does not keep the program from starting: the log says what is wrong with it,
 /// and is written as if it were not set.
-pub fn start(json: bool, on_terminal: bool) {
+pub fn start(json: bool, on_terminal: bool, is_quiet: bool) {
     let (filter, wrong) = match filter(std::env::var(RUST_LOG)) {
         Ok(filter) => (filter, None),
         Err(wrong) => (default_filter(), Some(wrong)),
     };
+    let is_set = std::env::var_os(RUST_LOG).is_some_and(|value| !value.is_empty());
+    let filter = if is_quiet && !is_set { Targets::new().with_default(LevelFilter::ERROR) } else { filter };
     let log = tracing_subscriber::fmt()
         .with_max_level(LevelFilter::TRACE)
         .with_target(false)

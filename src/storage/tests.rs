@@ -30,11 +30,18 @@ fn note(directory: &RelPath) -> Note {
         namespace: None,
         claim: None,
         claim_uid: None,
-        archived: jiff::Timestamp::UNIX_EPOCH,
+        archived: Some(jiff::Timestamp::UNIX_EPOCH),
+        created: None,
         capacity: None,
         access_modes: Vec::new(),
+        mount_options: Vec::new(),
+        reclaim_policy: None,
+        on_delete: None,
+        on_delete_of_claim: None,
         gid: None,
+        owners: None,
         provisioner: None,
+        cluster: None,
     }
 }
 

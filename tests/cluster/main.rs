@@ -42,6 +42,7 @@ mod programs;
 mod provision;
 mod proxy;
 mod reclaim;
+mod recovery;
 mod refuse;
 mod requests;
 mod rights;

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
-use nfs_provisioner::layout::{NOTES, Note};
+use nfs_provisioner::layout::{NOTES, Note, Owners};
 use nfs_provisioner::storage::{Errno, Problem};
 use nfs_provisioner::values::path::NAME_MAX;
 
@@ -139,7 +139,8 @@ fn whose_a_directory_was_is_noted_and_links_are_not_written_through() {
         place.archive("ns/c").unwrap();
         for (archive, directory) in [("archived-flat", "flat"), ("archived-c", "ns/c")] {
             let noted = fs::read_to_string(place.at(NOTES).join(archive)).unwrap();
-            assert_eq!(Note::parse(&noted), Ok(note(directory)), "{noted}");
+            let owners = Some(Owners { mode: "0755".into(), uid: 0, gid: 0 });
+            assert_eq!(Note::parse(&noted), Ok(Note { owners, ..note(directory) }), "{noted}");
         }
         assert_eq!(fs::metadata(place.at(NOTES)).unwrap().mode() & 0o777, 0o700);
     });
@@ -174,7 +175,8 @@ fn where_the_notes_are_another_users_there_are_some_beside_them() {
         assert_eq!(archived, Ok(Some("archived-b".to_owned())));
         let second = place.at(&format!("{NOTES}-2"));
         let noted = fs::read_to_string(second.join("archived-b")).unwrap();
-        assert_eq!(Note::parse(&noted), Ok(note("ns/b")), "{noted}");
+        let owners = Some(Owners { mode: "0755".into(), uid: 1000, gid: 1000 });
+        assert_eq!(Note::parse(&noted), Ok(Note { owners, ..note("ns/b") }), "{noted}");
         let found = fs::metadata(second).unwrap();
         assert_eq!((found.mode() & 0o7777, found.uid()), (0o700, 1000));
     });

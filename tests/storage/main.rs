@@ -175,11 +175,18 @@ fn note(path: &str) -> Note {
         namespace: Some("ns".into()),
         claim: Some("c".into()),
         claim_uid: None,
-        archived: Timestamp::UNIX_EPOCH,
+        archived: Some(Timestamp::UNIX_EPOCH),
+        created: None,
         capacity: None,
         access_modes: Vec::new(),
+        mount_options: Vec::new(),
+        reclaim_policy: None,
+        on_delete: None,
+        on_delete_of_claim: None,
         gid: None,
+        owners: None,
         provisioner: None,
+        cluster: None,
     }
 }
 

@@ -2,9 +2,10 @@
 
 use tracing::warn;
 
-use crate::layout::{NOTES, NUMBERED_MAX, Note, archive_name};
+use crate::layout::{Note, archive_name};
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
-use crate::storage::root::{Check, Root, make_usable};
+use crate::storage::ops::notes::{NoteOf, owners};
+use crate::storage::root::{Check, Root};
 use crate::values::path::{Name, RelPath};
 
 /// How many names are tried for an archive before giving up.
@@ -15,7 +16,7 @@ impl Root {
     /// that name; `None` if there is no directory. `volume` is the volume's name.
     ///
     /// The `note` tells whose the archive is, which its name does not. It goes into a file of the archive's name
-    /// in [`NOTES`], or the one beside it that we can use, before the rename. An export that is full or refuses the
+    /// in [`NOTES`](crate::layout::NOTES), or the one beside it that we can use, before the rename. An export that is full or refuses the
     /// note keeps no directory at its root from being archived, because all that a reclaim must do there is a rename;
     /// the archive is then without a note. A directory deeper down has parts of its path told by the note alone, and
     /// so stays where it is.
@@ -42,6 +43,7 @@ impl Root {
             return Ok(None);
         };
         let leaf = directory.leaf();
+        let note = &Note { owners: owners(&parent, &leaf).or_else(|| note.owners.clone()), ..note.clone() };
         for nth in 0..NAMES_MAX {
             let archive = archive_name(directory, volume, nth)
                 .map_err(|_| Problem::Os(Errno::EINVAL))
@@ -51,7 +53,7 @@ impl Root {
                 Err(Problem::Os(Errno::ENOENT)) => {}
                 Err(problem) => return Err(problem).doing("look up", &archive),
             }
-            match self.write_note(&archive, note) {
+            match self.write_note(NoteOf::Archive(archive.as_str()), note) {
                 Err(problem) if problem.is_refusal() && parent.is_root() => {
                     warn!(archive = archive.as_str(), %problem, "the archive is without a note: it was refused");
                 }
@@ -68,22 +70,5 @@ impl Root {
             };
         }
         Err(Problem::Os(Errno::EEXIST)).doing("archive", directory)
-    }
-
-    fn write_note(&self, archive: &Name, note: &Note) -> Result<(), Problem> {
-        let mut after = 0;
-        loop {
-            let (number, notes) = make_usable(&self.dir, NOTES, after)?;
-            match notes.write(archive.as_str(), note.to_json().as_bytes()) {
-                // An NFS client remembers that it might open the directory as long as that does not change.
-                Err(problem) if problem.is_denial() && number < NUMBERED_MAX => after = number,
-                written => {
-                    return written.inspect_err(|_| {
-                        // Half a note is none. If it stays all the same, nothing is decided by it.
-                        let _ = notes.unlink(archive.as_str());
-                    });
-                }
-            }
-        }
     }
 }

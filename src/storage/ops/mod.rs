@@ -2,9 +2,11 @@
 //! operation. They stand on [`crate::storage::dir`] and know no engine.
 
 pub(crate) mod remove_tree;
+pub(crate) mod notes;
 pub(crate) mod create;
 pub(crate) mod archive;
 pub(crate) mod trash;
+pub(crate) mod bring_back;
 pub(crate) mod complete;
 pub(crate) mod in_place;
 pub(crate) mod stage;

@@ -1,0 +1,265 @@
+//! `nfs-provisioner adopt`: directories that are there become volumes with claims, as after a cluster was rebuilt.
+//!
+//! Nothing on the export is touched. Without `--apply` the objects are printed, to be looked at and applied by hand.
+
+use std::io::Write;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use serde::Serialize;
+
+use crate::background::notes::ALIVE;
+use crate::commands::inventory::Notes;
+use crate::commands::revive::{Revival, Wish};
+use crate::commands::session::Session;
+use crate::export::Export;
+use crate::layout::{ClusterMark, Note};
+use crate::ledger::{Entry, Ledger};
+use crate::model::exports::{ExportId, Location};
+use crate::storage::{FoundNote, Shelf};
+use crate::values::path::RelPath;
+
+/// How long a cluster must have been silent to count as gone.
+const SILENT: Duration = ALIVE.saturating_mul(3);
+
+/// What is to be adopted, and how.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// The directory, or all that are noted.
+    pub directory: Option<String>,
+    /// The name of the export, if it is said.
+    pub export: Option<String>,
+    /// What is to be otherwise than noted.
+    pub wish: Wish,
+    /// The mark of the cluster whose notes count, if it is said.
+    pub cluster: Option<String>,
+    /// Whether to make the objects.
+    pub apply: bool,
+}
+
+/// What came of each directory.
+#[derive(Debug, Default)]
+struct Tally {
+    done: usize,
+    /// What needs a person, in words.
+    refused: Vec<String>,
+}
+
+/// Writes an object as a document of YAML.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn manifest(object: &impl Serialize) -> Result<String> {
+    let value = serde_json::to_value(object)?;
+    Ok(serde_saphyr::to_string(&value)?)
+}
+
+/// Adopts one directory, or all that a cluster that is gone has noted.
+///
+/// # Errors
+/// Says what stands in the way, and what to do. What can be adopted is, whatever keeps others from it.
+pub async fn adopt(session: &Session, order: &Order) -> Result<()> {
+    let mut ledger = session.ledger().await?;
+    let mut tally = Tally::default();
+    match &order.directory {
+        Some(directory) => one(session, order, directory, &mut ledger, &mut tally).await?,
+        None => all(session, order, &mut ledger, &mut tally).await?,
+    }
+    for words in &tally.refused {
+        writeln!(std::io::stderr(), "not adopted: {words}")?;
+    }
+    let (done, refused) = (tally.done, tally.refused.len());
+    if order.apply {
+        writeln!(std::io::stderr(), "adopted {done} directories")?;
+    } else if done > 0 {
+        writeln!(
+            std::io::stderr(),
+            "{done} directories can be adopted: apply these objects, or run this with --apply"
+        )?;
+    }
+    if refused > 0 {
+        bail!("{refused} directories were not adopted");
+    }
+    Ok(())
+}
+
+async fn one(
+    session: &Session,
+    order: &Order,
+    directory: &str,
+    ledger: &mut Ledger,
+    tally: &mut Tally,
+) -> Result<()> {
+    let path = RelPath::parse(directory).with_context(|| format!("{directory:?} is no directory of an export"))?;
+    let mut found = Vec::new();
+    for (id, export) in session.chosen(order.export.as_deref())? {
+        if export.storage.look(&path).await?.is_some() {
+            found.push(id);
+        }
+    }
+    let id = match *found {
+        [] => bail!("there is no directory {directory:?} on the export"),
+        [id] => id,
+        _ => bail!("several exports have a directory {directory:?}: say which by --export"),
+    };
+    let note = noted(session, session.exports.get(id), &path).await?;
+    if let Err(error) = take(session, order, id, &path, note.as_ref(), ledger, tally).await {
+        tally.refused.push(format!("{directory}: {error:#}"));
+    }
+    Ok(())
+}
+
+/// Finds the note of a directory, by whichever cluster.
+async fn noted(session: &Session, export: &Export, path: &RelPath) -> Result<Option<Note>> {
+    for mark in Notes::find(&export.storage, &session.mark).await?.marks {
+        let mut found = None;
+        each_note(export, &mark, |note| {
+            if note.directory == *path {
+                found = Some(note);
+            }
+        })
+        .await?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+/// Reads all notes of a cluster's volumes on an export. What is no note that we can read is passed over.
+async fn each_note(export: &Export, mark: &ClusterMark, mut each: impl FnMut(Note)) -> Result<()> {
+    for number in Shelf::NUMBERS {
+        let Some(mut entries) = export.storage.entries(&Shelf::Volumes(number, mark.clone())).await? else {
+            continue;
+        };
+        loop {
+            let (rest, page) = export.storage.page(entries).await?;
+            if page.is_empty() {
+                break;
+            }
+            for (volume, _) in page {
+                let note = export.storage.note_of_volume(mark, &volume).await?;
+                note.and_then(FoundNote::ok).into_iter().for_each(&mut each);
+            }
+            entries = rest;
+        }
+    }
+    Ok(())
+}
+
+async fn all(session: &Session, order: &Order, ledger: &mut Ledger, tally: &mut Tally) -> Result<()> {
+    for (id, export) in session.chosen(order.export.as_deref())? {
+        let Some(mark) = source(session, export, order.cluster.as_deref()).await? else { continue };
+        let mut notes = Vec::new();
+        each_note(export, &mark, |note| notes.push(note)).await?;
+        for note in notes {
+            let is_ours = note.provisioner.as_deref().is_none_or(|name| name == session.provisioner);
+            // One that is adopted already, by an earlier run or by hand.
+            if !is_ours || ledger.exists(&(&*note.volume).into()) {
+                continue;
+            }
+            let path = note.directory.clone();
+            if let Err(error) = take(session, order, id, &path, Some(&note), ledger, tally).await {
+                tally.refused.push(format!("{path}: {error:#}"));
+            }
+        }
+    }
+    if tally.done == 0 && tally.refused.is_empty() {
+        writeln!(
+            std::io::stderr(),
+            "nothing is to be adopted: no cluster that is gone has notes of other volumes"
+        )?;
+    }
+    Ok(())
+}
+
+/// Finds the cluster whose notes count: the one that was said, else the only other one, if it is silent.
+async fn source(session: &Session, export: &Export, said: Option<&str>) -> Result<Option<ClusterMark>> {
+    if let Some(said) = said {
+        return ClusterMark::parse(said).map(Some).ok_or_else(|| anyhow!("{said:?} is not the mark of a cluster"));
+    }
+    let mut others = Notes::find(&export.storage, &session.mark).await?.marks;
+    others.retain(|mark| *mark != session.mark);
+    let mark = match &*others {
+        [] => return Ok(None),
+        [mark] => mark,
+        several => {
+            let marks: Vec<_> = several.iter().map(ClusterMark::as_str).collect();
+            bail!(
+                "several clusters have notes on the export {}: {}. Say by --cluster which one is gone; the others may be at \
+                 work, and their volumes are theirs",
+                export.name,
+                marks.join(", ")
+            );
+        }
+    };
+    let last = export.storage.last_alive(mark).await?;
+    let silent = last.and_then(|last| SystemTime::now().duration_since(last).ok()).unwrap_or_default();
+    if silent < SILENT {
+        bail!(
+            "the cluster {mark} was at work on the export {} {} s ago: if it is gone, wait until {} minutes have passed, or \
+             say so by --cluster {mark}. Two clusters must not have the same volumes",
+            export.name,
+            silent.as_secs(),
+            SILENT.as_secs() / 60
+        );
+    }
+    Ok(Some(mark.clone()))
+}
+
+/// Prints the objects for a directory, or makes them.
+async fn take(
+    session: &Session,
+    order: &Order,
+    id: ExportId,
+    path: &RelPath,
+    note: Option<&Note>,
+    ledger: &mut Ledger,
+    tally: &mut Tally,
+) -> Result<()> {
+    let export = session.exports.get(id);
+    if export.storage.look(path).await?.is_none() {
+        bail!("the directory is not there any more");
+    }
+    let class = Revival::class_of(note, &order.wish);
+    let class = session.cluster.class(&(&*class).into()).await?;
+    let class = class.filter(|class| class.is_of(&session.provisioner));
+    let revival = Revival::new(path, &export.address, note, &order.wish, class.as_ref(), &session.provisioner);
+    let revival = revival.map_err(anyhow::Error::msg)?;
+    let (volume, at) = ((&*revival.volume).into(), Location { export: id, path: path.clone() });
+    if session.cluster.volume(&volume).await?.is_some() {
+        bail!("there is a volume {volume} already");
+    }
+    if !ledger.is_alone(&volume, &at) {
+        bail!("another volume has this directory, one above it or one in it");
+    }
+    let (namespace, claim) = (&revival.namespace, &revival.claim);
+    let has_claim = match session.cluster.named_by_claim(namespace, claim).await? {
+        Some(Some(named)) if named == volume => true,
+        Some(_) => {
+            bail!("there is a claim {namespace}/{claim} already, with another volume or none: delete it first")
+        }
+        None => false,
+    };
+    let (volume_object, claim_object) = (revival.volume_object(revival.policy, None), revival.claim_object());
+    if !order.apply {
+        let claim = if has_claim { String::new() } else { format!("---\n{}", manifest(&claim_object)?) };
+        write!(std::io::stdout(), "---\n{}{claim}", manifest(&volume_object)?)?;
+    } else {
+        if !session.cluster.create_as_spelled(&volume_object).await? {
+            bail!("there is a volume {volume} already");
+        }
+        match session.cluster.create_claim(&claim_object, false).await {
+            Err(error) if error.is_already_exists() => {}
+            Err(error) => {
+                write!(std::io::stdout(), "---\n{}", manifest(&claim_object)?)?;
+                return Err(error).context("the volume is made, but not its claim, which is printed: apply it");
+            }
+            Ok(()) => {}
+        }
+    }
+    // The next directory is not to lie in this one.
+    ledger.settle(&volume, Entry { at: Some(&at), namespace: None, bytes: 0, gid: None });
+    tally.done += 1;
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! What is noted on the export of a volume.
+
+use jiff::Timestamp;
+
+use crate::layout::{ClusterMark, Note};
+use crate::model::class::Class;
+use crate::model::exports::Location;
+use crate::model::volume::{NewVolume, Volume};
+use crate::values::path::RelPath;
+
+/// Tells whether a volume of this class gets a note: as the class's parameter `recordVolume` says, else as the setting
+/// RECORD_VOLUMES does.
+#[must_use]
+pub fn is_wanted(class: Option<&Class>, setting: bool) -> bool {
+    class.and_then(|class| class.parameters.record).unwrap_or(setting)
+}
+
+/// Returns the note of a volume that is about to be made at `directory`. Its directory's mode and owners are not known
+/// yet.
+#[must_use]
+pub fn of_new(volume: &NewVolume, directory: &RelPath, cluster: &ClusterMark, now: Timestamp) -> Note {
+    let text = |text: &String| text.as_str().into();
+    Note {
+        directory: directory.clone(),
+        volume: volume.name().as_str().into(),
+        class: volume.class.as_str().into(),
+        namespace: Some(volume.claim.namespace.clone()),
+        claim: Some(volume.claim.name.clone()),
+        claim_uid: Some(volume.claim.uid.as_str().into()),
+        archived: None,
+        created: Some(now),
+        capacity: Some(text(&volume.request.0)),
+        access_modes: volume.access_modes.iter().map(text).collect(),
+        mount_options: volume.mount_options.iter().map(text).collect(),
+        reclaim_policy: Some(volume.reclaim.as_str().into()),
+        on_delete: Some(volume.fate.as_str().into()),
+        on_delete_of_claim: volume.fate_of_claim.map(|fate| fate.as_str().into()),
+        gid: volume.gid,
+        owners: None,
+        provisioner: Some(volume.provisioner.clone()),
+        cluster: known(cluster),
+    }
+}
+
+/// Returns the note of a volume that exists.
+#[must_use]
+pub fn of_volume(volume: &Volume, at: &Location, cluster: &ClusterMark) -> Note {
+    let claim = volume.claim.as_ref();
+    Note {
+        directory: at.path.clone(),
+        volume: volume.name.as_str().into(),
+        class: volume.class.as_str().into(),
+        namespace: claim.map(|claim| claim.namespace.clone()),
+        claim: claim.map(|claim| claim.name.clone()),
+        claim_uid: volume.own_claim().map(|claim| claim.uid.as_str().into()),
+        archived: None,
+        created: volume.created,
+        capacity: volume.capacity.as_ref().map(|capacity| capacity.0.as_str().into()),
+        access_modes: volume.access_modes.clone(),
+        mount_options: volume.mount_options.clone(),
+        reclaim_policy: Some(volume.reclaim.as_str().into()),
+        on_delete: volume.on_delete_of_class.map(|fate| fate.as_str().into()),
+        on_delete_of_claim: volume.on_delete_of_claim.clone(),
+        gid: volume.gid,
+        owners: None,
+        provisioner: volume.provisioned_by.clone(),
+        cluster: known(cluster),
+    }
+}
+
+/// Returns the note of the archive that a volume's directory becomes.
+#[must_use]
+pub fn of_archive(volume: &Volume, at: &Location, cluster: &ClusterMark, now: Timestamp) -> Note {
+    Note { archived: Some(now), ..of_volume(volume, at, cluster) }
+}
+
+fn known(cluster: &ClusterMark) -> Option<Box<str>> {
+    cluster.is_known().then(|| cluster.as_str().into())
+}

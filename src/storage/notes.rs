@@ -1,0 +1,140 @@
+//! Notes and listings, for asynchronous callers.
+
+use std::time::SystemTime;
+
+use crate::layout::{ClusterMark, Note};
+use crate::storage::error::{Doing, StorageError};
+use crate::storage::handle::Storage;
+use crate::storage::ops::notes::{Entries, FoundNote, NoteOf, Seen, Shelf};
+use crate::storage::root::Root;
+use crate::values::path::RelPath;
+
+impl Storage {
+    /// Writes the note of a volume; see [`Root::record`].
+    ///
+    /// # Errors
+    /// Those of [`Root::record`], [`Problem::NotLeading`](crate::storage::Problem::NotLeading) if this process does not
+    /// lead, and if the export cannot be used.
+    pub async fn record(&self, cluster: &ClusterMark, note: Note) -> Result<(), StorageError> {
+        let cluster = cluster.clone();
+        self.fenced("record", move |root| root.record(&cluster, &note.volume, &note)).await
+    }
+
+    /// Removes the note of a volume; see [`Root::forget`].
+    ///
+    /// # Errors
+    /// Those of [`Root::forget`], and of [`Storage::record`].
+    pub async fn forget(&self, cluster: &ClusterMark, volume: &str) -> Result<(), StorageError> {
+        let (cluster, volume) = (cluster.clone(), volume.to_owned());
+        self.fenced("forget", move |root| root.forget(&cluster, &volume)).await
+    }
+
+    /// Shows that a cluster's notes are kept up to date; see [`Root::show_alive`].
+    ///
+    /// # Errors
+    /// Those of [`Root::show_alive`], and of [`Storage::record`].
+    pub async fn show_alive(&self, cluster: &ClusterMark) -> Result<(), StorageError> {
+        let cluster = cluster.clone();
+        self.fenced("touch", move |root| root.show_alive(&cluster)).await
+    }
+
+    /// Finds when a cluster's notes were last kept up to date; see [`Root::last_alive`].
+    ///
+    /// # Errors
+    /// Those of [`Root::last_alive`], and if the export cannot be used.
+    pub async fn last_alive(&self, cluster: &ClusterMark) -> Result<Option<SystemTime>, StorageError> {
+        let cluster = cluster.clone();
+        self.pool.call("look", move |root| root.last_alive(&cluster)).await
+    }
+
+    /// Reads the note of a volume; see [`Root::note`].
+    ///
+    /// # Errors
+    /// Those of [`Root::note`], and if the export cannot be used.
+    pub async fn note_of_volume(
+        &self,
+        cluster: &ClusterMark,
+        volume: &str,
+    ) -> Result<Option<FoundNote>, StorageError> {
+        let (cluster, volume) = (cluster.clone(), volume.to_owned());
+        self.pool.call("read", move |root| root.note(NoteOf::Volume(&cluster, &volume))).await
+    }
+
+    /// Reads the note of an archive; see [`Root::note`].
+    ///
+    /// # Errors
+    /// Those of [`Root::note`], and if the export cannot be used.
+    pub async fn note_of_archive(&self, archive: &str) -> Result<Option<FoundNote>, StorageError> {
+        let archive = archive.to_owned();
+        self.pool.call("read", move |root| root.note(NoteOf::Archive(&archive))).await
+    }
+
+    /// Begins to list a directory; see [`Root::entries`].
+    ///
+    /// # Errors
+    /// Those of [`Root::entries`], and if the export cannot be used.
+    pub async fn entries(&self, shelf: &Shelf) -> Result<Option<Entries>, StorageError> {
+        let shelf = shelf.clone();
+        self.pool.call("list", move |root| root.entries(&shelf)).await
+    }
+
+    /// Reads the next page of a listing; see [`Entries::next`].
+    ///
+    /// # Errors
+    /// Those of [`Entries::next`], and if the export cannot be used.
+    pub async fn page(&self, mut entries: Entries) -> Result<(Entries, Vec<(String, bool)>), StorageError> {
+        let next = move |_: &Root| {
+            let page = entries.next()?;
+            Ok((entries, page))
+        };
+        self.pool.call("list", next).await
+    }
+
+    /// Looks at a directory; see [`Root::look`].
+    ///
+    /// # Errors
+    /// Those of [`Root::look`], and if the export cannot be used.
+    pub async fn look(&self, directory: &RelPath) -> Result<Option<Seen>, StorageError> {
+        let directory = directory.clone();
+        self.pool.call("look", move |root| root.look(&directory)).await
+    }
+
+    /// Renames a directory to a path at which nothing is; see [`Root::bring_back`].
+    ///
+    /// # Errors
+    /// Those of [`Root::bring_back`], and of [`Storage::record`].
+    pub async fn bring_back(&self, from: &RelPath, to: &RelPath) -> Result<bool, StorageError> {
+        let (paths, fence) = (vec![from.clone(), to.clone()], self.fence.clone());
+        let (from, to) = (from.clone(), to.clone());
+        let bring_back = move |root: &Root| root.bring_back_if(&|| fence.check(), &from, &to);
+        self.change_all("bring back", paths, bring_back).await
+    }
+
+    /// Removes the note of an archive. None there is success.
+    ///
+    /// # Errors
+    /// Those of [`Root::forget`], and of [`Storage::record`].
+    pub async fn forget_archive(&self, archive: &str) -> Result<(), StorageError> {
+        let archive = archive.to_owned();
+        let forget = move |root: &Root| {
+            let of = NoteOf::Archive(&archive);
+            root.remove_note(of).doing("remove the note of", &archive)
+        };
+        self.fenced("forget", forget).await
+    }
+
+    /// Runs a call that changes nothing but notes, if this process may. Not among the changes that must not be carried
+    /// out later: a note does no harm, whenever it is written.
+    async fn fenced<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        call: impl FnOnce(&Root) -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        let fence = self.fence.clone();
+        let fenced = move |root: &Root| {
+            fence.check().doing(doing, ".")?;
+            call(root)
+        };
+        self.pool.call(doing, fenced).await
+    }
+}

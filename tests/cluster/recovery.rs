@@ -1,0 +1,367 @@
+//! What people see of volumes, archives and orphans, and how they get them back.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::process::Output;
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::api::{Api, DeleteParams};
+use nfs_provisioner::layout::{NOTES, Note, VOLUME_NOTES};
+use serde_json::{Value, json};
+
+use crate::support::eventually;
+use crate::support::space::{Space, create, from_json};
+
+/// Runs a command with a test's settings.
+fn run(space: &Space, arguments: &[&str]) -> Output {
+    space.settings().command().args(arguments).output().unwrap()
+}
+
+/// What a command says that succeeds.
+pub(crate) fn succeeds(space: &Space, arguments: &[&str]) -> String {
+    let output = run(space, arguments);
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What a command says that fails.
+fn fails(space: &Space, arguments: &[&str]) -> String {
+    let output = run(space, arguments);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// The items that a command lists.
+fn items(space: &Space, arguments: &[&str]) -> Vec<Value> {
+    let listed = succeeds(space, &[arguments, &["-o", "json"]].concat());
+    serde_json::from_str::<Value>(&listed).unwrap()["items"].as_array().unwrap().clone()
+}
+
+/// The note of a volume, of whichever cluster, and that cluster's mark.
+fn note_of(space: &Space, volume: &str) -> Option<(String, Note)> {
+    let clusters = fs::read_dir(space.at(VOLUME_NOTES)).ok()?;
+    clusters.map(|entry| entry.unwrap()).find_map(|cluster| {
+        let text = fs::read_to_string(cluster.path().join(volume)).ok()?;
+        Some((cluster.file_name().into_string().unwrap(), Note::parse(&text).unwrap()))
+    })
+}
+
+/// Lets the provisioner make claims in the test's namespace, as docs/recovery.md tells.
+async fn let_it_claim(space: &Space) {
+    let rule = json!({"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["create"]});
+    let role: Role = from_json(json!({"metadata": {"name": "restore"}, "rules": [rule]}));
+    create(&space.api(), role).await;
+    let binding: RoleBinding = from_json(json!({
+        "metadata": {"name": "restore"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "restore"},
+        "subjects": [{"kind": "ServiceAccount", "name": "provisioner", "namespace": space.namespace}],
+    }));
+    create(&space.api(), binding).await;
+}
+
+#[tokio::test]
+async fn a_volume_has_a_note_as_long_as_it_has_its_directory() {
+    let space = Space::new().await;
+    let _provisioner = space.start();
+    let class = space
+        .class(
+            "nfs",
+            json!({"mountOptions": ["hard"], "parameters": {"gidRange": "3000-3010", "onDelete": "archive"}}),
+        )
+        .await;
+    let unnoted = space.class("unnoted", json!({"parameters": {"recordVolume": "false"}})).await;
+    let claim = space.claim("data", &class, json!({"spec": {"accessModes": ["ReadWriteOnce"]}})).await;
+    space.claim("quiet", &unnoted, json!({})).await;
+    let (volume, quiet) = (space.bound("data").await, space.bound("quiet").await);
+    let (name, directory) = (volume.metadata.name.clone().unwrap(), Space::directory(&volume));
+    let (mark, note) = note_of(&space, &name).expect("it is written before the volume is made");
+    let system: k8s_openapi::api::core::v1::Namespace =
+        Api::all(space.client.clone()).get("kube-system").await.unwrap();
+    assert_eq!((Some(&mark), note.cluster.as_deref()), (system.metadata.uid.as_ref(), Some(&*mark)));
+    let expected = Note {
+        directory: directory.parse_path(),
+        volume: name.as_str().into(),
+        class: class.as_str().into(),
+        namespace: Some(space.namespace.as_str().into()),
+        claim: Some("data".into()),
+        claim_uid: claim.metadata.uid.as_deref().map(Into::into),
+        archived: None,
+        created: note.created,
+        capacity: Some("1Mi".into()),
+        access_modes: vec!["ReadWriteOnce".into()],
+        mount_options: vec!["hard".into()],
+        reclaim_policy: Some("Delete".into()),
+        on_delete: Some("archive".into()),
+        on_delete_of_claim: None,
+        gid: Some(3000),
+        owners: None,
+        provisioner: Some(space.provisioner.as_str().into()),
+        cluster: Some(mark.as_str().into()),
+    };
+    assert_eq!(note, expected);
+    assert_eq!(note_of(&space, quiet.metadata.name.as_deref().unwrap()), None, "its class wants none");
+    // Nobody else reaches it: a Pod mounts the volume's directory, and notes lie beside it.
+    let mode = fs::metadata(space.at(VOLUME_NOTES)).unwrap().mode() & 0o7777;
+    assert_eq!((mode, fs::metadata(space.at(VOLUME_NOTES).join(&mark)).unwrap().mode() & 0o7777), (0o700, 0o700));
+
+    space.delete_claim("data").await;
+    space.gone(&name).await;
+    eventually("the note to go", || async { note_of(&space, &name).is_none().then_some(()) }).await;
+    let archived = fs::read_to_string(space.at(NOTES).join(format!("archived-{directory}"))).unwrap();
+    let archived = Note::parse(&archived).unwrap();
+    assert_eq!(
+        (archived.claim.as_deref(), archived.gid, archived.access_modes.len()),
+        (Some("data"), Some(3000), 1)
+    );
+    assert!(archived.archived.is_some() && archived.owners.is_some_and(|owners| &*owners.mode == "2770"));
+}
+
+/// Reads a path as the provisioner does.
+trait ParsePath {
+    fn parse_path(&self) -> nfs_provisioner::values::path::RelPath;
+}
+
+impl ParsePath for str {
+    fn parse_path(&self) -> nfs_provisioner::values::path::RelPath {
+        nfs_provisioner::values::path::RelPath::parse(self).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn an_archive_is_restored_with_all_that_it_held() {
+    let space = Space::new().await;
+    let _provisioner = space.start();
+    let class = space.class("nfs", json!({"parameters": {"gidRange": "3000-3010"}})).await;
+    space.claim("data", &class, json!({})).await;
+    let before = space.bound("data").await;
+    let (name, directory) = (before.metadata.name.clone().unwrap(), Space::directory(&before));
+    fs::write(space.at(&directory).join("file"), "kept").unwrap();
+    std::os::unix::fs::chown(space.at(&directory), Some(1234), Some(3000)).unwrap();
+    let listed = items(&space, &["volumes"]);
+    let [volume] = &listed[..] else { panic!("{listed:?}") };
+    let fields = ["name", "directory", "namespace", "claim", "class", "requested", "status", "fate"];
+    let values = [&*name, &directory, &space.namespace, "data", &class, "1Mi", "Bound", "archive"];
+    for (field, value) in fields.into_iter().zip(values) {
+        assert_eq!(volume[field], value, "{field}");
+    }
+    space.delete_claim("data").await;
+    space.gone(&name).await;
+
+    let archive = format!("archived-{directory}");
+    let listed = items(&space, &["archives", "list", "--namespace", &space.namespace, "--sizes"]);
+    let [found] = &listed[..] else { panic!("{listed:?}") };
+    for (field, value) in [("name", &*archive), ("directory", &directory), ("claim", "data"), ("volume", &name)] {
+        assert_eq!(found[field], value, "{field}");
+    }
+    assert!(found["used"].as_u64() > Some(0) && found["at"].is_string(), "{found}");
+    assert!(items(&space, &["archives", "--older-than", "1h"]).is_empty());
+    assert!(succeeds(&space, &["archives"]).contains(&format!("{}/data", space.namespace)));
+
+    let planned = succeeds(&space, &["archives", "restore", &archive, "--dry-run"]);
+    assert!(planned.contains("nothing is done") && space.at(&archive).exists(), "{planned}");
+    assert!(space.volumes().get_opt(&name).await.unwrap().is_none());
+
+    // Without the right to make claims, the claim is printed, for somebody who has it.
+    let printed = succeeds(&space, &["archives", "restore", &archive]);
+    let (_, manifest) = printed.split_once("---\n").unwrap_or_else(|| panic!("{printed}"));
+    let claim: PersistentVolumeClaim = serde_saphyr::from_str(manifest).unwrap();
+    create(&space.api(), claim).await;
+    let after = space.bound("data").await;
+    let spec = |volume: &PersistentVolume| {
+        let mut spec = volume.spec.clone().unwrap();
+        spec.claim_ref = None;
+        spec
+    };
+    assert_eq!((spec(&after), after.metadata.name.as_ref()), (spec(&before), before.metadata.name.as_ref()));
+    assert_eq!(fs::read_to_string(space.at(&directory).join("file")).unwrap(), "kept");
+    let found = fs::metadata(space.at(&directory)).unwrap();
+    assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (1234, 3000, 0o2770));
+    assert!(!space.at(NOTES).join(&archive).exists() && !space.at(&archive).exists());
+    assert!(note_of(&space, &name).is_some());
+
+    // It is a volume as any other: it is archived again, and restored as another claim.
+    space.delete_claim("data").await;
+    space.gone(&name).await;
+    assert!(space.at(&archive).join("file").exists());
+    let_it_claim(&space).await;
+    let said = succeeds(
+        &space,
+        &["archives", "restore", &archive, "--as", &format!("{}/other", space.namespace), "--size", "2Mi"],
+    );
+    assert!(said.contains("other is bound"), "{said}");
+    let other = space.bound("other").await;
+    assert_eq!((other.metadata.name.as_deref(), Space::directory(&other)), (Some(&*name), directory.clone()));
+    assert_eq!(other.spec.unwrap().capacity.unwrap()["storage"].0, "2Mi");
+    // Twice is once.
+    let again = run(
+        &space,
+        &["archives", "restore", &archive, "--as", &format!("{}/other", space.namespace), "--size", "2Mi"],
+    );
+    assert!(again.status.success(), "{again:?}");
+}
+
+#[tokio::test]
+async fn what_stands_in_the_way_of_a_restore_is_said_and_nothing_is_done() {
+    let space = Space::new().await;
+    let _provisioner = space.start();
+    let_it_claim(&space).await;
+    let class = space.class("nfs", json!({"parameters": {"pathPattern": "${.PVC.name}"}})).await;
+    space.claim("data", &class, json!({})).await;
+    let name = space.bound("data").await.metadata.name.unwrap();
+    fs::write(space.at("data/file"), "first").unwrap();
+    space.delete_claim("data").await;
+    space.gone(&name).await;
+    let archive = "archived-data";
+    let restore = |arguments: &[&str]| fails(&space, &[&["archives", "restore"], arguments].concat());
+    let is_untouched = async || {
+        assert_eq!(fs::read_to_string(space.at(archive).join("file")).unwrap(), "first");
+        assert!(space.at(NOTES).join(archive).exists());
+        assert!(space.volumes().get_opt(&name).await.unwrap().is_none(), "a volume is left");
+    };
+    assert!(restore(&["archived-nothing"]).contains("no archive"));
+    assert!(restore(&["../data"]).contains("not the name"));
+    assert!(restore(&[archive, "--class", "none"]).contains("no StorageClass"));
+    assert!(restore(&[archive, "--export", "none"]).contains("the exports are default"));
+    assert!(restore(&[archive, "--size", "much"]).contains("no quantity"));
+    is_untouched().await;
+
+    fs::create_dir(space.at("data")).unwrap();
+    let words = restore(&[archive]);
+    assert!(words.contains("there is a directory \"data\""), "{words}");
+    fs::remove_dir(space.at("data")).unwrap();
+    is_untouched().await;
+
+    // The claim is made again, and gets a directory of the same name.
+    space.claim("data", &class, json!({})).await;
+    let other = space.bound("data").await.metadata.name.unwrap();
+    fs::write(space.at("data/file"), "second").unwrap();
+    let words = restore(&[archive]);
+    assert!(words.contains("another volume has the directory"), "{words}");
+    is_untouched().await;
+    space.delete_claim("data").await;
+    space.gone(&other).await;
+    assert!(space.at(format!("archived-data-{other}").as_str()).exists());
+
+    // A claim of that name which waits for something else.
+    space.claim("data", "no-such-class", json!({})).await;
+    assert!(restore(&[archive]).contains("claim"));
+    is_untouched().await;
+    space.delete_claim("data").await;
+    space.claim_gone("data").await;
+    succeeds(&space, &["archives", "restore", archive]);
+    space.bound("data").await;
+    assert_eq!(fs::read_to_string(space.at("data/file")).unwrap(), "first");
+}
+
+#[tokio::test]
+async fn archives_and_orphans_are_removed_when_they_are_proven_to_be_such() {
+    let space = Space::new().await;
+    let _provisioner = space.start();
+    let class = space.class("nfs", json!({})).await;
+    let kept = space.class("kept", json!({"reclaimPolicy": "Retain"})).await;
+    space.claim("one", &class, json!({})).await;
+    space.claim("two", &kept, json!({})).await;
+    let (one, two) = (space.bound("one").await, space.bound("two").await);
+    let (first, second) = (Space::directory(&one), Space::directory(&two));
+    let (one, two) = (one.metadata.name.unwrap(), two.metadata.name.unwrap());
+    let archive = format!("archived-{first}");
+    space.delete_claim("one").await;
+    space.gone(&one).await;
+    fs::create_dir(space.at("somebodys")).unwrap();
+    // Of the old program, which left no notes; and a volume's own directory that has an archive's name.
+    fs::create_dir(space.at("archived-old")).unwrap();
+    fs::create_dir_all(space.at("archived-live/inner")).unwrap();
+    let live = json!({
+        "metadata": {"name": format!("{}-live", space.namespace)},
+        "spec": {
+            "accessModes": ["ReadWriteMany"], "capacity": {"storage": "1Mi"}, "storageClassName": "x",
+            "nfs": {"server": crate::support::space::SERVER, "path": format!("{}/archived-live/inner", crate::support::space::PATH)},
+        },
+    });
+    create(&space.volumes(), from_json(live)).await;
+
+    let planned = succeeds(&space, &["archives", "remove", &archive, "archived-old"]);
+    assert!(planned.contains(&format!("would remove {archive}")) && space.at(&archive).exists(), "{planned}");
+    assert!(fails(&space, &["archives", "remove"]).contains("--older-than"));
+    let words = fails(&space, &["archives", "remove", "--older-than", "0s", "--yes"]);
+    assert!(words.contains("archived-old: no note") && words.contains("archived-live: a volume"), "{words}");
+    assert!(!space.at(&archive).exists() && !space.at(NOTES).join(&archive).exists());
+    assert!(space.at("archived-old").exists() && space.at("archived-live/inner").exists());
+    let words = fails(&space, &["archives", "remove", "archived-old", "archived-live", "none", "--yes"]);
+    assert!(words.contains("archived-live: a volume") && words.contains("none: there is none"), "{words}");
+    assert!(!space.at("archived-old").exists() && space.at("archived-live/inner").exists());
+
+    // The volume is kept, then deleted by hand: its directory is an orphan that this cluster knows.
+    assert!(items(&space, &["orphans"]).iter().all(|orphan| orphan["name"] != *second));
+    space.delete_claim("two").await;
+    space.phase(&two, "Released").await;
+    space.volumes().delete(&two, &DeleteParams::default()).await.unwrap();
+    space.gone(&two).await;
+    let orphans = items(&space, &["orphans", "list"]);
+    let orphan = |name: &str| orphans.iter().find(|orphan| orphan["name"] == name).unwrap();
+    assert_eq!(
+        (&orphan(&second)["claim"], &orphan(&second)["status"]),
+        (&json!("two"), &json!("its volume is gone"))
+    );
+    assert_eq!(orphan("somebodys")["status"], "not noted");
+    let words = fails(&space, &["orphans", "remove", &second, "--yes"]);
+    assert!(words.contains("less than an hour ago"), "{words}");
+}
+
+#[tokio::test]
+async fn a_directory_is_adopted_by_what_its_note_says() {
+    let space = Space::new().await;
+    let _provisioner = space.start();
+    let class = space.class("nfs", json!({"reclaimPolicy": "Retain"})).await;
+    for claim in ["one", "two"] {
+        space.claim(claim, &class, json!({})).await;
+    }
+    let mut before = Vec::new();
+    for claim in ["one", "two"] {
+        let volume = space.bound(claim).await;
+        fs::write(space.at(&Space::directory(&volume)).join("file"), claim).unwrap();
+        space.delete_claim(claim).await;
+        let name = volume.metadata.name.clone().unwrap();
+        space.phase(&name, "Released").await;
+        space.volumes().delete(&name, &DeleteParams::default()).await.unwrap();
+        space.gone(&name).await;
+        before.push((claim, name, Space::directory(&volume)));
+    }
+    // As if another cluster had noted them, which has gone.
+    let own = note_of(&space, &before[0].1).unwrap().0;
+    fs::rename(space.at(VOLUME_NOTES).join(&own), space.at(VOLUME_NOTES).join("another")).unwrap();
+    let words = fails(&space, &["adopt", "--all"]);
+    assert!(words.contains("was at work") && words.contains("--cluster another"), "{words}");
+    let old = std::time::SystemTime::now() - std::time::Duration::from_hours(1);
+    fs::File::open(space.at(VOLUME_NOTES).join("another")).unwrap().set_modified(old).unwrap();
+    let printed = succeeds(&space, &["adopt", "--all"]);
+    assert_eq!(printed.matches("kind: PersistentVolume\n").count(), 2, "{printed}");
+    assert_eq!(
+        printed.matches("kind: PersistentVolumeClaim\n").count(),
+        4,
+        "claims, and what refers to them: {printed}"
+    );
+    let words = fails(&space, &["adopt", "--all", "--apply"]);
+    assert!(words.contains("the volume is made, but not its claim"), "for lack of the right: {words}");
+    let_it_claim(&space).await;
+    for (claim, name, directory) in &before {
+        space.volumes().delete(name, &DeleteParams::default()).await.unwrap();
+        space.gone(name).await;
+        if *claim == "one" {
+            let as_other = format!("{}/other", space.namespace);
+            succeeds(&space, &["adopt", directory, "--as", &as_other, "--apply"]);
+            let volume = space.bound("other").await;
+            assert_eq!(
+                (volume.metadata.name.as_ref(), Space::directory(&volume)),
+                (Some(name), directory.clone())
+            );
+        }
+    }
+    succeeds(&space, &["adopt", "--all", "--apply"]);
+    let volume = space.bound("two").await;
+    assert_eq!(volume.metadata.name.as_ref(), Some(&before[1].1));
+    assert_eq!(fs::read_to_string(space.at(&Space::directory(&volume)).join("file")).unwrap(), "two");
+    let again = run(&space, &["adopt", "--all", "--apply"]);
+    assert!(String::from_utf8_lossy(&again.stderr).contains("nothing is to be adopted"), "{again:?}");
+}
