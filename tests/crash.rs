@@ -26,13 +26,14 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{Api, DeleteParams};
 use nfs_provisioner::failpoint::Failpoint;
 use nfs_provisioner::layout::STAGING;
 use serde_json::json;
 use support::eventually;
 use support::process::Process;
-use support::space::Space;
+use support::space::{Space, create, from_json};
 
 /// Starts the provisioner, to die at a step. Without an election: a dead leader's lock would have to be waited for.
 fn start(space: &Space, dies_at: Option<Failpoint>) -> Process {
@@ -212,4 +213,45 @@ async fn a_process_killed_again_and_again_keeps_its_promises() {
 
 fn is_orphan(entry: &str, directories: &BTreeSet<String>) -> bool {
     !entry.starts_with('.') && !directories.contains(entry)
+}
+
+#[tokio::test]
+async fn a_restore_that_dies_at_any_step_is_finished_by_the_next() {
+    for step in Failpoint::OF_RESTORE {
+        let space = Space::new().await;
+        let _provisioner = start(&space, None);
+        let rules = json!([{"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["create"]}]);
+        let role = json!({"metadata": {"name": "restore"}, "rules": rules});
+        create::<Role>(&space.api(), from_json(role)).await;
+        let binding = json!({
+            "metadata": {"name": "restore"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "restore"},
+            "subjects": [{"kind": "ServiceAccount", "name": "provisioner", "namespace": space.namespace}],
+        });
+        create::<RoleBinding>(&space.api(), from_json(binding)).await;
+        let class = space.class("nfs", json!({})).await;
+        space.claim("data", &class, json!({})).await;
+        let volume = space.bound("data").await;
+        let (name, directory) = (volume.metadata.name.clone().unwrap(), Space::directory(&volume));
+        fs::write(space.at(&directory).join("file"), "kept").unwrap();
+        space.delete_claim("data").await;
+        space.gone(&name).await;
+        let archive = format!("archived-{directory}");
+        let restore = |dies_at: &str| {
+            let mut command = space.settings().command();
+            command.args(["archives", "restore", &archive]).env("FAILPOINTS", dies_at).output().unwrap()
+        };
+        let died = restore(&format!("{}=1*return", step.name()));
+        assert!(died.status.code().is_none(), "{step:?} was not met: {died:?}");
+        // What a crash leaves is never reclaimed: there is no claim, or the volume is complete.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let found = [&archive, &directory].map(|path| space.at(path).join("file").exists());
+        assert_eq!(found.iter().filter(|found| **found).count(), 1, "{step:?}");
+        let finished = restore("");
+        assert!(finished.status.success(), "{step:?}: {finished:?}");
+        let volume = space.bound("data").await;
+        assert_eq!(fs::read_to_string(space.at(&directory).join("file")).unwrap(), "kept", "{step:?}");
+        let policy = volume.spec.unwrap().persistent_volume_reclaim_policy;
+        assert_eq!((policy.as_deref(), space.at(&archive).exists()), (Some("Delete"), false), "{step:?}");
+    }
 }

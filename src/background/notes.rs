@@ -21,7 +21,7 @@ use crate::layout::{ClusterMark, Note, TrashName};
 use crate::model::exports::ExportId;
 use crate::model::volume::Volume;
 use crate::observe::metrics;
-use crate::storage::{Shelf, Storage, StorageError};
+use crate::storage::{ListOf, Storage, StorageError};
 use crate::values::names::VolumeName;
 
 /// How often those who share the export are shown that a cluster's notes are kept.
@@ -210,8 +210,8 @@ impl Keeper<'_> {
 /// Returns an error if they cannot be listed.
 pub async fn noted(storage: &Storage, mark: &ClusterMark) -> Result<HashSet<Box<str>>, StorageError> {
     let mut names = HashSet::new();
-    for number in Shelf::NUMBERS {
-        let Some(mut entries) = storage.entries(&Shelf::Volumes(number, mark.clone())).await? else { continue };
+    for number in ListOf::NUMBERS {
+        let Some(mut entries) = storage.entries(&ListOf::Volumes(number, mark.clone())).await? else { continue };
         loop {
             let (rest, page) = storage.page(entries).await?;
             if page.is_empty() {
@@ -227,8 +227,8 @@ pub async fn noted(storage: &Storage, mark: &ClusterMark) -> Result<HashSet<Box<
 /// Lists the names of the volumes that have directories in the trash.
 async fn trashed(storage: &Storage) -> Result<HashSet<Box<str>>, StorageError> {
     let mut volumes = HashSet::new();
-    for number in Shelf::NUMBERS {
-        let Some(mut entries) = storage.entries(&Shelf::Trash(number)).await? else { continue };
+    for number in ListOf::NUMBERS {
+        let Some(mut entries) = storage.entries(&ListOf::Trash(number)).await? else { continue };
         loop {
             let (rest, page) = storage.page(entries).await?;
             if page.is_empty() {

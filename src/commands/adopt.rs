@@ -16,7 +16,7 @@ use crate::export::Export;
 use crate::layout::{ClusterMark, Note};
 use crate::ledger::{Entry, Ledger};
 use crate::model::exports::{ExportId, Location};
-use crate::storage::{FoundNote, Shelf};
+use crate::storage::{FoundNote, ListOf};
 use crate::values::path::RelPath;
 
 /// How long a cluster must have been silent to count as gone.
@@ -128,8 +128,8 @@ async fn noted(session: &Session, export: &Export, path: &RelPath) -> Result<Opt
 
 /// Reads all notes of a cluster's volumes on an export. What is no note that we can read is passed over.
 async fn each_note(export: &Export, mark: &ClusterMark, mut each: impl FnMut(Note)) -> Result<()> {
-    for number in Shelf::NUMBERS {
-        let Some(mut entries) = export.storage.entries(&Shelf::Volumes(number, mark.clone())).await? else {
+    for number in ListOf::NUMBERS {
+        let Some(mut entries) = export.storage.entries(&ListOf::Volumes(number, mark.clone())).await? else {
             continue;
         };
         loop {
@@ -241,25 +241,30 @@ async fn take(
         }
         None => false,
     };
-    let (volume_object, claim_object) = (revival.volume_object(revival.policy, None), revival.claim_object());
-    if !order.apply {
-        let claim = if has_claim { String::new() } else { format!("---\n{}", manifest(&claim_object)?) };
-        write!(std::io::stdout(), "---\n{}{claim}", manifest(&volume_object)?)?;
+    if order.apply {
+        make(session, &revival).await?;
     } else {
-        if !session.cluster.create_as_spelled(&volume_object).await? {
-            bail!("there is a volume {volume} already");
-        }
-        match session.cluster.create_claim(&claim_object, false).await {
-            Err(error) if error.is_already_exists() => {}
-            Err(error) => {
-                write!(std::io::stdout(), "---\n{}", manifest(&claim_object)?)?;
-                return Err(error).context("the volume is made, but not its claim, which is printed: apply it");
-            }
-            Ok(()) => {}
-        }
+        let claim = if has_claim { String::new() } else { format!("---\n{}", manifest(&revival.claim_object())?) };
+        write!(std::io::stdout(), "---\n{}{claim}", manifest(&revival.volume_object(revival.policy, None))?)?;
     }
     // The next directory is not to lie in this one.
     ledger.settle(&volume, Entry { at: Some(&at), namespace: None, bytes: 0, gid: None });
     tally.done += 1;
     Ok(())
+}
+
+/// Makes the volume, then the claim. A claim that cannot be made is printed.
+async fn make(session: &Session, revival: &Revival) -> Result<()> {
+    let claim = revival.claim_object();
+    if !session.cluster.create_as_spelled(&revival.volume_object(revival.policy, None)).await? {
+        bail!("there is a volume {} already", revival.volume);
+    }
+    match session.cluster.create_claim(&claim, false).await {
+        Ok(()) => Ok(()),
+        Err(error) if error.is_already_exists() => Ok(()),
+        Err(error) => {
+            write!(std::io::stdout(), "---\n{}", manifest(&claim)?)?;
+            Err(error).context("the volume is made, but not its claim, which is printed: apply it")
+        }
+    }
 }

@@ -156,7 +156,7 @@ async fn put_away(session: &Session, storage: &Storage, kind: Kind, path: &RelPa
     }
     match kind {
         Kind::Archives => storage.forget_archive(path.as_str()).await?,
-        _ => storage.forget(&session.mark, volume).await?,
+        Kind::Orphans | Kind::Volumes | Kind::Trash => storage.forget(&session.mark, volume).await?,
     }
     debug_assert!(kind != Kind::Archives || path.as_str().starts_with(ARCHIVE_PREFIX), "it is one");
     Ok(())

@@ -100,7 +100,7 @@ pub async fn restore(session: &Session, order: &Order) -> Result<()> {
     match session.cluster.create_claim(&revival.claim_object(), false).await {
         Err(error) if error.is_already_exists() => {}
         created => {
-            created.with_context(|| format!("failed to make the claim {}; run this again", revival.claim))?
+            created.with_context(|| format!("failed to make the claim {}; run this again", revival.claim))?;
         }
     }
     Failpoint::ClaimRestored.passed();
@@ -242,7 +242,10 @@ async fn bring_back(session: &Session, origin: &Origin, revival: &Revival, at: &
     let Export { storage, name, .. } = session.exports.get(origin.id);
     sleep(SETTLES).await;
     if !session.ledger().await?.is_alone(&(&*revival.volume).into(), at) {
-        bail!("another volume has got the directory {:?}, one above it or one in it, just now", revival.directory.as_str());
+        bail!(
+            "another volume has got the directory {:?}, one above it or one in it, just now",
+            revival.directory.as_str()
+        );
     }
     let mut note = revival.note(origin.note.as_ref(), &session.provisioner);
     note.cluster = session.mark.is_known().then(|| session.mark.as_str().into());

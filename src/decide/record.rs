@@ -9,7 +9,7 @@ use crate::model::volume::{NewVolume, Volume};
 use crate::values::path::RelPath;
 
 /// Tells whether a volume of this class gets a note: as the class's parameter `recordVolume` says, else as the setting
-/// RECORD_VOLUMES does.
+/// `RECORD_VOLUMES` does.
 #[must_use]
 pub fn is_wanted(class: Option<&Class>, setting: bool) -> bool {
     class.and_then(|class| class.parameters.record).unwrap_or(setting)

@@ -93,7 +93,6 @@ fn mk_class(parameters: Set<'_>) -> Class {
         reclaim: ReclaimPolicy::Delete,
         binding: Binding::Immediate,
         mount_options: Vec::new(),
-        restored_from: None,
     }
 }
 
@@ -125,6 +124,7 @@ fn mk_volume() -> Volume {
         capacity: Some(Quantity("1Gi".to_owned())),
         access_modes: Vec::new(),
         mount_options: Vec::new(),
+        restored_from: None,
     }
     .at("nas", "/export/shop-data-pvc-1")
 }

@@ -86,7 +86,7 @@ pub mod parameter {
     pub const CLAIM_OWNERSHIP: &str = "claimOwnership";
     /// Tells whether an existing directory keeps its mode, owner and group; a Go bool, false if unset.
     pub const ADOPT_AS_IS: &str = "adoptAsIs";
-    /// Tells whether the volumes' notes are kept on the export; a Go bool, the setting RECORD_VOLUMES if unset.
+    /// Tells whether the volumes' notes are kept on the export; a Go bool, the setting `RECORD_VOLUMES` if unset.
     pub const RECORD_VOLUME: &str = "recordVolume";
     pub use crate::values::headroom::{MAX_OVERCOMMIT, MIN_FREE_INODES, MIN_FREE_SPACE};
     /// All parameters.

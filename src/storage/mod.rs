@@ -34,7 +34,7 @@ pub use ops::complete::Complete;
 pub use ops::copy_file::Progress;
 pub use ops::create::Created;
 pub use ops::disk_usage::{Begun, DiskUsage, Found};
-pub use ops::notes::{Entries, FoundNote, NoteOf, Seen, Shelf};
+pub use ops::notes::{Entries, FoundNote, ListOf, NoteOf, Seen};
 pub use ops::stage::{Source, Staged};
 pub use ops::trash::{Left, Reaped, Trashed};
 pub use ops::write_test::{Leftovers, Made, WriteStep, WriteTest};

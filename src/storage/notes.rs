@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use crate::layout::{ClusterMark, Note};
 use crate::storage::error::{Doing, StorageError};
 use crate::storage::handle::Storage;
-use crate::storage::ops::notes::{Entries, FoundNote, NoteOf, Seen, Shelf};
+use crate::storage::ops::notes::{Entries, FoundNote, ListOf, NoteOf, Seen};
 use crate::storage::root::Root;
 use crate::values::path::RelPath;
 
@@ -73,18 +73,18 @@ impl Storage {
     ///
     /// # Errors
     /// Those of [`Root::entries`], and if the export cannot be used.
-    pub async fn entries(&self, shelf: &Shelf) -> Result<Option<Entries>, StorageError> {
-        let shelf = shelf.clone();
-        self.pool.call("list", move |root| root.entries(&shelf)).await
+    pub async fn entries(&self, of: &ListOf) -> Result<Option<Entries>, StorageError> {
+        let of = of.clone();
+        self.pool.call("list", move |root| root.entries(&of)).await
     }
 
-    /// Reads the next page of a listing; see [`Entries::next`].
+    /// Reads the next page of a listing; see [`Entries::next_page`].
     ///
     /// # Errors
-    /// Those of [`Entries::next`], and if the export cannot be used.
+    /// Those of [`Entries::next_page`], and if the export cannot be used.
     pub async fn page(&self, mut entries: Entries) -> Result<(Entries, Vec<(String, bool)>), StorageError> {
         let next = move |_: &Root| {
-            let page = entries.next()?;
+            let page = entries.next_page()?;
             Ok((entries, page))
         };
         self.pool.call("list", next).await

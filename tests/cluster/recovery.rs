@@ -49,9 +49,8 @@ fn note_of(space: &Space, volume: &str) -> Option<(String, Note)> {
 
 /// Lets the provisioner make claims in the test's namespace, as docs/recovery.md tells.
 async fn let_it_claim(space: &Space) {
-    let rule = json!({"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["create"]});
-    let role: Role = from_json(json!({"metadata": {"name": "restore"}, "rules": [rule]}));
-    create(&space.api(), role).await;
+    let rules = json!([{"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["create"]}]);
+    create::<Role>(&space.api(), from_json(json!({"metadata": {"name": "restore"}, "rules": rules}))).await;
     let binding: RoleBinding = from_json(json!({
         "metadata": {"name": "restore"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "restore"},
@@ -364,4 +363,64 @@ async fn a_directory_is_adopted_by_what_its_note_says() {
     assert_eq!(fs::read_to_string(space.at(&Space::directory(&volume)).join("file")).unwrap(), "two");
     let again = run(&space, &["adopt", "--all", "--apply"]);
     assert!(String::from_utf8_lossy(&again.stderr).contains("nothing is to be adopted"), "{again:?}");
+}
+
+/// Starts two commands at the same time, and waits for both.
+fn at_once(space: &Space, commands: [&[&str]; 2]) -> [Output; 2] {
+    let start = |arguments: &[&str]| {
+        let mut command = space.settings().command();
+        command.args(arguments).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        command.spawn().unwrap()
+    };
+    commands.map(start).map(|running| running.wait_with_output().unwrap())
+}
+
+#[tokio::test]
+async fn two_who_restore_at_once_lose_nothing() {
+    let space = Space::new().await;
+    let _provisioner = space.start();
+    let_it_claim(&space).await;
+    let class = space.class("nfs", json!({"parameters": {"pathPattern": "${.PVC.name}"}})).await;
+    let mut archives = Vec::new();
+    for content in ["first", "second"] {
+        space.claim("data", &class, json!({})).await;
+        let name = space.bound("data").await.metadata.name.unwrap();
+        fs::write(space.at("data/file"), content).unwrap();
+        space.delete_claim("data").await;
+        space.gone(&name).await;
+        let second = format!("archived-data-{name}");
+        archives.push(if archives.is_empty() { "archived-data".to_owned() } else { second });
+    }
+    let contents = || {
+        let found = archives.iter().map(String::as_str).chain(["data"]);
+        let mut found: Vec<_> =
+            found.filter_map(|path| fs::read_to_string(space.at(path).join("file")).ok()).collect();
+        found.sort();
+        found
+    };
+    // Two archives that were one path.
+    let other = format!("{}/other", space.namespace);
+    let both = at_once(
+        &space,
+        [&["archives", "restore", &archives[0]], &["archives", "restore", &archives[1], "--as", &other]],
+    );
+    let succeeded = both.iter().filter(|output| output.status.success()).count();
+    assert!(succeeded <= 1, "{both:?}");
+    assert_eq!(contents(), ["first", "second"], "{both:?}");
+    for claim in ["data", "other"] {
+        drop(space.api::<PersistentVolumeClaim>().delete(claim, &DeleteParams::default()).await);
+        space.claim_gone(claim).await;
+    }
+    eventually("both to be archives", || async { (!space.at("data").exists()).then_some(()) }).await;
+    // One archive, twice.
+    let listed = items(&space, &["archives", "-n", &space.namespace]);
+    let first = listed
+        .iter()
+        .map(|item| item["name"].as_str().unwrap())
+        .find(|name| fs::read_to_string(space.at(name).join("file")).unwrap() == "first");
+    let command: &[&str] = &["archives", "restore", first.unwrap()];
+    let both = at_once(&space, [command, command]);
+    assert!(both.iter().any(|output| output.status.success()), "{both:?}");
+    space.bound("data").await;
+    assert_eq!(fs::read_to_string(space.at("data/file")).unwrap(), "first");
 }

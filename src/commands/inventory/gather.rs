@@ -16,7 +16,7 @@ use crate::model::class::Class;
 use crate::model::exports::ExportId;
 use crate::model::parameters::Fate;
 use crate::model::volume::{Phase, ReclaimPolicy, Volume};
-use crate::storage::{Entries, Shelf, Storage};
+use crate::storage::{Entries, ListOf, Storage};
 use crate::values::names::{ClassName, VolumeName};
 use crate::values::path::RelPath;
 
@@ -28,7 +28,7 @@ pub(super) struct Source {
     kind: Kind,
     export: Option<ExportId>,
     /// What is still to be listed of the export, after what is just being listed.
-    shelves: VecDeque<(Shelf, Option<TrashPlace>)>,
+    to_list: VecDeque<(ListOf, Option<TrashPlace>)>,
     listing: Option<(Entries, Option<TrashPlace>)>,
     notes: Notes,
     volumes: Volumes,
@@ -58,8 +58,8 @@ impl Notes {
     /// If they cannot be listed.
     pub async fn find(storage: &Storage, own: &ClusterMark) -> Result<Self> {
         let mut marks = vec![own.clone()];
-        for number in Shelf::NUMBERS {
-            let Some(mut entries) = storage.entries(&Shelf::Clusters(number)).await? else { continue };
+        for number in ListOf::NUMBERS {
+            let Some(mut entries) = storage.entries(&ListOf::Clusters(number)).await? else { continue };
             loop {
                 let (rest, page) = storage.page(entries).await?;
                 if page.is_empty() {
@@ -96,8 +96,8 @@ impl Source {
         if kind == Kind::Orphans {
             volumes.ledger = session.ledger().await?;
         }
-        let (shelves, notes, orphans) = (VecDeque::new(), Notes::default(), VecDeque::new());
-        Ok(Self { kind, export: None, shelves, listing: None, notes, volumes, orphans })
+        let (to_list, notes, orphans) = (VecDeque::new(), Notes::default(), VecDeque::new());
+        Ok(Self { kind, export: None, to_list, listing: None, notes, volumes, orphans })
     }
 
     /// Begins with an export.
@@ -108,12 +108,12 @@ impl Source {
         self.export = Some(id);
         self.listing = None;
         let storage = &session.exports.get(id).storage;
-        let trash = || Shelf::NUMBERS.map(|number| (Shelf::Trash(number), Some(TrashPlace::Directory(number))));
-        self.shelves = match self.kind {
+        let trash = || ListOf::NUMBERS.map(|number| (ListOf::Trash(number), Some(TrashPlace::Directory(number))));
+        self.to_list = match self.kind {
             // The API server has no exports.
             Kind::Volumes => return Ok(()),
-            Kind::Archives => VecDeque::from([(Shelf::Root, None)]),
-            Kind::Trash => trash().chain([(Shelf::Root, Some(TrashPlace::Root))]).collect(),
+            Kind::Archives => VecDeque::from([(ListOf::Root, None)]),
+            Kind::Trash => trash().chain([(ListOf::Root, Some(TrashPlace::Root))]).collect(),
             Kind::Orphans => VecDeque::new(),
         };
         self.notes = Notes::find(storage, &session.mark).await?;
@@ -142,8 +142,8 @@ impl Source {
     async fn next_entries(&mut self, export: &Export) -> Result<Option<Vec<Item>>> {
         loop {
             let Some((entries, place)) = self.listing.take() else {
-                let Some((shelf, place)) = self.shelves.pop_front() else { return Ok(None) };
-                self.listing = export.storage.entries(&shelf).await?.map(|entries| (entries, place));
+                let Some((of, place)) = self.to_list.pop_front() else { return Ok(None) };
+                self.listing = export.storage.entries(&of).await?.map(|entries| (entries, place));
                 continue;
             };
             let (rest, page) = export.storage.page(entries).await?;
@@ -182,7 +182,7 @@ impl Source {
                 None => "not noted".to_owned(),
             };
             let item = Item { name, export: export.name.to_string(), status: Some(status), ..Item::default() };
-            let item = note.map_or(item.clone(), |note| told(item, &note));
+            let item = note.iter().fold(item, told);
             items.push(Item { at, lies_at, ..item });
         }
         Ok(items)
@@ -199,10 +199,10 @@ impl Source {
             return Ok(noted);
         }
         for (number, mark) in
-            Shelf::NUMBERS.flat_map(|number| self.notes.marks.iter().map(move |mark| (number, mark)))
+            ListOf::NUMBERS.flat_map(|number| self.notes.marks.iter().map(move |mark| (number, mark)))
         {
-            let shelf = Shelf::Volumes(number, mark.clone());
-            let Some(mut entries) = export.storage.entries(&shelf).await? else { continue };
+            let of = ListOf::Volumes(number, mark.clone());
+            let Some(mut entries) = export.storage.entries(&of).await? else { continue };
             loop {
                 let (rest, page) = export.storage.page(entries).await?;
                 if page.is_empty() {
@@ -337,8 +337,8 @@ async fn trashed(export: &Export, notes: &Notes, entry: &str, place: TrashPlace)
         volume: Some(name.volume().to_owned()),
         ..Item::default()
     };
-    let noted = notes.of_volume(&export.storage, name.volume()).await;
-    let item = noted.map_or(item.clone(), |(_, note)| told(item, &note));
+    let found = notes.of_volume(&export.storage, name.volume()).await;
+    let item = found.iter().fold(item, |item, (_, note)| told(item, note));
     Some(Item {
         status: Some("is being removed".to_owned()),
         at: i64::try_from(name.at()).ok().and_then(|at| Timestamp::from_second(at).ok()),

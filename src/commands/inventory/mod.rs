@@ -72,6 +72,7 @@ pub struct Item {
     pub lies_at: Option<RelPath>,
 }
 
+#[expect(clippy::ref_option, reason = "serde passes fields so")]
 fn time<S: serde::Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
     match time {
         Some(time) => serializer.collect_str(&seconds(*time)),
@@ -180,7 +181,9 @@ pub async fn each(
     for (id, _) in session.chosen(export)? {
         source.begin(session, id).await?;
         while let Some(page) = source.next(session).await? {
-            page.into_iter().for_each(|item| take(id, item));
+            for item in page {
+                take(id, item);
+            }
         }
     }
     Ok(())

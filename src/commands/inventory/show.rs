@@ -155,7 +155,7 @@ fn bytes(bytes: u64) -> String {
     let Some((unit, shift)) = UNITS.into_iter().find(|(_, shift)| bytes >> shift > 0) else {
         return bytes.to_string();
     };
-    let tenths = u128::from(bytes) * 10 >> shift;
+    let tenths = (u128::from(bytes) * 10) >> shift;
     format!("{}.{}{unit}", tenths / 10, tenths % 10)
 }
 

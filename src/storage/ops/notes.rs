@@ -42,7 +42,7 @@ pub type FoundNote = Result<Note, NoteError>;
 
 /// A directory whose entries can be listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Shelf {
+pub enum ListOf {
     /// The export's root.
     Root,
     /// A directory of the trash, by its number.
@@ -53,7 +53,7 @@ pub enum Shelf {
     Volumes(u8, ClusterMark),
 }
 
-impl Shelf {
+impl ListOf {
     /// The numbers that directories have of which there may be several.
     pub const NUMBERS: std::ops::RangeInclusive<u8> = 1..=NUMBERED_MAX;
 
@@ -111,7 +111,7 @@ impl Root {
     pub(crate) fn remove_note(&self, of: NoteOf<'_>) -> Result<(), Problem> {
         let (top, inner, name) = of.place();
         let name = Name::parse(name).map_err(|_| Problem::Os(Errno::EINVAL))?;
-        for number in Shelf::NUMBERS {
+        for number in ListOf::NUMBERS {
             let removed = self.own(top, number, inner).and_then(|dir| dir.unlink(name.as_str()));
             match removed {
                 Ok(()) | Err(Problem::Os(Errno::ENOENT)) => {}
@@ -132,7 +132,7 @@ impl Root {
         let read = || {
             let name = Name::parse(name).map_err(|_| Problem::Os(Errno::EINVAL))?;
             let mut denied = None;
-            for number in Shelf::NUMBERS {
+            for number in ListOf::NUMBERS {
                 match self.own(top, number, inner).and_then(|dir| text(&dir, name.as_str())) {
                     Ok(text) => return Ok(Some(Note::parse(&text))),
                     Err(Problem::Os(Errno::ENOENT)) => {}
@@ -149,17 +149,17 @@ impl Root {
     ///
     /// # Errors
     /// If it is a link or no directory, or the file system refuses.
-    pub fn entries(&self, shelf: &Shelf) -> Result<Option<Entries>, StorageError> {
-        let opened = match shelf {
-            Shelf::Root => self.dir.reopen(Access::Read),
-            Shelf::Trash(number) => self.own(TRASH, *number, None),
-            Shelf::Clusters(number) => self.own(VOLUME_NOTES, *number, None),
-            Shelf::Volumes(number, cluster) => self.own(VOLUME_NOTES, *number, Some(cluster.as_str())),
+    pub fn entries(&self, of: &ListOf) -> Result<Option<Entries>, StorageError> {
+        let opened = match of {
+            ListOf::Root => self.dir.reopen(Access::Read),
+            ListOf::Trash(number) => self.own(TRASH, *number, None),
+            ListOf::Clusters(number) => self.own(VOLUME_NOTES, *number, None),
+            ListOf::Volumes(number, cluster) => self.own(VOLUME_NOTES, *number, Some(cluster.as_str())),
         };
-        let listed = opened.and_then(|dir| Ok(Entries { listing: dir.listing()?, dir, path: shelf.path() }));
+        let listed = opened.and_then(|dir| Ok(Entries { listing: dir.listing()?, dir, path: of.path() }));
         match listed {
             Err(Problem::Os(Errno::ENOENT)) => Ok(None),
-            listed => listed.map(Some).doing("list", shelf.path()),
+            listed => listed.map(Some).doing("list", of.path()),
         }
     }
 
@@ -195,7 +195,7 @@ impl Root {
     /// If a component is a link or no directory, or the file system refuses.
     pub fn last_alive(&self, cluster: &ClusterMark) -> Result<Option<SystemTime>, StorageError> {
         let mut last = None;
-        for number in Shelf::NUMBERS {
+        for number in ListOf::NUMBERS {
             let found = self.own(VOLUME_NOTES, number, Some(cluster.as_str()));
             match found.and_then(|dir| dir.inode().attributes()) {
                 Ok(found) => last = last.max(Some(found.modified.into())),
@@ -246,9 +246,9 @@ impl Entries {
     ///
     /// # Errors
     /// What the file system says.
-    pub fn next(&mut self) -> Result<Vec<(String, bool)>, StorageError> {
+    pub fn next_page(&mut self) -> Result<Vec<(String, bool)>, StorageError> {
         let Self { listing, dir, path } = self;
-        let page = listing.next(LISTED).doing("list", &path)?;
+        let page = listing.next(LISTED).doing("list", path)?;
         let read = page.into_iter().map(|(name, kind)| {
             let kind = kind.map_or_else(|| dir.entry(&*name).map(|entry| entry.kind), Ok);
             (name.to_string_lossy().into_owned(), kind == Ok(FileKind::Directory))
