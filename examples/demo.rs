@@ -48,6 +48,7 @@ async fn main() {
     demo.classes().await;
     let claims = demo.claims().await;
     demo.deletions(&claims).await;
+    demo.restore(&claims[0]).await;
     println!("\nThat was it, in {:.0} s.", started.elapsed().as_secs_f64());
     if keep {
         demo.stay().await;
@@ -74,6 +75,7 @@ struct Demo {
     namespace: String,
     provisioner_name: String,
     dir: tempfile::TempDir,
+    settings: Settings,
     _process: Process,
 }
 
@@ -107,7 +109,7 @@ impl Demo {
         };
         let provisioner_name = format!("{namespace}.example.com/nfs");
         println!("Starting the provisioner for {SERVER}:{PATH}, for which {} stands in here.", mount.display());
-        let process = Process::start(&Settings {
+        let settings = Settings {
             binary: provisioner(),
             kubeconfig: own,
             provisioner: provisioner_name.clone(),
@@ -117,8 +119,9 @@ impl Demo {
             namespace: namespace.clone(),
             log: dir.path().join("log"),
             environment: Vec::new(),
-        });
-        Self { client, plane, kubeconfig, namespace, provisioner_name, dir, _process: process }
+        };
+        let process = Process::start(&settings);
+        Self { client, plane, kubeconfig, namespace, provisioner_name, dir, settings, _process: process }
     }
 
     fn class(&self, name: &str) -> String {
@@ -243,6 +246,30 @@ impl Demo {
         println!(
             "\nThe volumes are gone. With reclaimPolicy Retain on the class they would have stayed, untouched."
         );
+    }
+
+    /// Brings the archive of a claim back.
+    async fn restore(&self, (_, directory): &(PersistentVolume, String)) {
+        println!("\n--- Restore --------------------------------------------------------------------------");
+        println!("The archive's note tells whose it was. It becomes a volume with that claim again:\n");
+        self.command(&["archives", "--namespace", &self.namespace]);
+        self.command(&["archives", "restore", &format!("archived-{directory}")]);
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &self.namespace);
+        self.bound(&claims, CLAIMS[0].0).await;
+        let found =
+            fs::read_to_string(self.export().join(directory).join("hello.txt")).expect("the file of before");
+        println!("\nThe claim {} is Bound, and its file still says {found:?}.", CLAIMS[0].0);
+    }
+
+    /// Runs a command of the program as an admin would, and shows what it says.
+    fn command(&self, arguments: &[&str]) {
+        println!("  $ nfs-provisioner {}", arguments.join(" "));
+        let mut command = Settings { kubeconfig: self.kubeconfig.clone(), ..self.settings.clone() }.command();
+        let output = command.args(arguments).output().expect("the program runs");
+        for line in String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).lines() {
+            println!("  {line}");
+        }
+        assert!(output.status.success(), "it has failed");
     }
 
     async fn gone(&self, volume: &str) {

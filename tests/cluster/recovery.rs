@@ -4,18 +4,27 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::Output;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Api, DeleteParams};
 use nfs_provisioner::layout::{NOTES, Note, VOLUME_NOTES};
 use serde_json::{Value, json};
 
 use crate::support::eventually;
-use crate::support::space::{Space, create, from_json};
+use crate::support::plane::Plane;
+use crate::support::process::{Process, Settings};
+use crate::support::space::{PATH, Rules, Space, create, from_json, named};
+
+/// A test's settings, with a server of its own: paths of several tests are the same.
+fn settings(space: &Space) -> Settings {
+    Settings { server: space.own_server(), ..space.settings() }
+}
 
 /// Runs a command with a test's settings.
 fn run(space: &Space, arguments: &[&str]) -> Output {
-    space.settings().command().args(arguments).output().unwrap()
+    settings(space).command().args(arguments).output().unwrap()
 }
 
 /// What a command says that succeeds.
@@ -49,20 +58,26 @@ fn note_of(space: &Space, volume: &str) -> Option<(String, Note)> {
 
 /// Lets the provisioner make claims in the test's namespace, as docs/recovery.md tells.
 async fn let_it_claim(space: &Space) {
+    let_it_claim_in(space, &space.namespace).await;
+}
+
+async fn let_it_claim_in(space: &Space, namespace: &str) {
+    let client = || space.client.clone();
     let rules = json!([{"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["create"]}]);
-    create::<Role>(&space.api(), from_json(json!({"metadata": {"name": "restore"}, "rules": rules}))).await;
+    let role = from_json(json!({"metadata": {"name": "restore"}, "rules": rules}));
+    create::<Role>(&Api::namespaced(client(), namespace), role).await;
     let binding: RoleBinding = from_json(json!({
         "metadata": {"name": "restore"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "restore"},
         "subjects": [{"kind": "ServiceAccount", "name": "provisioner", "namespace": space.namespace}],
     }));
-    create(&space.api(), binding).await;
+    create(&Api::namespaced(client(), namespace), binding).await;
 }
 
 #[tokio::test]
 async fn a_volume_has_a_note_as_long_as_it_has_its_directory() {
     let space = Space::new().await;
-    let _provisioner = space.start();
+    let _provisioner = Process::start(&settings(&space));
     let class = space
         .class(
             "nfs",
@@ -75,8 +90,7 @@ async fn a_volume_has_a_note_as_long_as_it_has_its_directory() {
     let (volume, quiet) = (space.bound("data").await, space.bound("quiet").await);
     let (name, directory) = (volume.metadata.name.clone().unwrap(), Space::directory(&volume));
     let (mark, note) = note_of(&space, &name).expect("it is written before the volume is made");
-    let system: k8s_openapi::api::core::v1::Namespace =
-        Api::all(space.client.clone()).get("kube-system").await.unwrap();
+    let system: Namespace = Api::all(space.client.clone()).get("kube-system").await.unwrap();
     assert_eq!((Some(&mark), note.cluster.as_deref()), (system.metadata.uid.as_ref(), Some(&*mark)));
     let expected = Note {
         directory: directory.parse_path(),
@@ -130,7 +144,7 @@ impl ParsePath for str {
 #[tokio::test]
 async fn an_archive_is_restored_with_all_that_it_held() {
     let space = Space::new().await;
-    let _provisioner = space.start();
+    let _provisioner = Process::start(&settings(&space));
     let class = space.class("nfs", json!({"parameters": {"gidRange": "3000-3010"}})).await;
     space.claim("data", &class, json!({})).await;
     let before = space.bound("data").await;
@@ -203,7 +217,7 @@ async fn an_archive_is_restored_with_all_that_it_held() {
 #[tokio::test]
 async fn what_stands_in_the_way_of_a_restore_is_said_and_nothing_is_done() {
     let space = Space::new().await;
-    let _provisioner = space.start();
+    let _provisioner = Process::start(&settings(&space));
     let_it_claim(&space).await;
     let class = space.class("nfs", json!({"parameters": {"pathPattern": "${.PVC.name}"}})).await;
     space.claim("data", &class, json!({})).await;
@@ -256,7 +270,7 @@ async fn what_stands_in_the_way_of_a_restore_is_said_and_nothing_is_done() {
 #[tokio::test]
 async fn archives_and_orphans_are_removed_when_they_are_proven_to_be_such() {
     let space = Space::new().await;
-    let _provisioner = space.start();
+    let _provisioner = Process::start(&settings(&space));
     let class = space.class("nfs", json!({})).await;
     let kept = space.class("kept", json!({"reclaimPolicy": "Retain"})).await;
     space.claim("one", &class, json!({})).await;
@@ -275,7 +289,7 @@ async fn archives_and_orphans_are_removed_when_they_are_proven_to_be_such() {
         "metadata": {"name": format!("{}-live", space.namespace)},
         "spec": {
             "accessModes": ["ReadWriteMany"], "capacity": {"storage": "1Mi"}, "storageClassName": "x",
-            "nfs": {"server": crate::support::space::SERVER, "path": format!("{}/archived-live/inner", crate::support::space::PATH)},
+            "nfs": {"server": space.own_server(), "path": format!("{PATH}/archived-live/inner")},
         },
     });
     create(&space.volumes(), from_json(live)).await;
@@ -311,7 +325,7 @@ async fn archives_and_orphans_are_removed_when_they_are_proven_to_be_such() {
 #[tokio::test]
 async fn a_directory_is_adopted_by_what_its_note_says() {
     let space = Space::new().await;
-    let _provisioner = space.start();
+    let _provisioner = Process::start(&settings(&space));
     let class = space.class("nfs", json!({"reclaimPolicy": "Retain"})).await;
     for claim in ["one", "two"] {
         space.claim(claim, &class, json!({})).await;
@@ -368,7 +382,7 @@ async fn a_directory_is_adopted_by_what_its_note_says() {
 /// Starts two commands at the same time, and waits for both.
 fn at_once(space: &Space, commands: [&[&str]; 2]) -> [Output; 2] {
     let start = |arguments: &[&str]| {
-        let mut command = space.settings().command();
+        let mut command = settings(space).command();
         command.args(arguments).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
         command.spawn().unwrap()
     };
@@ -378,7 +392,7 @@ fn at_once(space: &Space, commands: [&[&str]; 2]) -> [Output; 2] {
 #[tokio::test]
 async fn two_who_restore_at_once_lose_nothing() {
     let space = Space::new().await;
-    let _provisioner = space.start();
+    let _provisioner = Process::start(&settings(&space));
     let_it_claim(&space).await;
     let class = space.class("nfs", json!({"parameters": {"pathPattern": "${.PVC.name}"}})).await;
     let mut archives = Vec::new();
@@ -423,4 +437,108 @@ async fn two_who_restore_at_once_lose_nothing() {
     assert!(both.iter().any(|output| output.status.success()), "{both:?}");
     space.bound("data").await;
     assert_eq!(fs::read_to_string(space.at("data/file")).unwrap(), "first");
+}
+
+/// A StatefulSet of two, each with a claim.
+fn stateful_set(class: &str) -> StatefulSet {
+    from_json(json!({
+        "metadata": {"name": "web"},
+        "spec": {
+            "replicas": 2, "serviceName": "web", "selector": {"matchLabels": {"app": "web"}},
+            "template": {
+                "metadata": {"labels": {"app": "web"}},
+                "spec": {"containers": [{
+                    "name": "main", "image": "nginx", "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+                }]},
+            },
+            "volumeClaimTemplates": [{
+                "metadata": {"name": "data"},
+                "spec": {
+                    "storageClassName": class, "accessModes": ["ReadWriteOnce"],
+                    "resources": {"requests": {"storage": "1Gi"}},
+                },
+            }],
+        },
+    }))
+}
+
+async fn two_are_ready(space: &Space, namespace: &str) {
+    let sets: Api<StatefulSet> = Api::namespaced(space.client.clone(), namespace);
+    eventually("two replicas", || async {
+        (sets.get("web").await.ok()?.status?.ready_replicas? == 2).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cluster_that_was_thrown_away_is_rebuilt_from_its_export() {
+    const CLAIMS: [&str; 5] = ["data-web-0", "data-web-1", "archived", "deleted", "nested"];
+    let before: &'static Plane = Box::leak(Box::new(Plane::start()));
+    let space = Space::on(before, Rules::Ours).await;
+    let settings = self::settings(&space);
+    let provisioner = Process::start(&settings);
+    let parameters = [
+        ("web", json!({})),
+        ("archived", json!({"gidRange": "3000-3010"})),
+        ("deleted", json!({"onDelete": "delete"})),
+        ("nested", json!({"pathPattern": "team/${.PVC.name}"})),
+    ];
+    for (name, parameters) in &parameters {
+        let class = space.class(name, json!({"parameters": parameters})).await;
+        match *name {
+            "web" => drop(create(&space.api(), stateful_set(&class)).await),
+            name => drop(space.claim(name, &class, json!({})).await),
+        }
+    }
+    two_are_ready(&space, &space.namespace).await;
+    let mut volumes = Vec::new();
+    for claim in CLAIMS {
+        let volume = space.bound(claim).await;
+        fs::write(space.at(&Space::directory(&volume)).join("file"), claim).unwrap();
+        volumes.push(volume);
+    }
+    assert!(provisioner.stop().success());
+    for part in ["kube-controller-manager", "kube-apiserver", "etcd"] {
+        before.command(&format!("stop {part}"));
+    }
+
+    let rebuilt = Space::new().await;
+    create(&Api::all(rebuilt.client.clone()), named::<Namespace>(&space.namespace)).await;
+    let_it_claim_in(&rebuilt, &space.namespace).await;
+    for (name, parameters) in &parameters {
+        let class = json!({
+            "metadata": {"name": space.class_name(name)}, "provisioner": space.provisioner, "parameters": parameters,
+        });
+        create::<StorageClass>(&rebuilt.classes(), from_json(class)).await;
+    }
+    let settings =
+        Settings { kubeconfig: rebuilt.settings().kubeconfig, namespace: rebuilt.namespace.clone(), ..settings };
+    let _provisioner = Process::start(&settings);
+    let adopt = || settings.command().args(["adopt", "--all", "--apply"]).output().unwrap();
+    let early = adopt();
+    assert!(
+        !early.status.success() && String::from_utf8_lossy(&early.stderr).contains("was at work"),
+        "{early:?}"
+    );
+    let (mark, _) = note_of(&space, volumes[0].metadata.name.as_deref().unwrap()).unwrap();
+    let old = std::time::SystemTime::now() - std::time::Duration::from_hours(1);
+    fs::File::open(space.at(VOLUME_NOTES).join(&mark)).unwrap().set_modified(old).unwrap();
+    let entries = space.entries();
+    let adopted = adopt();
+    assert!(adopted.status.success(), "{adopted:?}");
+    assert_eq!(space.entries(), entries, "something on the export was touched");
+    create(&Api::namespaced(rebuilt.client.clone(), &space.namespace), stateful_set(&space.class_name("web")))
+        .await;
+    two_are_ready(&rebuilt, &space.namespace).await;
+    for (claim, was) in CLAIMS.into_iter().zip(&volumes) {
+        let is = rebuilt.bound_in(&space.namespace, claim).await;
+        assert_eq!(Space::directory(&is), Space::directory(was), "{claim}");
+        assert_eq!(fs::read_to_string(space.at(&Space::directory(&is)).join("file")).unwrap(), claim);
+        let kept = |volume: &PersistentVolume| {
+            let spec = volume.spec.clone().unwrap();
+            let gid = volume.metadata.annotations.as_ref().unwrap().get("pv.beta.kubernetes.io/gid").cloned();
+            (spec.capacity, spec.access_modes, spec.storage_class_name, spec.persistent_volume_reclaim_policy, gid)
+        };
+        assert_eq!(kept(&is), kept(was), "{claim}");
+    }
 }
