@@ -70,15 +70,15 @@ pub async fn adopt(session: &Session, order: &Order) -> Result<()> {
     }
     let (done, refused) = (tally.done, tally.refused.len());
     if order.apply {
-        writeln!(std::io::stderr(), "adopted {done} directories")?;
+        writeln!(std::io::stderr(), "directories adopted: {done}")?;
     } else if done > 0 {
         writeln!(
             std::io::stderr(),
-            "{done} directories can be adopted: apply these objects, or run this with --apply"
+            "directories that can be adopted: {done}. Apply these objects, or run this with --apply"
         )?;
     }
     if refused > 0 {
-        bail!("{refused} directories were not adopted");
+        bail!("directories that were not adopted: {refused}");
     }
     Ok(())
 }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use anyhow::Result;
 use jiff::Timestamp;
 
-use super::{Item, Kind};
 use crate::background::orphans;
+use crate::commands::inventory::item::{Item, Kind};
 use crate::commands::session::Session;
 use crate::decide::volume::{fate, located};
 use crate::export::Export;

@@ -5,7 +5,7 @@ use std::mem::take;
 
 use jiff::Timestamp;
 
-use super::{Item, Kind, seconds};
+use crate::commands::inventory::item::{Item, Kind, seconds};
 use crate::config::Format;
 use crate::values::text::printable;
 
@@ -48,13 +48,11 @@ impl<W: Write> Printer<W> {
             Format::Name => writeln!(self.to, "{}", printable(&item.name))?,
             Format::Json => {
                 let before = if self.count == 0 { "{\"items\": [\n" } else { ",\n" };
-                // Text, numbers and nothing else can always be written.
-                write!(self.to, "{before}  {}", compact(&item))?;
+                write!(self.to, "{before}  {}", serde_json::to_string(&item)?)?;
             }
             Format::Yaml => {
                 let before = if self.count == 0 { "items:\n" } else { "" };
-                // JSON is YAML.
-                writeln!(self.to, "{before}- {}", compact(&item))?;
+                write!(self.to, "{before}{}", entry(&item)?)?;
             }
         }
         self.count += 1;
@@ -107,13 +105,11 @@ impl<W: Write> Printer<W> {
     }
 }
 
-/// Writes an item as one line of JSON, without what is not known.
-fn compact(item: &Item) -> String {
-    let mut value = serde_json::to_value(item).unwrap_or_default();
-    if let Some(fields) = value.as_object_mut() {
-        fields.retain(|_, value| !value.is_null());
-    }
-    value.to_string()
+/// Writes an item as an entry of a list in YAML.
+fn entry(item: &Item) -> Result<String> {
+    let yaml = serde_saphyr::to_string(item).map_err(std::io::Error::other)?;
+    let indented = yaml.trim_end().replace('\n', "\n  ");
+    Ok(format!("- {indented}\n"))
 }
 
 fn columns(kind: Kind, is_wide: bool) -> Vec<Column> {
@@ -190,10 +186,10 @@ mod tests {
     fn a_table_has_its_heading_once_and_no_control_characters() {
         let text = shown(Format::Table, &[&["a\u{1b}[1m", "b"], &["c"]]);
         let expected = [
-            "NAME     EXPORT    CLAIM       CLASS   REQUESTED   USED    SINCE",
+            "NAME    EXPORT    CLAIM       CLASS   REQUESTED   USED    SINCE",
             "a\u{fffd}[1m   default   shop/data   -       -           1.5Mi   1970-01-01T00:00:00Z",
-            "b        default   shop/data   -       -           1.5Mi   1970-01-01T00:00:00Z",
-            "c        default   shop/data   -       -           1.5Mi   1970-01-01T00:00:00Z",
+            "b       default   shop/data   -       -           1.5Mi   1970-01-01T00:00:00Z",
+            "c       default   shop/data   -       -           1.5Mi   1970-01-01T00:00:00Z",
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), expected);
         assert_eq!(shown(Format::Table, &[]), "");
