@@ -55,6 +55,14 @@ pub struct Note {
         skip_serializing_if = "Option::is_none"
     )]
     pub created: Option<Timestamp>,
+    /// The time at which the claim had gone while the directory stayed where it was; unset if it had not.
+    #[serde(
+        default,
+        serialize_with = "maybe_as_text",
+        deserialize_with = "time",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub released: Option<Timestamp>,
     /// The volume's capacity, as the API server spells it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Box<str>>,
@@ -73,6 +81,9 @@ pub struct Note {
     /// The fate that the claim chose, where its class let it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_delete_of_claim: Option<Box<str>>,
+    /// The fate that an admin had set on the volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_delete_of_volume: Option<Box<str>>,
     /// The group that the volume's Pods had besides their own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gid: Option<u32>,
@@ -200,6 +211,7 @@ mod tests {
             claim_uid: None,
             archived: "2025-06-01T12:00:00.5Z".parse().ok(),
             created: None,
+            released: None,
             capacity: None,
             access_modes: Vec::new(),
             mount_options: Vec::new(),
@@ -207,6 +219,7 @@ mod tests {
             on_delete: None,
             on_delete_of_claim: None,
             gid: None,
+            on_delete_of_volume: None,
             owners: None,
             provisioner: None,
             cluster: None,
@@ -227,11 +240,13 @@ mod tests {
         let live = Note {
             archived: None,
             created: "2025-06-01T12:00:00Z".parse().ok(),
+            released: None,
             mount_options: vec!["nfsvers=4.2".into()],
             reclaim_policy: Some("Delete".into()),
             on_delete: Some("archive".into()),
             on_delete_of_claim: Some("retain".into()),
             owners: Some(Owners { mode: "2770".into(), uid: 0, gid: 2000 }),
+            on_delete_of_volume: None,
             cluster: Some("7-8".into()),
             ..old()
         };

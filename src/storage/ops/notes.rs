@@ -115,8 +115,8 @@ impl Root {
             let removed = self.own(top, number, inner).and_then(|dir| dir.unlink(name.as_str()));
             match removed {
                 Ok(()) | Err(Problem::Os(Errno::ENOENT)) => {}
-                // Another user's, who has notes of his own.
-                Err(problem) if problem.is_denial() && number > 1 => {}
+                // Another user's: of the time when the server took us for him, or of another node's.
+                Err(problem) if problem.is_denial() => {}
                 Err(problem) => return Err(problem),
             }
         }
@@ -145,7 +145,7 @@ impl Root {
         read().doing("read the note", of.path())
     }
 
-    /// Begins to list a directory; `None` if there is none.
+    /// Begins to list a directory; `None` if there is none, or one beside which there may be others is another user's.
     ///
     /// # Errors
     /// If it is a link or no directory, or the file system refuses.
@@ -159,6 +159,7 @@ impl Root {
         let listed = opened.and_then(|dir| Ok(Entries { listing: dir.listing()?, dir, path: of.path() }));
         match listed {
             Err(Problem::Os(Errno::ENOENT)) => Ok(None),
+            Err(problem) if problem.is_denial() && *of != ListOf::Root => Ok(None),
             listed => listed.map(Some).doing("list", of.path()),
         }
     }
@@ -200,6 +201,7 @@ impl Root {
             match found.and_then(|dir| dir.inode().attributes()) {
                 Ok(found) => last = last.max(Some(found.modified.into())),
                 Err(Problem::Os(Errno::ENOENT)) => {}
+                Err(problem) if problem.is_denial() => {}
                 Err(problem) => return Err(problem).doing("look at", format!("{VOLUME_NOTES}/{cluster}")),
             }
         }
