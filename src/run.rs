@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use crate::background::fence::{end_if_changes_outlive_leadership, fenced};
 use crate::background::reaper::reap_forever;
-use crate::background::{orphans, staging, usage};
+use crate::background::{expiry, orphans, staging, usage};
 use crate::cluster::api::Cluster;
 use crate::cluster::connect::{Connection, ListMode, connect, connection, own_namespace};
 use crate::cluster::election::{Lead, Leadership, elect, own_identity};
@@ -257,6 +257,7 @@ fn background(context: &Context, leadership: &Leadership, usage_calls: u32) -> J
     let counting =
         orphans::count_forever(exports.clone(), state.ledger().clone(), metrics.clone(), leadership.clone());
     background.spawn(counting);
+    background.spawn(expiry::expire_forever(context.clone(), leadership.clone()));
     if usage_calls > 0 {
         background.spawn(usage::watch_forever(context.clone(), leadership.clone(), usage_calls));
     }

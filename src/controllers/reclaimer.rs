@@ -13,7 +13,7 @@ use crate::cluster::election::Leadership;
 use crate::controllers::confirm::{Proof, confirm, know_neighbours};
 use crate::controllers::context::{Context, Slot};
 use crate::controllers::volume_outcome::{Disposal, Unread, VolumeOutcome, VolumeRound};
-use crate::decide::volume::{Doubt, VolumeFacts, VolumePlan, for_volume};
+use crate::decide::volume::{Doubt, Retentions, VolumeFacts, VolumePlan, for_volume};
 use crate::export::Export;
 use crate::failpoint::Failpoint;
 use crate::layout::Note;
@@ -24,7 +24,8 @@ use crate::model::volume::Volume;
 use crate::queue::{Next, RetryReason};
 use crate::storage::{Problem, State, StorageError, explain};
 use crate::values::names::VolumeName;
-use crate::values::time::seconds_now;
+use crate::values::retention::Retention;
+use crate::values::time::{seconds_now, timestamp};
 
 /// The controller of volumes.
 #[derive(Debug)]
@@ -94,7 +95,7 @@ impl Reclaimer {
         plan: &VolumePlan,
         slot: &mut Slot,
     ) -> Result<VolumeOutcome, VolumeOutcome> {
-        let VolumePlan::Reclaim { at, fate, .. } = plan else { return Err(VolumeOutcome::Changed) };
+        let VolumePlan::Reclaim { at, fate, retentions, .. } = plan else { return Err(VolumeOutcome::Changed) };
         let volume = round.volume;
         if round.failures > 0 {
             // What could be found out in vain is cheap; to list all volumes is not.
@@ -110,7 +111,7 @@ impl Reclaimer {
         let disposal = if let Some(neighbour) = departure.neighbours().first() {
             Disposal::Shared(neighbour.clone())
         } else {
-            let disposing = self.dispose(at, *fate, &proof);
+            let disposing = self.dispose(at, *fate, retentions, &proof);
             let disposed = self.context.wait(slot, &**volume, at.export, disposing).await;
             departure.moved();
             disposed.map_err(|error| self.failed_to_dispose(at, *fate, &error))?
@@ -169,25 +170,38 @@ impl Reclaimer {
         }
     }
 
-    /// Archives, trashes or keeps the directory, as `fate` says.
-    async fn dispose(&self, at: &Location, fate: Fate, proof: &Proof) -> Result<Disposal, StorageError> {
+    /// Archives, trashes or keeps the directory, as `fate` says, for as long as `retentions` say.
+    async fn dispose(
+        &self,
+        at: &Location,
+        fate: Fate,
+        retentions: &Retentions,
+        proof: &Proof,
+    ) -> Result<Disposal, StorageError> {
         let Export { storage, backlog, .. } = self.context.export(at);
         let Proof { volume, until } = proof;
         let storage = storage.clone().until(*until);
         let name = volume.name.as_str();
         Ok(match fate {
             Fate::Retain => Disposal::Kept,
-            Fate::Delete => match storage.trash(&at.path, name, seconds_now()).await? {
-                Some(_) => {
-                    backlog.pushed();
-                    Disposal::Removed
+            Fate::Delete => {
+                let keep = retentions.trash.as_ref();
+                let Some(entry) = storage.trash(&at.path, name, seconds_now(), keep).await? else {
+                    return Ok(Disposal::Missing(fate));
+                };
+                backlog.pushed();
+                entry.kept_until().map_or(Disposal::Removed, |until| {
+                    let (path, until) = (entry.path().into(), timestamp(until));
+                    Disposal::Trashed { path, until }
+                })
+            }
+            Fate::Archive => {
+                let note = note(volume, at, retentions.archive);
+                match storage.archive(&at.path, name, &note).await? {
+                    Some(archive) => Disposal::Archived(archive, note.kept_until),
+                    None => Disposal::Missing(fate),
                 }
-                None => Disposal::Missing(fate),
-            },
-            Fate::Archive => match storage.archive(&at.path, name, &note(volume, at)).await? {
-                Some(archive) => Disposal::Archived(archive),
-                None => Disposal::Missing(fate),
-            },
+            }
         })
     }
 
@@ -248,9 +262,10 @@ fn patched(doing: &'static str, result: Result<(), ApiError>) -> VolumeOutcome {
     }
 }
 
-/// Returns a note that tells those who find an archive whose it was.
-fn note(volume: &Volume, at: &Location) -> Note {
+/// Returns a note that tells those who find an archive whose it was, and until when it is kept.
+fn note(volume: &Volume, at: &Location, retention: Option<Retention>) -> Note {
     let claim = volume.claim.as_ref();
+    let archived = Timestamp::now();
     Note {
         directory: at.path.clone(),
         volume: volume.name.as_str().into(),
@@ -258,7 +273,8 @@ fn note(volume: &Volume, at: &Location) -> Note {
         namespace: claim.map(|claim| claim.namespace.clone()),
         claim: claim.map(|claim| claim.name.clone()),
         claim_uid: claim.map(|claim| claim.uid.as_str().into()),
-        archived: Timestamp::now(),
+        archived,
+        kept_until: retention.map(|retention| retention.after(archived)),
         capacity: volume.capacity.as_ref().map(|capacity| capacity.0.as_str().into()),
         access_modes: Vec::new(),
         gid: volume.gid,

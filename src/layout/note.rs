@@ -41,6 +41,14 @@ pub struct Note {
     /// The time at which the directory was put where it is.
     #[serde(serialize_with = "as_text", deserialize_with = "time")]
     pub archived: Timestamp,
+    /// The time until which the archive is kept; unset if that is for ever.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "maybe_text",
+        deserialize_with = "maybe_time"
+    )]
+    pub kept_until: Option<Timestamp>,
     /// The volume's capacity, as the API server spells it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Box<str>>,
@@ -121,6 +129,14 @@ fn as_text<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, 
     serializer.collect_str(value)
 }
 
+fn maybe_text<S: Serializer>(value: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.as_ref().map(ToString::to_string).serialize(serializer)
+}
+
+fn maybe_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    time(deserializer).map(Some)
+}
+
 fn directory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RelPath, D::Error> {
     let text = Box::<str>::deserialize(deserializer)?;
     RelPath::parse(&text).map_err(|error| D::Error::custom(format_args!("the directory {error}")))
@@ -129,7 +145,7 @@ fn directory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RelPath, D::E
 fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
     let text = Box::<str>::deserialize(deserializer)?;
     // The error would quote the text, control characters and all.
-    text.parse().map_err(|_| D::Error::custom("the time of archiving is not a time as in RFC 3339"))
+    text.parse().map_err(|_| D::Error::custom("a time of the archive is not one as in RFC 3339"))
 }
 
 #[cfg(test)]
@@ -148,6 +164,7 @@ mod tests {
             claim: Some("data".into()),
             claim_uid: None,
             archived: "2025-06-01T12:00:00.5Z".parse().unwrap(),
+            kept_until: None,
             capacity: None,
             access_modes: Vec::new(),
             gid: None,
@@ -164,6 +181,7 @@ mod tests {
             access_modes: vec!["ReadWriteMany".into()],
             gid: Some(2000),
             provisioner: Some("example.com/nfs".into()),
+            kept_until: Some("2025-07-01T12:00:00Z".parse().unwrap()),
             ..old()
         };
         let rows = [
@@ -173,7 +191,7 @@ mod tests {
             ),
             (
                 full,
-                r#"{"version":1,"directory":"shop/data","volume":"pvc-1","class":"nfs","namespace":"shop","claim":"data","claimUid":"1-2","archived":"2025-06-01T12:00:00.5Z","capacity":"1Gi","accessModes":["ReadWriteMany"],"gid":2000,"provisioner":"example.com/nfs"}"#,
+                r#"{"version":1,"directory":"shop/data","volume":"pvc-1","class":"nfs","namespace":"shop","claim":"data","claimUid":"1-2","archived":"2025-06-01T12:00:00.5Z","keptUntil":"2025-07-01T12:00:00Z","capacity":"1Gi","accessModes":["ReadWriteMany"],"gid":2000,"provisioner":"example.com/nfs"}"#,
             ),
         ];
         for (note, expected) in rows {
@@ -211,6 +229,9 @@ mod tests {
             ("{", "{\"version\":\"1\","),
             ("{", "{\"volume\":\"pvc-2\","),
             ("{", "{\"gid\":-1,"),
+            ("{", "{\"keptUntil\":\"soon\","),
+            ("{", "{\"keptUntil\":null,"),
+            ("{", "{\"keptUntil\":1,"),
             ("2025-06", "2025-13"),
         ];
         let edited = edited.map(|(from, to)| OLD.replacen(from, to, 1));

@@ -133,9 +133,10 @@ fn note() -> impl Strategy<Value = Note> {
     let maybe = || option::of(field());
     let time = (-377_705_023_201_i64..=253_402_207_200, 0..1_000_000_000_i32);
     let time = time.prop_map(|(second, nano)| jiff::Timestamp::new(second, nano).unwrap_or_default());
+    let until = option::of(time.clone());
     let whose = (field(), field(), maybe(), maybe(), maybe());
     let rest = (maybe(), vec(field(), 0..3), any::<Option<u32>>(), maybe());
-    (directory(), whose, time, rest).prop_map(|(directory, whose, archived, rest)| {
+    (directory(), whose, (time, until), rest).prop_map(|(directory, whose, (archived, kept_until), rest)| {
         let (volume, class, namespace, claim, claim_uid) = whose;
         let (capacity, access_modes, gid, provisioner) = rest;
         Note {
@@ -146,6 +147,7 @@ fn note() -> impl Strategy<Value = Note> {
             claim,
             claim_uid,
             archived,
+            kept_until,
             capacity,
             access_modes,
             gid,

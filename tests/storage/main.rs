@@ -144,7 +144,7 @@ impl Place {
 
     /// By way of the trash, which is taken away again once it is empty.
     fn remove(&self, path: &str) -> Result<(), Problem> {
-        let removed = match self.export.trash(&rel(path), "pv", 1) {
+        let removed = match self.export.trash(&rel(path), "pv", 1, None) {
             Ok(Some(name)) => self.export.reap(&name, 1, &|| true).and_then(|reaped| match reaped.left {
                 Left::Nothing => Ok(()),
                 Left::Blocked { first, .. } => Err(first),
@@ -176,6 +176,7 @@ fn note(path: &str) -> Note {
         claim: Some("c".into()),
         claim_uid: None,
         archived: Timestamp::UNIX_EPOCH,
+        kept_until: None,
         capacity: None,
         access_modes: Vec::new(),
         gid: None,

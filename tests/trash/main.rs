@@ -80,7 +80,7 @@ impl Place {
     }
 
     fn trash(&self, path: &str) -> Result<Option<TrashName>, Problem> {
-        self.export.trash(&rel(path), VOLUME, NOW).map_err(|error| error.problem)
+        self.export.trash(&rel(path), VOLUME, NOW, None).map_err(|error| error.problem)
     }
 
     /// Puts `path` into the trash and tells its name and where it is now.

@@ -4,6 +4,7 @@
 pub(crate) mod remove_tree;
 pub(crate) mod create;
 pub(crate) mod archive;
+pub(crate) mod archives;
 pub(crate) mod trash;
 pub(crate) mod complete;
 pub(crate) mod in_place;
