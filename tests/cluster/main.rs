@@ -44,6 +44,7 @@ mod proxy;
 mod reclaim;
 mod refuse;
 mod requests;
+mod retention;
 mod rights;
 mod room;
 mod usage;

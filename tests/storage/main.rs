@@ -14,6 +14,7 @@ mod engine;
 mod create;
 mod refuse;
 mod archive;
+mod expire;
 mod copy;
 mod copy_random;
 mod remove;

@@ -49,7 +49,7 @@ async fn while_reaped<F: Future>(leads: &Leads, case: impl FnOnce(Arc<Place>, St
     }
 }
 
-async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !is_so() {
         assert!(Instant::now() < end, "{what}");
@@ -121,14 +121,14 @@ async fn the_trash_is_there_before_it_is_needed_and_as_soon_as_there_is_room() {
 }
 
 /// Returns what is logged in the current thread while the value lives.
-fn logged() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
+pub(crate) fn logged() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
     let log = Arc::new(Mutex::new(Vec::new()));
     let writer = Arc::clone(&log);
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || Appends(Arc::clone(&writer)));
     (log, tracing::subscriber::set_default(subscriber.finish()))
 }
 
-struct Appends(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Appends(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Appends {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {

@@ -10,6 +10,7 @@ mod engine;
 mod put;
 mod reap;
 mod background;
+mod kept;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

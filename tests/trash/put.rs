@@ -184,7 +184,7 @@ fn what_is_not_named_as_ours_is_left_and_told() {
 }
 
 /// A tmpfs on which so many inodes can be had, in place of a place's own export.
-fn with_inodes(engine: &Engine, inodes: u32, case: impl Fn(&Place)) {
+pub(crate) fn with_inodes(engine: &Engine, inodes: u32, case: impl Fn(&Place)) {
     let place = Place::new(engine);
     let _mounted = Mounted::tmpfs_with(&format!("mode=755,nr_inodes={inodes}"), &place.root);
     case(&Place { export: (engine.open)(&place.root).unwrap(), ..place });

@@ -194,6 +194,8 @@ impl Notes {
         let file = match self.own.open_file(name) {
             // ELOOP is a link.
             Err(Problem::Os(Errno::ENOENT | Errno::ELOOP) | Problem::Link) => return Ok(None),
+            // One that is closed to us must not hide the others.
+            Err(problem) if problem.is_denial() => return Ok(None),
             file => file?,
         };
         let found = file.inode().attributes()?;
