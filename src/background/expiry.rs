@@ -108,7 +108,7 @@ async fn expire(id: ExportId, archive: &Archive, context: &Context, leadership: 
         }
         Err(Stays::NotYet | Stays::Foreign | Stays::Touched) => {}
         Err(Stays::Unclear(why)) => {
-            debug!(export = name, archive = path, why, "an archive that has expired stays")
+            debug!(export = name, archive = path, why, "an archive that has expired stays");
         }
         Err(Stays::Failed(error)) if matches!(error.problem, Problem::NotLeading | Problem::TooLate) => {}
         Err(Stays::Failed(error)) => {

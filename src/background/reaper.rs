@@ -263,9 +263,9 @@ impl<'a> Reaper<'a> {
                 self.queue.finish(&name, Next::Done);
                 let is_early = self.known.remove(&name).is_some_and(|known| known.is_early);
                 if name.keep().is_some() {
-                    self.backlog.update(|counts| match is_early {
-                        true => counts.freed_early += 1,
-                        false => counts.freed_due += 1,
+                    self.backlog.update(|counts| {
+                        let freed = if is_early { &mut counts.freed_early } else { &mut counts.freed_due };
+                        *freed += 1;
                     });
                 }
             }
