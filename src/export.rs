@@ -101,7 +101,8 @@ impl Backlog {
         self.pushed.notified().await;
     }
 
-    /// Returns the counts as of now. All are zero but for those since the program began while this process does not lead.
+    /// Returns the counts as of now. All are zero but for those since the program began while this process does not
+    /// lead.
     pub fn counts(&self) -> Counts {
         *self.counts.lock()
     }

@@ -1,14 +1,14 @@
 //! Archives that have expired: those whose notes say so are put into the trash.
 //!
-//! A note informs and never authorises alone: whoever can write on the export could write one. So an archive goes only if
-//! all of this is so, and stays if any of it cannot be found out:
+//! A note informs and never authorises alone: whoever can write on the export could write one. So an archive goes
+//! only if all of this is so, and stays if any of it cannot be found out:
 //!
-//! - its note lies where only we write, names us as the provisioner, and says that its time is past, which is at least the
-//!   shortest retention after it was archived;
+//! - its note lies where only we write, names us as the provisioner, and says that its time is past, which is at
+//!   least the shortest retention after it was archived;
 //! - the directory has not been changed since its note was written, so that the note is not an earlier archive's;
 //! - its class, if there is one still, has archives expire, and this one by now;
-//! - the volume that the note names does not exist, and no volume of the cluster is at, in or above the archive's path,
-//!   nor is being made or copied there;
+//! - the volume that the note names does not exist, and no volume of the cluster is at, in or above the archive's
+//!   path, nor is being made or copied there;
 //! - we lead, at the moment of the rename as well.
 
 use std::time::Duration;
@@ -32,7 +32,8 @@ use crate::values::time::{BootTime, seconds_now};
 /// The time from the start to the first look at the archives.
 const FIRST: Duration = Duration::from_secs(20);
 
-/// The time between two looks, and how much longer it is at random, in seconds: exports have theirs at different times.
+/// The time between two looks, and how much longer it is at random, in seconds: exports have theirs at different
+/// times.
 const PAUSE: (Duration, u64) = (Duration::from_hours(1), 10 * 60);
 
 /// How many archives that stay are named in the log.
@@ -133,7 +134,8 @@ enum Stays {
     Failed(StorageError),
 }
 
-/// Finds out whether an archive has expired, as the documentation of this module has it, and then puts it into the trash.
+/// Finds out whether an archive has expired, as the documentation of this module has it, and then puts it into the
+/// trash.
 async fn expired(
     id: ExportId,
     archive: &Archive,

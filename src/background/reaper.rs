@@ -3,9 +3,9 @@
 //! The trash itself is the queue: entries that a crash or another replica has left there are found the next time
 //! it is listed. It is listed when there is something new, and every minute.
 //!
-//! What is kept for some time stays until then, by this machine's clock. It goes earlier only where its name says below
-//! which free space, nothing else that is to go is left, and the export has less free than that: one after the other,
-//! the oldest first.
+//! What is kept for some time stays until then, by this machine's clock. It goes earlier only where its name says
+//! below which free space, nothing else that is to go is left, and the export has less free than that: one after the
+//! other, the oldest first.
 //!
 //! It also sees to it that the trash is there before it is needed: on a full export none can be made.
 
@@ -43,7 +43,8 @@ const LEADS: Duration = Duration::from_secs(1);
 /// all known entries are gone.
 const LEARNED_MAX: usize = 256;
 
-/// How many times as long as a listing took is waited before the next one: where very much is kept, a listing takes long.
+/// How many times as long as a listing took is waited before the next one: where very much is kept, a listing takes
+/// long.
 const LOOK_PAUSE: u32 = 4;
 
 /// The time between the end of a removal and the question whether there is room now: some file systems free what was
@@ -170,7 +171,8 @@ impl<'a> Reaper<'a> {
         }
     }
 
-    /// Has the trash listed after that time, unless it is to be sooner; or once it has been left alone for long enough.
+    /// Has the trash listed after that time, unless it is to be sooner; or once it has been left alone for long
+    /// enough.
     fn want_look(&mut self, after: Duration) {
         let at = (Instant::now() + after).max(self.not_before);
         self.look_at = Some(self.look_at.map_or(at, |before| before.min(at)));
@@ -237,8 +239,8 @@ impl<'a> Reaper<'a> {
         }
     }
 
-    /// Tells whether an entry that was queued may still be removed: the clock may have been ahead when it was. Else it is
-    /// forgotten until it is listed again. What was begun is finished.
+    /// Tells whether an entry that was queued may still be removed: the clock may have been ahead when it was. Else
+    /// it is forgotten until it is listed again. What was begun is finished.
     fn may_go(&mut self, name: &TrashName) -> bool {
         let is_begun = self.known.get(name).is_some_and(|known| known.is_early || known.entries > 0);
         let may_go = is_begun || name.is_due(seconds_now());
@@ -360,8 +362,8 @@ impl Trouble {
         }
         warn!(
             kept = kept.firm,
-            "the export has little room left, and what was deleted is kept on it whatever room that takes: classes without \
-             deleteRetentionMinFree want that. Remove from the trash what nobody needs, or make room"
+            "the export has little room left, and what was deleted is kept on it whatever room that takes: classes \
+             without deleteRetentionMinFree want that. Remove from the trash what nobody needs, or make room"
         );
         self.little = Some(Instant::now());
     }

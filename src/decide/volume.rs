@@ -249,11 +249,12 @@ pub fn located(volume: &Volume, exports: &Exports) -> Result<Location, VolumeRef
     })
 }
 
-/// Decides the fate of a volume's directory, and how long what is left of it is kept: by whatever the fate was decided,
-/// the retentions are those of its class as it is now; or, if the class is gone, those that it had when the volume was
-/// made. As long as the class is there, what the volume records does not count.
+/// Decides the fate of a volume's directory, and how long what is left of it is kept: by whatever the fate was
+/// decided, the retentions are those of its class as it is now; or, if the class is gone, those that it had when the
+/// volume was made. As long as the class is there, what the volume records does not count.
 ///
-/// If that is in doubt, the directory is archived where it would be deleted. What is archived in doubt is kept for ever.
+/// If that is in doubt, the directory is archived where it would be deleted. What is archived in doubt is kept for
+/// ever.
 fn fate_and_retentions(volume: &Volume, class: Option<&Class>) -> (Fate, Option<Doubt>, Retentions) {
     let (fate, doubt) = fate(volume, class);
     match retentions(volume, class) {

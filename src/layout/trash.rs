@@ -24,8 +24,8 @@ const REST_MAX: usize = 22;
 /// The separator between the numbers at the beginning of the name of an entry that is kept.
 const PLUS: char = '+';
 
-/// What the numbers take that say for how long an entry is kept, with the [`PLUS`] before each: at most 20 digits, and
-/// an amount of at most 20 characters.
+/// What the numbers take that say for how long an entry is kept, with the [`PLUS`] before each: at most 20 digits,
+/// and an amount of at most 20 characters.
 const KEEP_MAX: usize = 42;
 
 /// Where an entry of the trash lies.
@@ -48,21 +48,23 @@ impl TrashPlace {
 }
 
 /// The name of an entry in the trash: `<seconds>~<volume>~<directory>`, or, of one that is kept for some time,
-/// `<seconds>+<seconds to keep>~<volume>~<directory>` or `<seconds>+<seconds to keep>+<least free>~<volume>~<directory>`.
+/// `<seconds>+<seconds to keep>~<volume>~<directory>` or `<seconds>+<seconds to keep>+<least
+/// free>~<volume>~<directory>`.
 ///
 /// The parts are the time at which the directory was put there, in seconds since 1970, the volume's name, and the
 /// path of the volume's directory beneath the export. `%`, `~`, `/` and control characters in the last two are
-/// written `%XX`. The least free space is a number of bytes, or of percent of the export with `%` behind it: where less is
-/// free, the entry need not be kept.
+/// written `%XX`. The least free space is a number of bytes, or of percent of the export with `%` behind it: where
+/// less is free, the entry need not be kept.
 ///
-/// Guarantees: a name fits into a directory entry, and [`FromStr`] reads text that [`fmt::Display`] has written to
-/// an equal value, [`TrashPlace::Directory`] 1 being taken for its place. To fit, a volume's name of more than 233
-/// bytes (191 where the entry is kept) is cut and gets `-` and a hash of the whole name, in 16 hexadecimal digits, at its
-/// end; a directory that then still does not fit is left out. At the root, names are shorter by what stands before them
-/// there.
+/// Guarantees: a name fits into a directory entry, and [`FromStr`] reads text that [`fmt::Display`] has written to an
+/// equal value, [`TrashPlace::Directory`] 1 being taken for its place. To fit, a volume's name of more than 233 bytes
+/// (191 where the entry is kept) is cut and gets `-` and a hash of the whole name, in 16 hexadecimal digits, at its
+/// end; a directory that then still does not fit is left out. At the root, names are shorter by what stands before
+/// them there.
 ///
-/// Names of any other shape are not ours to touch. The first version knew no entries that are kept, and so leaves alone
-/// what is named like one. A later version that wants something else of entries must give them yet another shape.
+/// Names of any other shape are not ours to touch. The first version knew no entries that are kept, and so leaves
+/// alone what is named like one. A later version that wants something else of entries must give them yet another
+/// shape.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TrashName {
     place: TrashPlace,
@@ -84,7 +86,8 @@ impl TrashName {
         Self::new_in(TrashPlace::Directory(1), at, None, volume, directory)
     }
 
-    /// Makes the name as [`TrashName::new`] does, for an entry that lies in `place`, and is kept there if `keep` says so.
+    /// Makes the name as [`TrashName::new`] does, for an entry that lies in `place`, and is kept there if `keep` says
+    /// so.
     #[must_use]
     pub fn new_in(place: TrashPlace, at: u64, keep: Option<&Keep>, volume: &str, directory: &RelPath) -> Self {
         let rest = REST_MAX + keep.map_or(0, |_| KEEP_MAX);
@@ -146,9 +149,9 @@ impl TrashName {
         self.keep.as_ref()
     }
 
-    /// Returns the time until which the entry is kept, in seconds since 1970; `None` if it is to go at once. It counts
-    /// from [`TrashName::at`], also where that lies in the future: a clock that is wrong never has an entry go earlier
-    /// than it says itself.
+    /// Returns the time until which the entry is kept, in seconds since 1970; `None` if it is to go at once. It
+    /// counts from [`TrashName::at`], also where that lies in the future: a clock that is wrong never has an entry go
+    /// earlier than it says itself.
     #[must_use]
     pub fn kept_until(&self) -> Option<u64> {
         self.keep.as_ref().map(|keep| self.at.saturating_add(keep.retention().seconds()))

@@ -5,7 +5,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::model::exports::Choice;
-use crate::model::volume::RecordedRetention;
 use crate::values::address::ExportAddress;
 use crate::values::headroom::{Least, Requirements};
 use crate::values::ownership::{Aspect, GidRange, Ownership, id};
@@ -197,7 +196,8 @@ const INODES: &str = "a number such as \"10000\", or a part of the export's inod
 const RATIO: &str = "a number above 0 such as \"1.5\" or \"150%\"";
 
 /// The valid times to keep something, in words.
-pub const RETENTION: &str = "a whole number with one of the units \"s\", \"m\", \"h\", \"d\" and \"w\", such as \"30d\", of 100 years at most";
+pub const RETENTION: &str = "a whole number with one of the units \"s\", \"m\", \"h\", \"d\" and \"w\", such as \"30d\", \
+                             of 100 years at most";
 
 /// The only valid least free space beside no time to keep what is deleted, in words.
 const NO_MIN_FREE: &str = "unset where deleteRetention is unset";
@@ -243,9 +243,20 @@ pub struct Parameters {
     pub unknown: Vec<Box<str>>,
 }
 
+/// How long a class keeps data, as volumes record it, verbatim. They are annotations there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecordedRetention {
+    /// For how long what is deleted is kept in the trash.
+    pub delete: Option<Box<str>>,
+    /// The free space below which that goes earlier.
+    pub delete_min_free: Option<Box<str>>,
+    /// For how long archives are kept.
+    pub archive: Option<Box<str>>,
+}
+
 /// Finds the parameter that is meant by one that is spelled almost like it: with other capitals, hyphens or blanks.
-/// Only for those that set the fate, or have data kept that would go: any other one has no effect where it is misspelled,
-/// and destroys nothing.
+/// Only for those that set the fate, or have data kept that would go: any other one has no effect where it is
+/// misspelled, and destroys nothing.
 fn meant_by(key: &str) -> Option<&'static str> {
     let plain = |text: &str| -> String {
         text.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
@@ -263,7 +274,8 @@ impl Parameters {
         self.wrong.iter().find(|bad| bad.concerns_fate())
     }
 
-    /// Returns the invalid parameter that leaves in doubt for how long what is deleted is to be kept, if there is one.
+    /// Returns the invalid parameter that leaves in doubt for how long what is deleted is to be kept, if there is
+    /// one.
     #[must_use]
     pub fn doubt_of_retention(&self) -> Option<&BadParameter> {
         self.wrong.iter().find(|bad| match bad {
@@ -276,8 +288,8 @@ impl Parameters {
         })
     }
 
-    /// Returns what a new volume records of how long its class keeps data. What is in doubt is recorded as it is, to be in
-    /// doubt later as well.
+    /// Returns what a new volume records of how long its class keeps data. What is in doubt is recorded as it is, to
+    /// be in doubt later as well.
     #[must_use]
     pub fn recorded_retention(&self) -> RecordedRetention {
         let doubt = match self.doubt_of_retention() {

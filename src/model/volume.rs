@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{NFSVolumeSource, ObjectReference, PersistentVol
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::core::ObjectMeta;
 
-use crate::model::parameters::Fate;
+use crate::model::parameters::{Fate, RecordedRetention};
 use crate::values::names::{ClaimRef, ClaimUid, ClassName, VolumeName};
 use crate::values::quantity::STORAGE;
 
@@ -26,8 +26,8 @@ pub mod annotation {
     pub const ON_DELETE_OF_CLAIM: &str = "nfs-provisioner/on-delete-of-claim";
     /// Records the fate that the class set when the volume was made; written by us. Counts if the class has gone.
     pub const ON_DELETE_OF_CLASS: &str = "nfs-provisioner/on-delete-of-class";
-    /// Records for how long the class kept what is deleted when the volume was made; written by us. This and the next two
-    /// count if the class has gone.
+    /// Records for how long the class kept what is deleted when the volume was made; written by us. This and the next
+    /// two count if the class has gone.
     pub const DELETE_RETENTION: &str = "nfs-provisioner/delete-retention";
     /// Records the free space below which the class had that go earlier; written by us.
     pub const DELETE_RETENTION_MIN_FREE: &str = "nfs-provisioner/delete-retention-min-free";
@@ -145,17 +145,6 @@ pub struct Volume {
     pub claim: Option<ClaimRef>,
     /// The storage that the volume is said to have, verbatim.
     pub capacity: Option<Quantity>,
-}
-
-/// How long a class keeps data, as volumes record it, verbatim. See the constants of these names in [`annotation`].
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RecordedRetention {
-    /// For how long what is deleted is kept in the trash.
-    pub delete: Option<Box<str>>,
-    /// The free space below which that goes earlier.
-    pub delete_min_free: Option<Box<str>>,
-    /// For how long archives are kept.
-    pub archive: Option<Box<str>>,
 }
 
 /// The server and path of an NFS volume, verbatim.
@@ -325,8 +314,8 @@ impl NewVolume {
         is_made_for_it && there.source.as_ref() == Some(&self.source) && there.gid == self.gid
     }
 
-    /// Spells the object to create: the fields that upstream's library sets, the fates that class and claim want, how long
-    /// the class keeps data, the group, and the finalizer if the volume gets one.
+    /// Spells the object to create: the fields that upstream's library sets, the fates that class and claim want, how
+    /// long the class keeps data, the group, and the finalizer if the volume gets one.
     #[must_use]
     pub fn object(&self) -> PersistentVolume {
         let metadata = ObjectMeta {

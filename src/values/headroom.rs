@@ -110,8 +110,8 @@ impl Least {
         u128::from(free) < self.of(whole)
     }
 
-    /// Returns the same amount as it is written on disk: as a number, or as a number of percent. Each amount is written
-    /// in one way, of at most 20 characters, which [`FromStr`] reads to an equal value.
+    /// Returns the same amount as it is written on disk: as a number, or as a number of percent. Each amount is
+    /// written in one way, of at most 20 characters, which [`FromStr`] reads to an equal value.
     #[must_use]
     pub fn normalized(&self) -> Self {
         let text = match self.amount {

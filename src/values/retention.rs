@@ -71,8 +71,8 @@ pub struct Keep {
 }
 
 impl Keep {
-    /// Keeps for that time; or, where `min_free` is set, until the export has less free than that. It is written as in
-    /// the names of entries of the trash from now on, whatever it was written like.
+    /// Keeps for that time; or, where `min_free` is set, until the export has less free than that. It is written as
+    /// in the names of entries of the trash from now on, whatever it was written like.
     #[must_use]
     pub fn new(retention: Retention, min_free: Option<&Least>) -> Self {
         Self { retention, min_free: min_free.map(Least::normalized) }

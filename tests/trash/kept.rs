@@ -42,7 +42,8 @@ fn what_is_kept_says_so_by_its_name_and_is_listed_once_it_is_due() {
         assert!(usage.is_some_and(|usage| usage.bytes > 0));
         let found = listed(NOW + 3600);
         assert_eq!((found.names, found.kept.next), (vec![name.clone()], Some(NOW + 3605)));
-        // A clock that is far behind keeps it, and one that was far ahead when it was put there keeps it for its time.
+        // A clock that is far behind keeps it, and one that was far ahead when it was put there keeps it for its
+        // time.
         assert_eq!((listed(0).names.len(), listed(0).kept.count), (0, 2));
         assert_eq!(listed(u64::MAX).names.len(), 2);
         for name in [name, later] {

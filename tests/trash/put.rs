@@ -172,7 +172,7 @@ fn what_is_not_named_as_ours_is_left_and_told() {
         place.put(&["a/", "b/"]);
         let (a, _) = place.trashed("a");
         let (b, _) = place.trashed("b");
-        for foreign in [&b"notes"[..], b"1~v~a~b", b"1+60~v~a", b"01~v~a", b"1~v~\xff", b"1~v~a\n"] {
+        for foreign in [&b"notes"[..], b"1~v~a~b", b"1=60~v~a", b"01~v~a", b"1~v~\xff", b"1~v~a\n"] {
             fs::create_dir(place.at(TRASH).join(OsStr::from_bytes(foreign))).unwrap();
         }
         let mut listed = place.export.trashed(9, NOW).unwrap();

@@ -51,8 +51,8 @@ impl ExportMetrics {
             trash_kept_freed: register(
                 registry,
                 "trash_kept_freed",
-                "Directories that were kept in the trash and have been removed, when their time had come (due) or before it \
-                 (early)",
+                "Directories that were kept in the trash and have been removed, when their time had come (due) or \
+                 before it (early)",
             ),
             trash_removed: register(
                 registry,

@@ -48,9 +48,9 @@ impl Archive {
         &self.note
     }
 
-    /// Tells whether the directory is as it was when it was archived: nothing was made, renamed or removed at its top, nor
-    /// its owner or mode changed, since its note was written, by the export's own clock. So the note was written for this
-    /// directory, and not for an earlier one of its name.
+    /// Tells whether the directory is as it was when it was archived: nothing was made, renamed or removed at its
+    /// top, nor its owner or mode changed, since its note was written, by the export's own clock. So the note was
+    /// written for this directory, and not for an earlier one of its name.
     #[must_use]
     pub fn is_untouched(&self) -> bool {
         self.changed.seconds <= self.written.seconds.saturating_add(ARCHIVED_WITHIN)
@@ -58,9 +58,9 @@ impl Archive {
 }
 
 impl Root {
-    /// Reads which archives have notes that say until when they are kept: a page of those whose names come after `after`,
-    /// in the order of their names. Takes little memory, however many there are. Whatever is not certainly a note that
-    /// this provisioner has written for that name is passed by:
+    /// Reads which archives have notes that say until when they are kept: a page of those whose names come after
+    /// `after`, in the order of their names. Takes little memory, however many there are. Whatever is not certainly a
+    /// note that this provisioner has written for that name is passed by:
     ///
     /// - the note is a file in [`NOTES`], which is private and ours, and has the owner of that;
     /// - no directory beside that, of another user, holds a note for the same name, or could without our seeing it.
@@ -80,11 +80,13 @@ impl Root {
         Ok(Archives { limited, next })
     }
 
-    /// Puts an archive into the trash, to be removed at once, and removes its note, if both are as they were when they
-    /// were read; else returns `None` and changes nothing. That it has expired, and is nobody's, is for the caller to know.
+    /// Puts an archive into the trash, to be removed at once, and removes its note, if both are as they were when
+    /// they were read; else returns `None` and changes nothing. That it has expired, and is nobody's, is for the
+    /// caller to know.
     ///
-    /// May run twice: there is no archive any more then. Cut after the rename, it leaves a note for an archive that is not
-    /// there, by which nothing is decided: a later archive of that name either writes its own, or is newer than the note.
+    /// May run twice: there is no archive any more then. Cut after the rename, it leaves a note for an archive that
+    /// is not there, by which nothing is decided: a later archive of that name either writes its own, or is newer
+    /// than the note.
     ///
     /// # Errors
     /// Those of [`Root::trash`], and if the archive or its note cannot be read.
@@ -134,7 +136,8 @@ impl Root {
         }
     }
 
-    /// Reads an archive and its note; `None` unless it is a directory, and has a note that says until when it is kept.
+    /// Reads an archive and its note; `None` unless it is a directory, and has a note that says until when it is
+    /// kept.
     fn archive_of(&self, notes: &Notes, name: &str) -> Result<Option<Archive>, Problem> {
         let (Ok(parsed), Ok(path)) = (Name::parse(name), RelPath::parse(name)) else { return Ok(None) };
         let found = match self.dir.entry(name) {

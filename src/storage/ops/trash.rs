@@ -187,8 +187,8 @@ impl Root {
     }
 
     /// Renames a volume's directory into the trash, and returns its name there; `None` if there is no directory.
-    /// `volume` is the volume's name, `now` the time in seconds since 1970. What it is to be kept for is part of its name,
-    /// in which the first version that had a trash sees nothing that it may remove.
+    /// `volume` is the volume's name, `now` the time in seconds since 1970. What it is to be kept for is part of its
+    /// name, in which the first version that had a trash sees nothing that it may remove.
     ///
     /// Where there is no room in the trash, it becomes an entry of it at the export's root: others who have that
     /// mounted may then reach it until it is reaped, as they could before.
@@ -253,8 +253,8 @@ impl Root {
         }
     }
 
-    /// Lists what lies in the trash, up to `limit` entries that are to be removed by the time `now`, in seconds since 1970,
-    /// in no order. Where there is no trash, nothing does.
+    /// Lists what lies in the trash, up to `limit` entries that are to be removed by the time `now`, in seconds since
+    /// 1970, in no order. Where there is no trash, nothing does.
     ///
     /// # Errors
     /// If the trash is no directory, or cannot be read.
