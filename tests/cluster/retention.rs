@@ -119,6 +119,9 @@ async fn archives_expire_that_are_nobodys_and_no_others() {
     let (second, port) = start_shown(space.settings());
     let series = "nfs_provisioner_archives_expired_total{export=\"default\"} 1";
     eventually("one to expire", || async { get(port, "/metrics").contains(series).then_some(()) }).await;
+    // Those of volumes that are there, and then the look has come to the end.
+    let stay = || second.log().lines().filter(|line| line.contains("archive that has expired stays")).count();
+    eventually("the others to be looked at", || async { (stay() == 3).then_some(()) }).await;
     eventually("it to be removed", || async { trash(&space).is_empty().then_some(()) }).await;
     assert!(!space.at(&archive(&gone.1)).exists() && !space.at(NOTES).join(archive(&gone.1)).exists());
     for (_, directory) in all.into_iter().filter(|one| **one != gone) {
