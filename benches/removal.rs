@@ -141,12 +141,12 @@ async fn reap(export: &Path, top: &Path) -> (Duration, Duration) {
     let storage = Storage::from(Root::open(export).expect("an export"));
     let directory = RelPath::parse(top.file_name().unwrap().to_str().unwrap()).expect("a path");
     let start = Instant::now();
-    let name = storage.trash(&directory, "pvc-1", 0).await.expect("it to be moved").expect("a directory");
+    let name = storage.trash(&directory, "pvc-1", 0, None).await.expect("it to be moved").expect("a directory");
     let moved = start.elapsed();
     let start = Instant::now();
     storage.reap(&name, Duration::from_mins(10)).await.expect("it to go");
     let gone = start.elapsed();
-    assert!(storage.trashed(1).await.expect("the trash").names.is_empty());
+    assert!(storage.trashed(1, 0).await.expect("the trash").names.is_empty());
     (moved, gone)
 }
 

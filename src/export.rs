@@ -80,8 +80,14 @@ pub struct Counts {
     pub waiting: usize,
     /// How many of those cannot be removed for now.
     pub blocked: usize,
+    /// How many entries are kept until later, as far as the last listing went.
+    pub kept: usize,
     /// How many files, links and directories were removed since the program began.
     pub removed: u64,
+    /// How many entries that were kept were removed since then, when their time had come.
+    pub freed_due: u64,
+    /// How many of those were removed before their time.
+    pub freed_early: u64,
 }
 
 impl Backlog {
@@ -95,7 +101,8 @@ impl Backlog {
         self.pushed.notified().await;
     }
 
-    /// Returns the counts as of now. All are zero but for `removed` while this process does not lead.
+    /// Returns the counts as of now. All are zero but for those since the program began while this process does not
+    /// lead.
     pub fn counts(&self) -> Counts {
         *self.counts.lock()
     }

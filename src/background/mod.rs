@@ -7,3 +7,4 @@ pub mod staging;
 pub mod turns;
 pub mod usage;
 pub mod fence;
+pub mod expiry;

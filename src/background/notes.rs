@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use crate::cluster::api::Cluster;
@@ -18,11 +18,12 @@ use crate::decide::record;
 use crate::decide::volume::located;
 use crate::export::Export;
 use crate::layout::{ClusterMark, Note, TrashName};
-use crate::model::exports::ExportId;
+use crate::model::exports::{ExportId, Location};
 use crate::model::volume::Volume;
 use crate::observe::metrics;
 use crate::storage::{ListOf, Storage, StorageError};
 use crate::values::names::VolumeName;
+use crate::values::text::fnv1a;
 
 /// How often those who share the export are shown that a cluster's notes are kept.
 pub const ALIVE: Duration = Duration::from_mins(5);
@@ -57,10 +58,29 @@ pub async fn learn_mark(cluster: &Cluster, records: &Records) {
 /// Keeps the notes on all exports while we lead, for ever. One that does not answer keeps no other waiting.
 pub async fn keep_forever(context: Context, leadership: Leadership) {
     let keeping = context.exports.iter().map(|(id, export)| {
-        let keeper = Keeper { context: &context, id, export };
-        keeper.keep(leadership.clone())
+        let mut keeper = Keeper { context: &context, id, export, verified: HashMap::new() };
+        let (leading, alive) = (leadership.clone(), leadership.clone());
+        let context = &context;
+        async move {
+            futures::join!(keeper.keep(leading), show_alive(context, export, alive));
+        }
     });
     futures::future::join_all(keeping).await;
+}
+
+/// Shows others who share an export that this cluster's volumes are looked after, for as long as we lead. Never waits for
+/// anything else: a cluster that is silent counts as gone.
+async fn show_alive(context: &Context, export: &Export, mut leadership: Leadership) {
+    loop {
+        leadership.held().await;
+        let (mark, storage) = (context.records.mark(), &export.storage);
+        // Where none are wanted, a class may still have some.
+        if context.records.wanted || matches!(storage.last_alive(&mark).await, Ok(Some(_))) {
+            // What is wrong with the export, others say.
+            let _ = storage.show_alive(&mark).await;
+        }
+        sleep(ALIVE).await;
+    }
 }
 
 /// Who keeps the notes on one export.
@@ -68,50 +88,61 @@ struct Keeper<'a> {
     context: &'a Context,
     id: ExportId,
     export: &'a Export,
+    /// Of the volumes whose notes were found or written: the notes, as hashes.
+    verified: HashMap<VolumeName, u64>,
 }
 
-/// The volumes of the cluster by name, and whether each is to have a note on the export.
-type Known = HashMap<VolumeName, bool>;
+/// The volumes of the cluster by name; of each that is to have a note on the export, the note as a hash.
+type Known = HashMap<VolumeName, Option<u64>>;
 
 impl Keeper<'_> {
-    async fn keep(self, mut leadership: Leadership) {
-        let mut next = Instant::now() + PAUSES.0;
+    async fn keep(&mut self, mut leadership: Leadership) {
+        sleep(PAUSES.0).await;
         loop {
             leadership.held().await;
-            if self.context.records.wanted {
-                // What is wrong with the export, others say.
-                let _ = self.export.storage.show_alive(&self.context.records.mark()).await;
+            learn_mark(&self.context.cluster, &self.context.records).await;
+            if let Err(error) = self.pass().await {
+                warn!(export = &*self.export.name, %error, "failed to bring the notes of volumes up to date");
             }
-            if Instant::now() >= next {
-                next = Instant::now() + PAUSES.1;
-                learn_mark(&self.context.cluster, &self.context.records).await;
-                if let Err(error) = self.pass().await {
-                    warn!(export = &*self.export.name, %error, "failed to bring the notes of volumes up to date");
-                }
-            }
-            sleep(ALIVE.min(next.saturating_duration_since(Instant::now()))).await;
+            sleep(PAUSES.1).await;
         }
     }
 
-    /// Looks once for notes that lack, and for those that nobody needs any more.
-    async fn pass(&self) -> anyhow::Result<()> {
+    /// Looks once for notes that lack or are not up to date, and for those that nobody needs any more.
+    async fn pass(&mut self) -> anyhow::Result<()> {
         let known = self.known().await?;
         let (mark, storage) = (self.context.records.mark(), &self.export.storage);
         let noted = noted(storage, &mark).await?;
-        let lacking: Vec<_> =
-            known.iter().filter(|(name, wanted)| **wanted && !noted.contains(name.as_str())).collect();
-        let (mut missing, mut written) = (lacking.len(), 0_usize);
+        self.verified.retain(|name, _| noted.contains(name.as_str()) && known.contains_key(name));
+        let mut missing =
+            known.iter().filter(|(name, hash)| hash.is_some() && !noted.contains(name.as_str())).count();
         self.say_missing(missing);
-        for (name, _) in lacking {
+        let mut written = 0_usize;
+        for (name, hash) in known.iter().filter_map(|(name, hash)| Some((name, (*hash)?))) {
+            if self.verified.get(name) == Some(&hash) {
+                continue;
+            }
             self.wait().await;
-            if self.write(name, &mark).await? {
-                written += 1;
-                missing -= 1;
-                self.say_missing(missing);
+            let was_there = noted.contains(name.as_str());
+            // One that cannot be written keeps no other from it.
+            match self.write(name, &mark).await {
+                Ok(wrote) => {
+                    written += usize::from(wrote);
+                    missing = missing.saturating_sub(usize::from(wrote && !was_there));
+                    self.verified.insert(name.clone(), hash);
+                    self.say_missing(missing);
+                }
+                Err(error) => {
+                    debug!(volume = name.as_str(), %error, "failed to bring the volume's note up to date")
+                }
             }
         }
         if written > 0 {
-            info!(export = &*self.export.name, count = written, "wrote the notes of volumes that had none");
+            info!(
+                export = &*self.export.name,
+                count = written,
+                "wrote notes of volumes that had none, or an old one"
+            );
         }
         self.tidy(&known, &noted, &mark).await?;
         Ok(())
@@ -134,36 +165,43 @@ impl Keeper<'_> {
     }
 
     async fn known(&self) -> anyhow::Result<Known> {
+        let mark = self.context.records.mark();
         let mut known = Known::new();
         let learn = |volume: Volume| {
-            let wanted = self.is_wanted(&volume);
-            known.insert(volume.name, wanted);
+            let hash = self.note(&volume, &mark).map(|(_, note)| {
+                let said = Note { created: None, ..note };
+                fnv1a(said.to_json().as_bytes())
+            });
+            known.insert(volume.name, hash);
         };
         self.context.cluster.volumes(learn).await?;
         Ok(known)
     }
 
-    /// Tells whether a volume is ours, on this export, and is to have a note.
-    fn is_wanted(&self, volume: &Volume) -> bool {
+    /// Returns where a volume lies, and the note that it is to have; `None` if it is not ours, not on this export, or
+    /// is to have none.
+    fn note(&self, volume: &Volume, mark: &ClusterMark) -> Option<(Location, Note)> {
         let Context { scope, state, records, .. } = self.context;
-        let is_here = || located(volume, &scope.exports).is_ok_and(|at| at.export == self.id);
         let class = state.class(&volume.class);
-        volume.is_of(&scope.provisioner)
+        let is_wanted = volume.is_of(&scope.provisioner)
             && volume.disposed.is_none()
-            && record::is_wanted(class.as_deref(), records.wanted)
-            && is_here()
+            && record::is_wanted(class.as_deref(), records.wanted);
+        let at = located(volume, &scope.exports).ok().filter(|at| is_wanted && at.export == self.id)?;
+        let note = record::of_volume(volume, &at, mark);
+        Some((at, note))
     }
 
-    /// Writes the note of a volume as it is now, if it is still there with its directory.
+    /// Writes the note of a volume as it is now, if it is still there with its directory and the note does not say so
+    /// already. Returns whether it has.
     async fn write(&self, name: &VolumeName, mark: &ClusterMark) -> anyhow::Result<bool> {
-        let Context { cluster, scope, .. } = self.context;
-        let Some(volume) = cluster.volume(name).await?.filter(|volume| self.is_wanted(volume)) else {
+        let Some(volume) = self.context.cluster.volume(name).await? else { return Ok(false) };
+        let Some((at, note)) = self.note(&volume, mark) else { return Ok(false) };
+        let found = self.export.storage.note_of_volume(mark, name.as_str()).await;
+        if matches!(found, Ok(Some(Ok(found))) if record::is_current(&found, &note) && found.owners.is_some()) {
             return Ok(false);
-        };
-        let Ok(at) = located(&volume, &scope.exports) else { return Ok(false) };
+        }
         let Some(seen) = self.export.storage.look(&at.path).await? else { return Ok(false) };
-        let note = Note { owners: Some(seen.owners), ..record::of_volume(&volume, &at, mark) };
-        self.export.storage.record(mark, note).await?;
+        self.export.storage.record(mark, Note { owners: Some(seen.owners), ..note }).await?;
         Ok(true)
     }
 
@@ -174,7 +212,8 @@ impl Keeper<'_> {
         let in_trash = if left.is_empty() { HashSet::new() } else { trashed(storage).await? };
         for name in left {
             self.wait().await;
-            if !in_trash.contains(name) && self.is_done_with(name, mark).await? {
+            // What cannot be looked at stays.
+            if !in_trash.contains(name) && self.is_done_with(name, mark).await.unwrap_or(false) {
                 storage.forget(mark, name).await?;
             }
         }
@@ -227,14 +266,15 @@ pub async fn noted(storage: &Storage, mark: &ClusterMark) -> Result<HashSet<Box<
 /// Lists the names of the volumes that have directories in the trash.
 async fn trashed(storage: &Storage) -> Result<HashSet<Box<str>>, StorageError> {
     let mut volumes = HashSet::new();
-    for number in ListOf::NUMBERS {
-        let Some(mut entries) = storage.entries(&ListOf::Trash(number)).await? else { continue };
+    for of in ListOf::NUMBERS.map(ListOf::Trash).chain([ListOf::Root]) {
+        let Some(mut entries) = storage.entries(&of).await? else { continue };
+        let read = |name: &str| if of == ListOf::Root { TrashName::at_root(name) } else { name.parse().ok() };
         loop {
             let (rest, page) = storage.page(entries).await?;
             if page.is_empty() {
                 break;
             }
-            let names = page.iter().filter_map(|(name, _)| name.parse::<TrashName>().ok());
+            let names = page.iter().filter_map(|(name, _)| read(name));
             volumes.extend(names.map(|name| Box::from(name.volume())));
             entries = rest;
         }

@@ -3,22 +3,26 @@
 //! The trash itself is the queue: entries that a crash or another replica has left there are found the next time
 //! it is listed. It is listed when there is something new, and every minute.
 //!
+//! What is kept for some time stays until then, by this machine's clock. It goes earlier only where its name says
+//! below which free space, nothing else that is to go is left, and the export has less free than that: one after the
+//! other, the oldest first.
+//!
 //! It also sees to it that the trash is there before it is needed: on a full export none can be made.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
-use crate::export::{Backlog, Counts};
+use crate::export::Backlog;
 use crate::layout::TrashName;
 use crate::queue::{Next, Queue, RetryReason};
-use crate::storage::{Left, Problem, Reaped, Storage, StorageError, Trashed};
-use crate::values::time::milliseconds;
+use crate::storage::{Kept, Left, Problem, Reaped, Storage, StorageError, Trashed};
+use crate::values::time::{milliseconds, seconds_now, timestamp};
 
 /// The number of entries that are worked on at a time, so that a huge one does not keep the others waiting.
 const ENTRIES_MAX: usize = 2;
@@ -39,6 +43,20 @@ const LEADS: Duration = Duration::from_secs(1);
 /// all known entries are gone.
 const LEARNED_MAX: usize = 256;
 
+/// How many times as long as a listing took is waited before the next one: where very much is kept, a listing takes
+/// long.
+const LOOK_PAUSE: u32 = 4;
+
+/// The time between the end of a removal and the question whether there is room now: some file systems free what was
+/// removed a moment later.
+const EARLY_PAUSE: Duration = Duration::from_secs(2);
+
+/// The part of an export, as one of so many, below which free space is little.
+const LITTLE: u64 = 10;
+
+/// The time between two lines of the log that say that there is little room, and much that is kept.
+const LITTLE_AGAIN: Duration = Duration::from_hours(1);
+
 /// Empties the trash of `storage` for ever, whenever `leads` returns true. May be dropped at any point.
 ///
 /// An entry that cannot be removed entirely is tried again, later each time, and keeps no other waiting. The log
@@ -48,9 +66,10 @@ pub async fn reap_forever(storage: Storage, leads: impl Fn() -> bool, backlog: &
         while !leads() {
             sleep(LEADS).await;
         }
-        let reaper = Reaper { storage: &storage, backlog, queue: Queue::default(), known: HashMap::new() };
-        reaper.reap_while(&leads).await;
-        backlog.update(|counts| *counts = Counts { removed: counts.removed, ..Counts::default() });
+        Reaper::new(&storage, backlog).reap_while(&leads).await;
+        backlog.update(|counts| {
+            (counts.waiting, counts.blocked, counts.kept) = Default::default();
+        });
     }
 }
 
@@ -60,11 +79,21 @@ struct Reaper<'a> {
     queue: Queue<TrashName>,
     /// All entries that are queued or worked on.
     known: HashMap<TrashName, Known>,
+    /// Those that go before their time as the last listing showed them, the oldest first.
+    early: VecDeque<TrashName>,
+    /// When to ask whether one of those is to go.
+    early_at: Option<Instant>,
+    /// When to list the trash, if before the next tick.
+    look_at: Option<Instant>,
+    /// When the trash may be listed again.
+    not_before: Instant,
 }
 
 /// What is known of an entry.
 #[derive(Default)]
 struct Known {
+    /// Whether it goes before its time.
+    is_early: bool,
     /// The error that the log last told of it.
     said: Option<StorageError>,
     /// How many files, links and directories of it were removed by now.
@@ -76,38 +105,59 @@ struct Known {
 /// The result of work on an entry, and how long that took. There is no result if the work panicked.
 type Outcome = (TrashName, Duration, Option<Result<Reaped, StorageError>>);
 
-impl Reaper<'_> {
+impl<'a> Reaper<'a> {
+    fn new(storage: &'a Storage, backlog: &'a Backlog) -> Self {
+        Self {
+            storage,
+            backlog,
+            queue: Queue::default(),
+            known: HashMap::new(),
+            early: VecDeque::new(),
+            early_at: None,
+            look_at: None,
+            not_before: Instant::now(),
+        }
+    }
+
     /// Works until we no longer lead, and then drops the work that is under way.
     async fn reap_while(mut self, leads: &impl Fn() -> bool) {
         let (mut look, mut leading, mut at_root) = (interval(LOOK), interval(LEADS), interval(LOOK_AT_ROOT));
         let mut under_way = FuturesUnordered::new();
         let mut said = Trouble::default();
         let mut returned = self.storage.returned();
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = leading.tick() => if !leads() { return },
                 _ = at_root.tick() => self.storage.suspect_root(),
                 _ = look.tick() => {
                     self.prepare(&mut said).await;
-                    self.look(&mut said).await;
+                    self.want_look(Duration::ZERO);
                 }
-                () = self.backlog.changed() => self.look(&mut said).await,
+                () = reached(self.look_at) => self.look(&mut said).await,
+                () = reached(self.early_at) => self.go_on_early().await,
+                () = self.backlog.changed() => self.want_look(Duration::ZERO),
                 // It may be another one that is mounted now.
                 Ok(()) = returned.changed() => {
                     said.is_prepared = false;
                     self.storage.suspect_root();
                     self.prepare(&mut said).await;
                     self.queue.wake();
-                    self.look(&mut said).await;
+                    self.want_look(Duration::ZERO);
                 }
                 (name, _) = self.queue.take(), if under_way.len() < ENTRIES_MAX && leads() => {
-                    under_way.push(reap(self.storage, name));
+                    if self.may_go(&name) {
+                        under_way.push(reap(self.storage, name));
+                    }
                 }
                 Some(outcome) = under_way.next() => {
                     self.finish(outcome);
                     if self.known.is_empty() {
                         // There may be more than the last listing brought.
-                        self.look(&mut said).await;
+                        self.want_look(Duration::ZERO);
+                    }
+                    if !self.early.is_empty() {
+                        self.early_at = Some(Instant::now() + EARLY_PAUSE);
                     }
                 }
             }
@@ -121,18 +171,84 @@ impl Reaper<'_> {
         }
     }
 
-    /// Lists the trash, and queues the entries that are new.
+    /// Has the trash listed after that time, unless it is to be sooner; or once it has been left alone for long
+    /// enough.
+    fn want_look(&mut self, after: Duration) {
+        let at = (Instant::now() + after).max(self.not_before);
+        self.look_at = Some(self.look_at.map_or(at, |before| before.min(at)));
+    }
+
+    /// Lists the trash, and queues the entries that are new and to be removed.
     async fn look(&mut self, said: &mut Trouble) {
+        let (begun, now) = (Instant::now(), seconds_now());
+        self.look_at = None;
         // Even a listing that has all known entries in it then has room for that many new ones.
-        let found = self.storage.trashed(self.known.len() + LEARNED_MAX).await;
+        let found = self.storage.trashed(self.known.len() + LEARNED_MAX, now).await;
+        self.not_before = Instant::now() + begun.elapsed() * LOOK_PAUSE;
         said.say(&found);
-        for name in found.map(|found| found.names).unwrap_or_default() {
-            if !self.known.contains_key(&name) {
-                self.known.insert(name.clone(), Known::default());
-                self.queue.push(name);
-            }
+        let Ok(Trashed { names, kept, .. }) = found else { return self.count() };
+        said.say_little(&kept);
+        for name in names {
+            self.learn(name, false);
         }
+        if let Some(left) = kept.next.map(|next| Duration::from_secs(next.saturating_sub(now)))
+            && left < LOOK
+        {
+            self.want_look(left);
+        }
+        self.early = kept.early.into();
+        self.early_at = (!self.early.is_empty()).then(|| Instant::now() + EARLY_PAUSE);
+        self.backlog.update(|counts| counts.kept = kept.count);
         self.count();
+    }
+
+    /// Queues an entry, unless that was done.
+    fn learn(&mut self, name: TrashName, is_early: bool) {
+        if !self.known.contains_key(&name) {
+            self.known.insert(name.clone(), Known { is_early, ..Known::default() });
+            self.queue.push(name);
+        }
+    }
+
+    /// Has the oldest entry go before its time for which the export has too little room, if nothing else goes.
+    async fn go_on_early(&mut self) {
+        self.early_at = None;
+        // What can be removed anyway makes room, too.
+        if self.known.values().any(|known| known.said.is_none()) {
+            return;
+        }
+        // Anew: what has gone since the listing may be enough.
+        let Ok(usage) = self.storage.measure().await else { return };
+        let gives_way = |name: &TrashName| name.keep().is_some_and(|keep| keep.gives_way(&usage));
+        while let Some(name) = self.early.pop_front() {
+            if self.known.contains_key(&name) || !gives_way(&name) {
+                continue;
+            }
+            let until = name.kept_until().map(timestamp).unwrap_or_default();
+            let least = name.keep().and_then(|keep| keep.min_free()).map(ToString::to_string);
+            warn!(
+                volume = name.volume(), entry = %name, %until, least, free = usage.bytes_free,
+                "the export has less free than the class wants: removing before its time what was deleted"
+            );
+            self.learn(name, true);
+            break;
+        }
+        if self.early.is_empty() {
+            // There may be more than the last listing brought.
+            self.want_look(EARLY_PAUSE);
+        }
+    }
+
+    /// Tells whether an entry that was queued may still be removed: the clock may have been ahead when it was. Else
+    /// it is forgotten until it is listed again. What was begun is finished.
+    fn may_go(&mut self, name: &TrashName) -> bool {
+        let is_begun = self.known.get(name).is_some_and(|known| known.is_early || known.entries > 0);
+        let may_go = is_begun || name.is_due(seconds_now());
+        if !may_go {
+            self.queue.finish(name, Next::Done);
+            self.known.remove(name);
+        }
+        may_go
     }
 
     /// Logs the result of work on an entry, and decides when the entry is tried again.
@@ -147,7 +263,13 @@ impl Reaper<'_> {
             Some(Ok(Reaped { left: Left::Nothing, .. })) => {
                 info!(volume = name.volume(), entry = %name, entries, milliseconds, "removed from the trash");
                 self.queue.finish(&name, Next::Done);
-                self.known.remove(&name);
+                let is_early = self.known.remove(&name).is_some_and(|known| known.is_early);
+                if name.keep().is_some() {
+                    self.backlog.update(|counts| {
+                        let freed = if is_early { &mut counts.freed_early } else { &mut counts.freed_due };
+                        *freed += 1;
+                    });
+                }
             }
             // The entry is tried again at once, after the others: only when nothing else is left of it does it
             // show what cannot be removed.
@@ -192,6 +314,14 @@ impl Reaper<'_> {
     }
 }
 
+/// Waits for a time; for ever if there is none.
+async fn reached(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn reap(storage: &Storage, name: TrashName) -> Outcome {
     let begun = Instant::now();
     // A panic must not stop the work on the other entries.
@@ -209,6 +339,8 @@ struct Trouble {
     closed: Vec<StorageError>,
     unlisted: Vec<StorageError>,
     foreign: Option<(usize, String)>,
+    /// When it was said last that there is little room.
+    little: Option<Instant>,
 }
 
 impl Trouble {
@@ -220,6 +352,20 @@ impl Trouble {
             warn!(%error, "failed to make the directories for what is deleted and archived, will try it again");
             self.unprepared = Some(error);
         }
+    }
+
+    /// Logs from time to time that there is little room while entries are kept that never go before their time.
+    fn say_little(&mut self, kept: &Kept) {
+        let is_little = kept.usage.is_some_and(|usage| usage.bytes_free < usage.bytes / LITTLE);
+        if kept.firm == 0 || !is_little || self.little.is_some_and(|said| said.elapsed() < LITTLE_AGAIN) {
+            return;
+        }
+        warn!(
+            kept = kept.firm,
+            "the export has little room left, and what was deleted is kept on it whatever room that takes: classes \
+             without deleteRetentionMinFree want that. Remove from the trash what nobody needs, or make room"
+        );
+        self.little = Some(Instant::now());
     }
 
     /// Logs trouble that has not been logged yet.

@@ -44,6 +44,8 @@ pub enum Reason {
     VolumeWaitsForCopy,
     /// A volume was deleted, but its directory stays: another volume uses it, or no claim had the volume.
     VolumeDirectoryKept,
+    /// A volume was deleted, and its directory is kept in the trash for some time.
+    VolumeDirectoryTrashed,
     /// A volume was reclaimed, though it was not clear how it should be.
     VolumeReclaimUnclear,
     /// A claim's volume is growing. Kubernetes' own resizers give this reason and the next two.
@@ -69,6 +71,7 @@ impl Reason {
             | Self::Resizing
             | Self::Cloning
             | Self::VolumeWaitsForCopy
+            | Self::VolumeDirectoryTrashed
             | Self::VolumeResizeSuccessful
             | Self::UsageWithinRequest => "Normal",
             Self::ReclaimUnclear
@@ -92,6 +95,7 @@ impl Reason {
             Self::VolumeFailedDelete => "VolumeFailedDelete",
             Self::VolumeWaitsForCopy => "VolumeWaitsForCopy",
             Self::VolumeDirectoryKept => "VolumeDirectoryKept",
+            Self::VolumeDirectoryTrashed => "VolumeDirectoryTrashed",
             Self::VolumeReclaimUnclear => "VolumeReclaimUnclear",
             Self::Resizing => "Resizing",
             Self::VolumeResizeSuccessful => "VolumeResizeSuccessful",

@@ -2,13 +2,14 @@
 //!
 //! Nothing on the export is touched. Without `--apply` the objects are printed, to be looked at and applied by hand.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde::Serialize;
 
-use crate::background::notes::ALIVE;
+use crate::background::notes::{self as background, ALIVE};
 use crate::commands::inventory::Notes;
 use crate::commands::revive::{Revival, Wish};
 use crate::commands::session::Session;
@@ -16,11 +17,11 @@ use crate::export::Export;
 use crate::layout::{ClusterMark, Note};
 use crate::ledger::{Entry, Ledger};
 use crate::model::exports::{ExportId, Location};
-use crate::storage::{FoundNote, ListOf};
+use crate::values::names::VolumeName;
 use crate::values::path::RelPath;
 
-/// How long a cluster must have been silent to count as gone.
-const SILENT: Duration = ALIVE.saturating_mul(3);
+/// How long a cluster must have been silent to count as gone. Far longer than clocks of servers are wrong.
+const SILENT: Duration = ALIVE.saturating_mul(12);
 
 /// What is to be adopted, and how.
 #[derive(Debug, Clone)]
@@ -41,6 +42,8 @@ pub struct Order {
 #[derive(Debug, Default)]
 struct Tally {
     done: usize,
+    /// How many were left because their claims had gone before.
+    left: usize,
     /// What needs a person, in words.
     refused: Vec<String>,
 }
@@ -77,6 +80,13 @@ pub async fn adopt(session: &Session, order: &Order) -> Result<()> {
             "directories that can be adopted: {done}. Apply these objects, or run this with --apply"
         )?;
     }
+    if tally.left > 0 {
+        let left = tally.left;
+        writeln!(
+            std::io::stderr(),
+            "left alone, because their claims had been deleted: {left}. Adopt them by name"
+        )?;
+    }
     if refused > 0 {
         bail!("directories that were not adopted: {refused}");
     }
@@ -102,66 +112,51 @@ async fn one(
         [id] => id,
         _ => bail!("several exports have a directory {directory:?}: say which by --export"),
     };
-    let note = noted(session, session.exports.get(id), &path).await?;
-    if let Err(error) = take(session, order, id, &path, note.as_ref(), ledger, tally).await {
-        tally.refused.push(format!("{directory}: {error:#}"));
-    }
+    let note = noted(session, order, session.exports.get(id), &path).await?;
+    take(session, order, id, &path, note.as_ref(), ledger).await?;
+    tally.done += 1;
     Ok(())
 }
 
-/// Finds the note of a directory, by whichever cluster.
-async fn noted(session: &Session, export: &Export, path: &RelPath) -> Result<Option<Note>> {
+/// Finds the note of a directory. That of another cluster counts if that is silent, or was said to be gone.
+async fn noted(session: &Session, order: &Order, export: &Export, path: &RelPath) -> Result<Option<Note>> {
+    let mut unread = Tally::default();
+    let mut own = None;
     for mark in Notes::find(&export.storage, &session.mark).await?.marks {
-        let mut found = None;
-        each_note(export, &mark, |note| {
-            if note.directory == *path {
-                found = Some(note);
-            }
-        })
-        .await?;
-        if found.is_some() {
-            return Ok(found);
+        let notes = each_note(export, &mark, &mut unread).await?;
+        let Some(note) = notes.into_iter().find(|note| note.directory == *path) else { continue };
+        if mark != session.mark && order.cluster.as_deref() != Some(mark.as_str()) {
+            is_silent(export, &mark).await?;
         }
+        own = own.or(Some(note));
     }
-    Ok(None)
+    Ok(own)
 }
 
-/// Reads all notes of a cluster's volumes on an export. What is no note that we can read is passed over.
-async fn each_note(export: &Export, mark: &ClusterMark, mut each: impl FnMut(Note)) -> Result<()> {
-    for number in ListOf::NUMBERS {
-        let Some(mut entries) = export.storage.entries(&ListOf::Volumes(number, mark.clone())).await? else {
-            continue;
-        };
-        loop {
-            let (rest, page) = export.storage.page(entries).await?;
-            if page.is_empty() {
-                break;
-            }
-            for (volume, _) in page {
-                let note = export.storage.note_of_volume(mark, &volume).await?;
-                note.and_then(FoundNote::ok).into_iter().for_each(&mut each);
-            }
-            entries = rest;
+/// Reads all notes of a cluster's volumes on an export. What is no note that we can read is noted as refused.
+async fn each_note(export: &Export, mark: &ClusterMark, tally: &mut Tally) -> Result<Vec<Note>> {
+    let mut notes = Vec::new();
+    for volume in background::noted(&export.storage, mark).await? {
+        match export.storage.note_of_volume(mark, &volume).await {
+            Ok(Some(Ok(note))) => notes.push(note),
+            Ok(Some(Err(error))) => tally.refused.push(format!("the note of the volume {volume} {error}")),
+            Ok(None) => {}
+            Err(error) => tally.refused.push(format!("the note of the volume {volume}: {error}")),
         }
     }
-    Ok(())
+    Ok(notes)
 }
 
 async fn all(session: &Session, order: &Order, ledger: &mut Ledger, tally: &mut Tally) -> Result<()> {
     for (id, export) in session.chosen(order.export.as_deref())? {
-        let Some(mark) = source(session, export, order.cluster.as_deref()).await? else { continue };
-        let mut notes = Vec::new();
-        each_note(export, &mark, |note| notes.push(note)).await?;
-        for note in notes {
-            let is_ours = note.provisioner.as_deref().is_none_or(|name| name == session.provisioner);
-            // One that is adopted already, by an earlier run or by hand.
-            if !is_ours || ledger.exists(&(&*note.volume).into()) {
-                continue;
-            }
-            let path = note.directory.clone();
-            if let Err(error) = take(session, order, id, &path, Some(&note), ledger, tally).await {
-                tally.refused.push(format!("{path}: {error:#}"));
-            }
+        let notes = match source(session, export, order.cluster.as_deref()).await {
+            Ok(Some(mark)) => each_note(export, &mark, tally).await,
+            Ok(None) => continue,
+            Err(error) => Err(error),
+        };
+        match notes {
+            Ok(notes) => all_of(session, order, id, notes, ledger, tally).await,
+            Err(error) => tally.refused.push(format!("the export {}: {error:#}", export.name)),
         }
     }
     if tally.done == 0 && tally.refused.is_empty() {
@@ -173,38 +168,84 @@ async fn all(session: &Session, order: &Order, ledger: &mut Ledger, tally: &mut 
     Ok(())
 }
 
+/// Adopts what these notes tell of, but for what their claims had left behind: a claim has one volume.
+async fn all_of(
+    session: &Session,
+    order: &Order,
+    id: ExportId,
+    notes: Vec<Note>,
+    ledger: &mut Ledger,
+    tally: &mut Tally,
+) {
+    let is_ours = |note: &Note| note.provisioner.as_deref().is_none_or(|name| name == session.provisioner);
+    let (kept, notes): (Vec<_>, Vec<_>) =
+        notes.into_iter().filter(is_ours).partition(|note| note.released.is_some());
+    tally.left += kept.len();
+    let whose = |note: &Note| (note.namespace.clone(), note.claim.clone());
+    let mut of_claim = HashMap::new();
+    for note in &notes {
+        of_claim.entry(whose(note)).or_insert_with(Vec::new).push(note.directory.to_string());
+    }
+    for note in &notes {
+        let (path, volume) = (&note.directory, VolumeName::from(&*note.volume));
+        // One that is adopted already, by an earlier run or by hand.
+        if ledger.exists(&volume) {
+            continue;
+        }
+        let taken = match of_claim.get(&whose(note)).map(Vec::as_slice) {
+            Some(several @ [_, _, ..]) => Err(anyhow!(
+                "several directories are noted as this claim's ({}): adopt the right one by its name",
+                several.join(", ")
+            )),
+            _ => take(session, order, id, path, Some(note), ledger).await,
+        };
+        match taken {
+            Ok(()) => tally.done += 1,
+            Err(error) => tally.refused.push(format!("{path}: {error:#}")),
+        }
+    }
+}
+
 /// Finds the cluster whose notes count: the one that was said, else the only other one, if it is silent.
 async fn source(session: &Session, export: &Export, said: Option<&str>) -> Result<Option<ClusterMark>> {
     if let Some(said) = said {
         return ClusterMark::parse(said).map(Some).ok_or_else(|| anyhow!("{said:?} is not the mark of a cluster"));
     }
-    let mut others = Notes::find(&export.storage, &session.mark).await?.marks;
-    others.retain(|mark| *mark != session.mark);
-    let mark = match &*others {
-        [] => return Ok(None),
-        [mark] => mark,
+    let mut others = Vec::new();
+    for mark in Notes::find(&export.storage, &session.mark).await?.marks {
+        // One without notes has nothing to be adopted.
+        if mark != session.mark && !background::noted(&export.storage, &mark).await?.is_empty() {
+            others.push(mark);
+        }
+    }
+    match &*others {
+        [] => Ok(None),
+        [mark] => is_silent(export, mark).await.map(|()| Some(mark.clone())),
         several => {
             let marks: Vec<_> = several.iter().map(ClusterMark::as_str).collect();
             bail!(
-                "several clusters have notes on the export {}: {}. Say by --cluster which one is gone; the others may be at \
-                 work, and their volumes are theirs",
-                export.name,
+                "several clusters have notes on it: {}. Say by --cluster which one is gone; the others may be at work, and \
+                 their volumes are theirs",
                 marks.join(", ")
             );
         }
-    };
+    }
+}
+
+/// Makes sure that a cluster has not been at work on an export of late.
+async fn is_silent(export: &Export, mark: &ClusterMark) -> Result<()> {
     let last = export.storage.last_alive(mark).await?;
     let silent = last.and_then(|last| SystemTime::now().duration_since(last).ok()).unwrap_or_default();
     if silent < SILENT {
         bail!(
-            "the cluster {mark} was at work on the export {} {} s ago: if it is gone, wait until {} minutes have passed, or \
+            "the cluster {mark} was at work on the export {} {} minutes ago: if it is gone, wait until that is {} minutes, or \
              say so by --cluster {mark}. Two clusters must not have the same volumes",
             export.name,
-            silent.as_secs(),
+            silent.as_secs() / 60,
             SILENT.as_secs() / 60
         );
     }
-    Ok(Some(mark.clone()))
+    Ok(())
 }
 
 /// Prints the objects for a directory, or makes them.
@@ -214,8 +255,7 @@ async fn take(
     id: ExportId,
     path: &RelPath,
     note: Option<&Note>,
-    ledger: &mut Ledger,
-    tally: &mut Tally,
+    ledger: &Ledger,
 ) -> Result<()> {
     let export = session.exports.get(id);
     if export.storage.look(path).await?.is_none() {
@@ -249,7 +289,6 @@ async fn take(
     }
     // The next directory is not to lie in this one.
     ledger.settle(&volume, Entry { at: Some(&at), namespace: None, bytes: 0, gid: None });
-    tally.done += 1;
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use crate::commands::restore::{self, restore};
 use crate::commands::revive::{Wish, claim_name};
 use crate::commands::session::Session;
 use crate::config::{
-    AdoptArgs, ArchivesAction, Command, Config, FilterArgs, ListArgs, ListOnly, OrphansAction, RemoveArgs,
+    AdoptArgs, Command, Config, FilterArgs, KeptAction, ListArgs, ListOnly, OrphansAction, RemoveArgs,
     RestoreArgs, WishArgs,
 };
 
@@ -18,7 +18,7 @@ use crate::config::{
 enum Task {
     List(Kind, ListArgs),
     Remove(Kind, RemoveArgs, bool),
-    Restore(RestoreArgs),
+    Restore(Kind, RestoreArgs),
     Adopt(AdoptArgs),
 }
 
@@ -37,8 +37,9 @@ pub async fn run(command: Command, config: &Config) -> Result<()> {
             let order = remove::Order { kind, query: query(filter, names)?, foreign, yes };
             remove(&Session::open(config).await?, &order).await
         }
-        Task::Restore(RestoreArgs { name, wish, dry_run }) => {
-            let order = restore::Order { name, export: wish.export.clone(), wish: self::wish(wish)?, dry_run };
+        Task::Restore(kind, RestoreArgs { name, wish, dry_run }) => {
+            let order =
+                restore::Order { kind, name, export: wish.export.clone(), wish: self::wish(wish)?, dry_run };
             restore(&Session::open(config).await?, &order).await
         }
         Task::Adopt(AdoptArgs { directory, wish, all: _, cluster, apply }) => {
@@ -53,13 +54,8 @@ fn task(command: Command) -> Option<Task> {
     Some(match command {
         Command::RemoveFinalizers | Command::Doctor { .. } => return None,
         Command::Volumes { list, action } => Task::List(Kind::Volumes, only(list, action)),
-        Command::Trash { list, action } => Task::List(Kind::Trash, only(list, action)),
-        Command::Archives { list, action: None } => Task::List(Kind::Archives, list),
-        Command::Archives { action: Some(action), .. } => match action {
-            ArchivesAction::List(list) => Task::List(Kind::Archives, list),
-            ArchivesAction::Restore(restore) => Task::Restore(restore),
-            ArchivesAction::Remove(remove) => Task::Remove(Kind::Archives, remove, false),
-        },
+        Command::Archives { list, action } => kept(Kind::Archives, list, action),
+        Command::Trash { list, action } => kept(Kind::Trash, list, action),
         Command::Orphans { list, action: None } => Task::List(Kind::Orphans, list),
         Command::Orphans { action: Some(action), .. } => match action {
             OrphansAction::List(list) => Task::List(Kind::Orphans, list),
@@ -67,6 +63,15 @@ fn task(command: Command) -> Option<Task> {
         },
         Command::Adopt(adopt) => Task::Adopt(adopt),
     })
+}
+
+fn kept(kind: Kind, list: ListArgs, action: Option<KeptAction>) -> Task {
+    match action {
+        None => Task::List(kind, list),
+        Some(KeptAction::List(list)) => Task::List(kind, list),
+        Some(KeptAction::Restore(restore)) => Task::Restore(kind, restore),
+        Some(KeptAction::Remove(remove)) => Task::Remove(kind, remove, false),
+    }
 }
 
 fn only(list: ListArgs, action: Option<ListOnly>) -> ListArgs {

@@ -1,23 +1,26 @@
-//! `nfs-provisioner archives restore`: an archive becomes a volume with a claim again.
+//! `nfs-provisioner archives restore` and `trash restore`: what was deleted becomes a volume with a claim again.
 //!
 //! The volume is made first, with the reclaim policy `Retain`, so that nothing takes its directory away; then the
 //! directory is renamed back to its path; then the volume gets its policy, and the claim is made. A crash leaves a volume
-//! that names the archive, by which the next run knows how far this one came.
+//! that names what it was restored from, by which the next run knows how far this one came.
 
 use std::io::Write;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
-use crate::commands::inventory::archives;
+use crate::cluster::permissions::{PROTECT, Permission, missing};
+use crate::commands::inventory::{Item, Kind, Notes, by_name};
 use crate::commands::revive::{Revival, Wish};
 use crate::commands::session::Session;
 use crate::decide::volume::located;
 use crate::export::Export;
 use crate::failpoint::Failpoint;
-use crate::layout::{Note, NoteError};
+use crate::layout::{ARCHIVE_PREFIX, Note, NoteError, RootEntry, classify};
+use crate::ledger::Ledger;
 use crate::model::exports::{ExportId, Location};
 use crate::model::volume::{Phase, ReclaimPolicy, Volume, annotation};
 use crate::storage::FoundNote;
@@ -36,7 +39,9 @@ const LOOK: Duration = Duration::from_millis(250);
 /// What is to be restored, and how.
 #[derive(Debug, Clone)]
 pub struct Order {
-    /// The archive's name.
+    /// An archive, or an entry of the trash.
+    pub kind: Kind,
+    /// Its name.
     pub name: String,
     /// The name of the export, if it is said.
     pub export: Option<String>,
@@ -46,17 +51,19 @@ pub struct Order {
     pub dry_run: bool,
 }
 
-/// Where the archive is, or was before an earlier run.
+/// Where the directory is, or was before an earlier run.
 struct Origin {
     id: ExportId,
-    archive: RelPath,
+    /// Where it lies; `None` if an earlier run has moved it.
+    lies_at: Option<RelPath>,
     note: Option<Note>,
+    /// Until when it certainly lies there whole; for ever if there is no such time.
+    kept_until: Option<Timestamp>,
     /// The volume that an earlier run has made.
     made: Option<Volume>,
-    is_there: bool,
 }
 
-/// Restores an archive.
+/// Restores an archive, or a kept entry of the trash.
 ///
 /// # Errors
 /// Says what stands in the way, and what to do. Until the directory is moved, nothing is left of a run that fails; after
@@ -78,8 +85,8 @@ pub async fn restore(session: &Session, order: &Order) -> Result<()> {
         return Ok(());
     }
     let volume = make_volume(session, &origin, &revival, &order.name).await?;
-    if origin.is_there
-        && let Err(error) = bring_back(session, &origin, &revival, &at).await
+    if let Some(from) = &origin.lies_at
+        && let Err(error) = bring_back(session, &origin, from, &revival, &at).await
     {
         if origin.made.is_none() {
             // It was made a moment ago, with no claim and nothing to reclaim.
@@ -88,10 +95,14 @@ pub async fn restore(session: &Session, order: &Order) -> Result<()> {
         return Err(error);
     }
     Failpoint::DirectoryRestored.passed();
-    if volume.reclaim != revival.policy {
+    // Once it has had its claim, its policy is an admin's.
+    if volume.reclaim != revival.policy && volume.own_claim().is_none() {
         session.cluster.set_policy(&volume, revival.policy).await?;
     }
-    let _ = export.storage.forget_archive(origin.archive.as_str()).await;
+    if order.kind == Kind::Archives {
+        // What is left of it decides nothing.
+        let _ = export.storage.forget_archive(&order.name).await;
+    }
     if !may_claim {
         writeln!(out, "The right to create claims lacks. This claim gets the volume:\n---")?;
         write!(out, "{}", crate::commands::adopt::manifest(&revival.claim_object())?)?;
@@ -109,10 +120,10 @@ pub async fn restore(session: &Session, order: &Order) -> Result<()> {
     Ok(())
 }
 
-/// Finds the archive, and what an earlier run has made of it.
+/// Finds the directory, and what an earlier run has made of it.
 async fn find(session: &Session, order: &Order) -> Result<Origin> {
     let name = &*order.name;
-    let archive = RelPath::parse(name).with_context(|| format!("{name:?} is not the name of an archive"))?;
+    RelPath::parse(name).with_context(|| format!("{name:?} is not the name of anything that can be restored"))?;
     let chosen = session.chosen(order.export.as_deref())?;
     let mut made = Vec::new();
     let learn = |volume: Volume| {
@@ -122,64 +133,94 @@ async fn find(session: &Session, order: &Order) -> Result<Origin> {
     };
     session.cluster.volumes(learn).await?;
     let is_on = |volume: &Volume, id| located(volume, &session.served).is_ok_and(|at| at.export == id);
-    let found = archives(chosen.iter().copied(), name).await?;
-    match &*found {
-        [] => {
-            for (id, _) in chosen {
-                if let Some(volume) = made.iter().find(|volume| is_on(volume, id)) {
-                    return Ok(Origin { id, archive, note: None, made: Some(volume.clone()), is_there: false });
-                }
+    let mut found = by_name(session, order.kind, &chosen, name).await?;
+    if found.len() > 1 {
+        let exports: Vec<_> = found.iter().map(|(_, item)| item.export.as_str()).collect();
+        bail!("{name:?} is on the exports {}: say which by --export", exports.join(", "));
+    }
+    if let Some((id, item)) = found.pop() {
+        let note = note_of(session, order, id, &item).await?;
+        let made = made.into_iter().find(|volume| is_on(volume, id));
+        return Ok(Origin { id, lies_at: item.lies_at, note, kept_until: item.kept_until, made });
+    }
+    for (id, _) in chosen {
+        if let Some(volume) = made.iter().find(|volume| is_on(volume, id)) {
+            let item = Item { volume: Some(volume.name.to_string()), ..Item::default() };
+            let mut note = note_of(session, order, id, &item).await?;
+            if note.is_none() {
+                let found =
+                    session.exports.get(id).storage.note_of_volume(&session.mark, volume.name.as_str()).await;
+                note = found?.and_then(FoundNote::ok);
             }
-            bail!("there is no archive {name:?}; `nfs-provisioner archives` lists those that there are");
+            return Ok(Origin { id, lies_at: None, note, kept_until: None, made: Some(volume.clone()) });
         }
-        [(id, _)] => {
-            let note = match session.exports.get(*id).storage.note_of_archive(name).await? {
-                Some(Err(NoteError::Newer(version))) => bail!(
-                    "the note of {name:?} has version {version}, which a later version of this program wrote: restore it \
-                     with that"
-                ),
-                found => found.and_then(FoundNote::ok),
-            };
-            let made = made.into_iter().find(|volume| is_on(volume, *id));
-            Ok(Origin { id: *id, archive, note, made, is_there: true })
+    }
+    let list = if order.kind == Kind::Trash { "trash" } else { "archives" };
+    bail!("there is no {name:?}; `nfs-provisioner {list}` lists what there is");
+}
+
+/// Reads the note of what is restored.
+///
+/// # Errors
+/// If a later version has written it, which knows more of it than we do.
+async fn note_of(session: &Session, order: &Order, id: ExportId, item: &Item) -> Result<Option<Note>> {
+    let storage = &session.exports.get(id).storage;
+    let found = match (order.kind, &item.volume) {
+        (Kind::Trash, Some(volume)) => {
+            let notes = Notes::find(storage, &session.mark).await?;
+            return Ok(notes.of_volume(storage, volume).await.map(|(_, note)| note));
         }
-        several => {
-            let exports: Vec<_> = several.iter().map(|(_, item)| item.export.as_str()).collect();
-            bail!("there is an archive {name:?} on the exports {}: say which by --export", exports.join(", "));
-        }
+        (Kind::Trash, None) => None,
+        _ => storage.note_of_archive(&order.name).await?,
+    };
+    match found {
+        Some(Err(NoteError::Newer(version))) => bail!(
+            "the note of {:?} has version {version}, which a later version of this program wrote: restore it with that",
+            order.name
+        ),
+        found => Ok(found.and_then(FoundNote::ok)),
     }
 }
 
 /// Decides on the objects. What an earlier run has made, this one keeps.
 async fn decide(session: &Session, order: &Order, origin: &Origin) -> Result<Revival> {
     let export = session.exports.get(origin.id);
-    let note = match (&origin.note, &origin.made) {
-        (Some(note), _) => Some(note.clone()),
-        // The note goes when the archive is one no more, and lives on as the volume's.
-        (None, Some(made)) => {
-            export.storage.note_of_volume(&session.mark, made.name.as_str()).await?.and_then(FoundNote::ok)
+    let note = origin.note.as_ref();
+    let directory = match (&origin.made, note) {
+        (Some(made), _) => located(made, &session.served).map_err(|refusal| anyhow!("{refusal}"))?.path,
+        (None, Some(note)) => note.directory.clone(),
+        (None, None) => {
+            let named = order.name.strip_prefix(ARCHIVE_PREFIX).unwrap_or_default();
+            RelPath::parse(named).with_context(|| format!("no note tells where {:?} was", order.name))?
         }
-        (None, None) => None,
     };
-    let named = origin.archive.as_str().strip_prefix(crate::layout::ARCHIVE_PREFIX).unwrap_or_default();
-    let directory = match (&note, &origin.made) {
-        (_, Some(made)) => located(made, &session.served).map_err(|refusal| anyhow::anyhow!("{refusal}"))?.path,
-        (Some(note), None) => note.directory.clone(),
-        (None, None) => RelPath::parse(named).with_context(|| format!("{named:?} is no directory"))?,
-    };
-    let class = Revival::class_of(note.as_ref(), &order.wish);
+    if let (Some(note), None, None) = (note, &order.wish.claim, &origin.made) {
+        let is_other = |noted: &Option<Box<str>>, own: &str| noted.as_deref().is_some_and(|noted| noted != own);
+        if is_other(&note.cluster, session.mark.as_str()) || is_other(&note.provisioner, &session.provisioner) {
+            bail!(
+                "it is of another cluster or provisioner ({}, {}): say by --as NAMESPACE/CLAIM who is to have it here",
+                note.cluster.as_deref().unwrap_or("unknown"),
+                note.provisioner.as_deref().unwrap_or("unknown")
+            );
+        }
+    }
+    let class = Revival::class_of(note, &order.wish);
     let class = session.cluster.class(&(&*class).into()).await?;
     let class = class.filter(|class| class.is_of(&session.provisioner));
     if let (Some(name), None) = (&order.wish.class, &class) {
         bail!("there is no StorageClass {name:?} of the provisioner {:?}", session.provisioner);
     }
-    let (address, wish) = (&export.address, &order.wish);
-    let revival = Revival::new(&directory, address, note.as_ref(), wish, class.as_ref(), &session.provisioner);
-    let mut revival = revival.map_err(anyhow::Error::msg)?;
+    let mut wish = order.wish.clone();
     if let Some(made) = &origin.made {
-        revival.volume = made.name.to_string();
+        wish.size = made.capacity.as_ref().map(|capacity| capacity.0.clone());
+        wish.claim = made.claim.as_ref().map(|claim| (claim.namespace.to_string(), claim.name.to_string()));
     }
-    Ok(revival)
+    let revival = Revival::new(&directory, &export.address, note, &wish, class.as_ref(), &session.provisioner);
+    let revival = revival.map_err(anyhow::Error::msg)?;
+    Ok(match &origin.made {
+        Some(made) => revival.with(made),
+        None => revival,
+    })
 }
 
 /// Makes sure that nothing stands in the way, and tells whether claims may be made.
@@ -193,7 +234,16 @@ async fn check(session: &Session, origin: &Origin, revival: &Revival, at: &Locat
     if !ledger.is_alone(&(&**volume).into(), at) {
         bail!("another volume has the directory {:?}, one above it or one in it", directory.as_str());
     }
-    if origin.is_there && export.storage.look(directory).await?.is_some() {
+    if let Some(from) = &origin.lies_at {
+        is_free(origin, &ledger, from)?;
+    }
+    if revival.policy != ReclaimPolicy::Retain && !may_patch(session).await {
+        bail!(
+            "the right to patch persistentvolumes lacks, without which the volume could not get its reclaim policy once it \
+             is complete; rbac/rbac.yaml has it"
+        );
+    }
+    if origin.lies_at.is_some() && export.storage.look(directory).await?.is_some() {
         bail!(
             "there is a directory {:?} on the export {} already: move it away first, or remove it if it is not \
              needed any more (`nfs-provisioner orphans` tells whose it is)",
@@ -215,9 +265,27 @@ async fn check(session: &Session, origin: &Origin, revival: &Revival, at: &Locat
     }
 }
 
+/// Makes sure that no volume has anything to do with what is restored, and that it is whole.
+fn is_free(origin: &Origin, ledger: &Ledger, from: &RelPath) -> Result<()> {
+    let at = Location { export: origin.id, path: from.clone() };
+    if !ledger.is_alone(&"".into(), &at) {
+        bail!("a volume of the cluster has this directory, one above it or one in it");
+    }
+    let margin = SignedDuration::from_secs(60);
+    let is_trash = classify(from.as_str().split('/').next().unwrap_or_default()) == RootEntry::Trash;
+    if is_trash && origin.kept_until.is_none_or(|until| until.duration_since(Timestamp::now()) < margin) {
+        bail!("it is not kept any more: a part of it may have been removed already");
+    }
+    Ok(())
+}
+
+async fn may_patch(session: &Session) -> bool {
+    // Without an answer the call itself tells.
+    missing(&session.client, PROTECT, None).await.is_ok_and(|missing| missing.is_empty())
+}
+
 /// Tells whether we may not create claims at all. A quota, or an admission policy, forbids a claim, too.
 async fn is_for_want_of_rights(session: &Session, namespace: &str) -> bool {
-    use crate::cluster::permissions::{Permission, missing};
     let create = Permission { verb: "create", group: "", resource: "persistentvolumeclaims" };
     missing(&session.client, &[create], Some(namespace)).await.is_ok_and(|missing| !missing.is_empty())
 }
@@ -238,10 +306,18 @@ async fn make_volume(session: &Session, origin: &Origin, revival: &Revival, name
 }
 
 /// Renames the directory back, if still nobody else has anything to do with its path.
-async fn bring_back(session: &Session, origin: &Origin, revival: &Revival, at: &Location) -> Result<()> {
+async fn bring_back(
+    session: &Session,
+    origin: &Origin,
+    from: &RelPath,
+    revival: &Revival,
+    at: &Location,
+) -> Result<()> {
     let Export { storage, name, .. } = session.exports.get(origin.id);
     sleep(SETTLES).await;
-    if !session.ledger().await?.is_alone(&(&*revival.volume).into(), at) {
+    let ledger = session.ledger().await?;
+    is_free(origin, &ledger, from)?;
+    if !ledger.is_alone(&(&*revival.volume).into(), at) {
         bail!(
             "another volume has got the directory {:?}, one above it or one in it, just now",
             revival.directory.as_str()
@@ -252,9 +328,9 @@ async fn bring_back(session: &Session, origin: &Origin, revival: &Revival, at: &
     if let Err(error) = storage.record(&session.mark, note).await {
         info!(export = &**name, %error, "the volume's note is written later");
     }
-    let was_there = storage.bring_back(&origin.archive, &revival.directory).await?;
+    let was_there = storage.bring_back(from, &revival.directory).await?;
     if !was_there && storage.look(&revival.directory).await?.is_none() {
-        bail!("the archive {} has gone meanwhile", origin.archive);
+        bail!("{from} has gone meanwhile");
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use kube::core::ObjectMeta;
 
 use crate::layout::Note;
 use crate::model::class::Class;
-use crate::model::volume::{NfsSource, ReclaimPolicy, annotation};
+use crate::model::volume::{NfsSource, ReclaimPolicy, Volume, annotation};
 use crate::values::address::ExportAddress;
 use crate::values::path::RelPath;
 use crate::values::quantity::{STORAGE, billionths};
@@ -111,6 +111,7 @@ impl Revival {
             (annotation::PROVISIONED_BY, Some(provisioner.to_owned())),
             (annotation::ON_DELETE_OF_CLASS, fate(note, wish, class)),
             (annotation::ON_DELETE_OF_CLAIM, noted(|note| note.on_delete_of_claim.as_deref())),
+            (annotation::ON_DELETE, noted(|note| note.on_delete_of_volume.as_deref())),
             (annotation::GID, note.and_then(|note| note.gid).map(|gid| gid.to_string())),
         ];
         Ok(Self {
@@ -127,6 +128,21 @@ impl Revival {
             source: NfsSource { server: export.server_name().into(), path: export.volume_path(directory).into() },
             annotations: said.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect(),
         })
+    }
+
+    /// Returns the same, with what a volume has that was made for it before.
+    #[must_use]
+    pub fn with(mut self, made: &Volume) -> Self {
+        self.volume = made.name.to_string();
+        self.class = made.class.to_string();
+        self.access_modes = made.access_modes.iter().map(ToString::to_string).collect();
+        if let Some(capacity) = &made.capacity {
+            self.size.clone_from(&capacity.0);
+        }
+        if let Some(claim) = &made.claim {
+            (self.namespace, self.claim) = (claim.namespace.to_string(), claim.name.to_string());
+        }
+        self
     }
 
     /// Spells the volume, with this reclaim policy, and an annotation besides the usual ones if there is one. It names the
@@ -205,6 +221,7 @@ impl Revival {
             archived: None,
             created: Some(jiff::Timestamp::now()),
             released: None,
+            kept_until: None,
             capacity: Some(self.size.as_str().into()),
             access_modes: texts(&self.access_modes),
             mount_options: texts(&self.mount_options),
@@ -212,7 +229,7 @@ impl Revival {
             on_delete: annotated(annotation::ON_DELETE_OF_CLASS),
             on_delete_of_claim: annotated(annotation::ON_DELETE_OF_CLAIM),
             gid: from.and_then(|note| note.gid),
-            on_delete_of_volume: None,
+            on_delete_of_volume: annotated(annotation::ON_DELETE),
             owners: from.and_then(|note| note.owners.clone()),
             provisioner: Some(provisioner.into()),
             cluster: None,

@@ -1,8 +1,11 @@
 //! What the commands share that work on exports and volumes: the connection, the exports, and the cluster's mark.
 
+use std::io::Write;
+
 use anyhow::{Context as _, Result, anyhow};
 use kube::Client;
 use nix::sys::stat::{Mode, umask};
+use tokio::time::sleep;
 
 use crate::cluster::api::Cluster;
 use crate::cluster::connect::{Connection, connection};
@@ -13,6 +16,7 @@ use crate::layout::ClusterMark;
 use crate::ledger::{Entry, Ledger};
 use crate::model::exports::{ExportId, Exports, Location, PerExport};
 use crate::model::volume::Volume;
+use crate::storage::{STUCK_AFTER, State};
 
 /// What a command works with. It takes no lock: a provisioner may work meanwhile.
 #[expect(missing_debug_implementations, reason = "the client has none")]
@@ -50,6 +54,7 @@ impl Session {
         for (id, export) in exports.iter() {
             let (storage, spec) = (export.storage.clone(), config.specs.get(id).clone());
             tokio::spawn(async move { storage.keep(&spec).await });
+            tokio::spawn(say_silence(export.clone()));
         }
         let (provisioner, served) = (config.provisioner.clone(), config.exports.clone());
         Ok(Self { client, cluster, provisioner, served, exports, mark })
@@ -88,5 +93,20 @@ impl Session {
         };
         self.cluster.volumes(learn).await.context("the volumes of the cluster cannot be listed")?;
         Ok(ledger)
+    }
+}
+
+/// Says that an export does not answer, to whoever waits for the command.
+async fn say_silence(export: Export) {
+    loop {
+        sleep(STUCK_AFTER).await;
+        let is_open = matches!(export.storage.state(), State::Open(_) | State::Unusable(_));
+        if !is_open || export.storage.silent_for().is_some_and(|silent| silent >= STUCK_AFTER) {
+            let _ = writeln!(
+                std::io::stderr(),
+                "the export {} does not answer; this goes on when it does",
+                export.address
+            );
+        }
     }
 }

@@ -41,16 +41,16 @@ pub enum Command {
         #[command(flatten)]
         list: ListArgs,
         #[command(subcommand)]
-        action: Option<ArchivesAction>,
+        action: Option<KeptAction>,
     },
 
-    /// List what lies in the trash and is to be removed.
+    /// List what lies in the trash, make what is kept there a volume with a claim again, or have it removed now.
     #[command(args_conflicts_with_subcommands = true)]
     Trash {
         #[command(flatten)]
         list: ListArgs,
         #[command(subcommand)]
-        action: Option<ListOnly>,
+        action: Option<KeptAction>,
     },
 
     /// List the directories that belong to no volume of this cluster, or remove some.
@@ -139,14 +139,14 @@ pub enum ListOnly {
     List(ListArgs),
 }
 
-/// What can be done with archives.
+/// What can be done with archives, and with what is kept in the trash.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
-pub enum ArchivesAction {
+pub enum KeptAction {
     /// List them, which is what is done if nothing is said.
     List(ListArgs),
-    /// Make an archive a volume with a claim again, as its note says. Run it again if it was cut.
+    /// Make one a volume with a claim again, as its note says. Run it again if it was cut.
     Restore(RestoreArgs),
-    /// Remove archives: by name, or all that are older than an age.
+    /// Remove some: by name, or all of this cluster that are older than an age.
     Remove(RemoveArgs),
 }
 
@@ -189,7 +189,7 @@ pub struct WishArgs {
 /// What is restored.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct RestoreArgs {
-    /// The archive's name.
+    /// The name, as the list shows it.
     pub name: String,
 
     #[command(flatten)]
@@ -228,8 +228,8 @@ pub struct AdoptArgs {
     #[arg(long, conflicts_with_all = ["claim", "class", "size"])]
     pub all: bool,
 
-    /// The cluster whose notes count, by the uid of its namespace kube-system, where several have some.
-    #[arg(long, value_name = "UID", requires = "all")]
+    /// The cluster that is gone, by the uid of its namespace kube-system, where several have notes or it is not silent yet.
+    #[arg(long, value_name = "UID")]
     pub cluster: Option<String>,
 
     /// Make the volumes and claims, and not only print them.

@@ -18,7 +18,7 @@ mod settings;
 use args::IN_CLUSTER;
 pub use args::{Args, LogFormat};
 pub use commands::{
-    AdoptArgs, ArchivesAction, Command, FilterArgs, Format, ListArgs, ListOnly, OrphansAction, Output, RemoveArgs,
+    AdoptArgs, Command, FilterArgs, Format, KeptAction, ListArgs, ListOnly, OrphansAction, Output, RemoveArgs,
     RestoreArgs, WishArgs,
 };
 use exports_file::{Mounted, read_exports};

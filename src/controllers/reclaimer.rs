@@ -14,7 +14,7 @@ use crate::controllers::confirm::{Proof, confirm, know_neighbours};
 use crate::controllers::context::{Context, Slot};
 use crate::controllers::volume_outcome::{Disposal, Unread, VolumeOutcome, VolumeRound};
 use crate::decide::record;
-use crate::decide::volume::{Doubt, VolumeFacts, VolumePlan, for_volume};
+use crate::decide::volume::{Doubt, Retentions, VolumeFacts, VolumePlan, for_volume};
 use crate::export::Export;
 use crate::failpoint::Failpoint;
 use crate::layout::Note;
@@ -25,7 +25,8 @@ use crate::model::volume::Volume;
 use crate::queue::{Next, RetryReason};
 use crate::storage::{Problem, State, StorageError, explain};
 use crate::values::names::VolumeName;
-use crate::values::time::seconds_now;
+use crate::values::retention::Retention;
+use crate::values::time::{seconds_now, timestamp};
 
 /// The controller of volumes.
 #[derive(Debug)]
@@ -95,7 +96,7 @@ impl Reclaimer {
         plan: &VolumePlan,
         slot: &mut Slot,
     ) -> Result<VolumeOutcome, VolumeOutcome> {
-        let VolumePlan::Reclaim { at, fate, .. } = plan else { return Err(VolumeOutcome::Changed) };
+        let VolumePlan::Reclaim { at, fate, retentions, .. } = plan else { return Err(VolumeOutcome::Changed) };
         let volume = round.volume;
         if round.failures > 0 {
             // What could be found out in vain is cheap; to list all volumes is not.
@@ -111,7 +112,7 @@ impl Reclaimer {
         let disposal = if let Some(neighbour) = departure.neighbours().first() {
             Disposal::Shared(neighbour.clone())
         } else {
-            let disposing = self.dispose(at, *fate, &proof);
+            let disposing = self.dispose(at, *fate, retentions, &proof);
             let disposed = self.context.wait(slot, &**volume, at.export, disposing).await;
             departure.moved();
             disposed.map_err(|error| self.failed_to_dispose(at, *fate, &error))?
@@ -123,7 +124,8 @@ impl Reclaimer {
             // The server has taken its time. The next round reads the volume anew before it deletes that.
             return Err(VolumeOutcome::Changed);
         }
-        let is_put_away = matches!(disposal, Disposal::Archived(_) | Disposal::Removed);
+        // What is kept in the trash keeps its note.
+        let is_put_away = matches!(disposal, Disposal::Archived(..) | Disposal::Removed);
         let forgetting = async {
             if is_put_away {
                 self.context.records.remove(self.context.export(at), volume.name.as_str()).await;
@@ -176,31 +178,59 @@ impl Reclaimer {
         }
     }
 
-    /// Archives, trashes or keeps the directory, as `fate` says.
-    async fn dispose(&self, at: &Location, fate: Fate, proof: &Proof) -> Result<Disposal, StorageError> {
+    /// Archives, trashes or keeps the directory, as `fate` says, for as long as `retentions` say.
+    async fn dispose(
+        &self,
+        at: &Location,
+        fate: Fate,
+        retentions: &Retentions,
+        proof: &Proof,
+    ) -> Result<Disposal, StorageError> {
         let Export { storage, backlog, .. } = self.context.export(at);
         let Proof { volume, until } = proof;
         let storage = storage.clone().until(*until);
         let name = volume.name.as_str();
         Ok(match fate {
-            Fate::Retain => Disposal::Kept,
-            Fate::Delete => match storage.trash(&at.path, name, seconds_now()).await? {
-                Some(_) => {
-                    backlog.pushed();
-                    Disposal::Removed
+            Fate::Retain => {
+                self.note_release(volume, at).await;
+                Disposal::Kept
+            }
+            Fate::Delete => {
+                let keep = retentions.trash.as_ref();
+                if keep.is_some() {
+                    self.note_release(volume, at).await;
                 }
-                None => Disposal::Missing(fate),
-            },
-            Fate::Archive => match storage.archive(&at.path, name, &self.note(volume, at)).await? {
-                Some(archive) => Disposal::Archived(archive),
-                None => Disposal::Missing(fate),
-            },
+                let Some(entry) = storage.trash(&at.path, name, seconds_now(), keep).await? else {
+                    return Ok(Disposal::Missing(fate));
+                };
+                backlog.pushed();
+                entry.kept_until().map_or(Disposal::Removed, |until| {
+                    let (path, until) = (entry.path().into(), timestamp(until));
+                    Disposal::Trashed { path, until }
+                })
+            }
+            Fate::Archive => {
+                let note = self.note(volume, at, retentions.archive);
+                match storage.archive(&at.path, name, &note).await? {
+                    Some(archive) => Disposal::Archived(archive, note.kept_until),
+                    None => Disposal::Missing(fate),
+                }
+            }
         })
     }
 
-    /// Returns a note that tells those who find an archive whose it was.
-    fn note(&self, volume: &Volume, at: &Location) -> Note {
-        record::of_archive(volume, at, &self.context.records.mark(), Timestamp::now())
+    /// Notes that the claim has gone while the directory stays on the export, here or in the trash.
+    async fn note_release(&self, volume: &Volume, at: &Location) {
+        let records = &self.context.records;
+        let note = record::of_volume(volume, at, &records.mark());
+        records.write(self.context.export(at), Note { released: Some(Timestamp::now()), ..note }).await;
+    }
+
+    /// Returns a note that tells those who find an archive whose it was, and until when it is kept.
+    fn note(&self, volume: &Volume, at: &Location, retention: Option<Retention>) -> Note {
+        let archived = Timestamp::now();
+        let note = record::of_archive(volume, at, &self.context.records.mark(), archived);
+        Note { kept_until: retention.map(|retention| retention.after(archived)), ..note }
     }
 
     fn failed_to_dispose(&self, at: &Location, fate: Fate, error: &StorageError) -> VolumeOutcome {

@@ -187,7 +187,7 @@ impl TakeBack {
                 export = &*export.name,
                 "it is not the copy that was made, and is left"
             );
-        } else if export.storage.trash(&at.path, volume.as_str(), seconds_now()).await?.is_some() {
+        } else if export.storage.trash(&at.path, volume.as_str(), seconds_now(), None).await?.is_some() {
             export.backlog.pushed();
         }
         Ok(())

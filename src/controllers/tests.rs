@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::Error as KubeError;
@@ -260,13 +261,20 @@ fn of_each_outcome_of_a_volume_is_told_what_an_admin_can_use() {
 #[test]
 fn what_was_done_to_a_directory_is_said_and_why_where_that_was_not_clear() {
     let (volume, doubt) = (volume(), Doubt::NoClass("nfs".into()));
-    let archived = Disposal::Archived(Name::parse("archived-x").unwrap());
+    let until: Timestamp = "2026-12-30T17:40:00Z".parse().unwrap();
+    let archived = |until| Disposal::Archived(Name::parse("archived-x").unwrap(), until);
+    let trashed = Disposal::Trashed { path: ".nfs-provisioner-trash/1+60~v~x".into(), until };
     let rows = [
         (Disposal::Kept, r#"kept "x""#),
         (Disposal::Removed, r#"removed "x""#),
         (Disposal::Missing(Fate::Delete), r#"found no directory "x""#),
         (Disposal::Before(r#"removed "x""#.into()), r#"removed "x" before"#),
-        (archived, r#"archived "x" as "archived-x""#),
+        (archived(None), r#"archived "x" as "archived-x""#),
+        (archived(Some(until)), r#"archived "x" as "archived-x", kept until 2026-12-30T17:40:00Z"#),
+        (
+            trashed.clone(),
+            r#"put "x" into the trash as ".nfs-provisioner-trash/1+60~v~x", kept until 2026-12-30T17:40:00Z"#,
+        ),
         (
             neighbour(),
             r#"kept "x", because the volume "pvc-2" has a directory in it: the last of them to go decides"#,
@@ -284,6 +292,9 @@ fn what_was_done_to_a_directory_is_said_and_why_where_that_was_not_clear() {
         let reason = if is_shared { Reason::VolumeDirectoryKept } else { Reason::VolumeReclaimUnclear };
         assert_eq!((told(&report).1, told(&report).2[0]), (Some(reason), "deleted without a class"));
     }
+    // Until when it can be had back is said in any case.
+    let report = VolumeOutcome::Reclaimed(trashed).report(&volume_round(&volume, None, true));
+    assert_eq!((told(&report).1, report.level), (Some(Reason::VolumeDirectoryTrashed), Level::INFO));
 }
 
 #[test]

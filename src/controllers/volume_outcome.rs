@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tracing::Level;
 
 use crate::cluster::api::ApiError;
@@ -100,10 +101,17 @@ pub(super) enum Disposal {
     Kept,
     /// The directory stays, because another volume uses it.
     Shared(Neighbour),
-    /// The directory was archived under this name.
-    Archived(Name),
-    /// The directory was moved into the trash.
+    /// The directory was archived under this name, until this time if it is not kept for ever.
+    Archived(Name, Option<Timestamp>),
+    /// The directory was moved into the trash, to be removed at once.
     Removed,
+    /// The directory was moved into the trash under this path, and is kept there until this time.
+    Trashed {
+        /// Where it is now, beneath the export.
+        path: Box<str>,
+        /// Until when it stays there.
+        until: Timestamp,
+    },
     /// There was no directory to archive or remove.
     Missing(Fate),
     /// An earlier round disposed of the directory. The text says how.
@@ -229,8 +237,14 @@ impl Disposal {
                 let because = format!("the volume {:?} has {relation}", volume.as_str());
                 format!("kept {path:?}, because {because}: the last of them to go decides")
             }
-            Self::Archived(name) => format!("archived {path:?} as {:?}", name.as_str()),
+            Self::Archived(name, None) => format!("archived {path:?} as {:?}", name.as_str()),
+            Self::Archived(name, Some(until)) => {
+                format!("archived {path:?} as {:?}, kept until {until}", name.as_str())
+            }
             Self::Removed => format!("removed {path:?}"),
+            Self::Trashed { path: entry, until } => {
+                format!("put {path:?} into the trash as {entry:?}, kept until {until}")
+            }
             Self::Missing(_) => format!("found no directory {path:?}"),
             Self::Before(done) => format!("{done} before"),
         }
@@ -241,8 +255,8 @@ impl Disposal {
         match self {
             Self::Kept => Fate::Retain.as_str(),
             Self::Shared(_) => "shared",
-            Self::Archived(_) => Fate::Archive.as_str(),
-            Self::Removed => Fate::Delete.as_str(),
+            Self::Archived(..) => Fate::Archive.as_str(),
+            Self::Removed | Self::Trashed { .. } => Fate::Delete.as_str(),
             Self::Missing(fate) => fate.as_str(),
             Self::Before(_) => "before",
         }
@@ -290,13 +304,15 @@ fn let_go(round: &VolumeRound<'_>) -> Report {
     }
 }
 
-/// Reports how the directory was disposed of. There is an event only about what an admin would not expect.
+/// Reports how the directory was disposed of. There is an event only about what an admin would not
+/// expect, and about what can be had back until some time.
 fn reclaimed(disposal: &Disposal, round: &VolumeRound<'_>) -> Report {
     let done = disposal.words(round.path());
     let doubt = round.doubt.filter(|_| !matches!(disposal, Disposal::Shared(_)));
     let event = match (disposal, doubt) {
         (Disposal::Shared(_), _) => Some((Reason::VolumeDirectoryKept, done.clone())),
         (_, Some(doubt)) => Some((Reason::VolumeReclaimUnclear, format!("{done}, because {doubt}"))),
+        (Disposal::Trashed { .. }, None) => Some((Reason::VolumeDirectoryTrashed, done.clone())),
         (_, None) => None,
     };
     let fields = Fields { done: Some(done), doubt: doubt.map(ToString::to_string), ..round.whole() };

@@ -208,6 +208,7 @@ fn plan(facts: &ClaimFacts<'_>, class: &Class, scope: &Scope) -> Result<Provisio
         source: NfsSource { server: address.server_name().into(), path: address.volume_path(&path).into() },
         fate: class.parameters.fate,
         fate_of_claim,
+        retention: class.parameters.recorded_retention(),
         gid: None,
         finalizer: scope.may_patch.is_granted() && class.reclaim == ReclaimPolicy::Delete,
     };

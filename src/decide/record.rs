@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use crate::layout::{ClusterMark, Note};
 use crate::model::class::Class;
 use crate::model::exports::Location;
-use crate::model::volume::{NewVolume, Volume};
+use crate::model::volume::{NewVolume, Phase, Volume};
 use crate::values::path::RelPath;
 
 /// Tells whether a volume of this class gets a note: as the class's parameter `recordVolume` says, else as the setting
@@ -30,6 +30,7 @@ pub fn of_new(volume: &NewVolume, directory: &RelPath, cluster: &ClusterMark, no
         archived: None,
         created: Some(now),
         released: None,
+        kept_until: None,
         capacity: Some(text(&volume.request.0)),
         access_modes: volume.access_modes.iter().map(text).collect(),
         mount_options: volume.mount_options.iter().map(text).collect(),
@@ -57,7 +58,8 @@ pub fn of_volume(volume: &Volume, at: &Location, cluster: &ClusterMark) -> Note 
         claim_uid: volume.own_claim().map(|claim| claim.uid.as_str().into()),
         archived: None,
         created: volume.created,
-        released: None,
+        released: volume.since.filter(|_| volume.phase == Phase::Released),
+        kept_until: None,
         capacity: volume.capacity.as_ref().map(|capacity| capacity.0.as_str().into()),
         access_modes: volume.access_modes.clone(),
         mount_options: volume.mount_options.clone(),
@@ -65,17 +67,24 @@ pub fn of_volume(volume: &Volume, at: &Location, cluster: &ClusterMark) -> Note 
         on_delete: volume.on_delete_of_class.map(|fate| fate.as_str().into()),
         on_delete_of_claim: volume.on_delete_of_claim.clone(),
         gid: volume.gid,
-        on_delete_of_volume: None,
+        on_delete_of_volume: volume.on_delete.clone(),
         owners: None,
         provisioner: volume.provisioned_by.clone(),
         cluster: known(cluster),
     }
 }
 
+/// Tells whether a note says the same of a volume as `now`, what only the export tells left out, and when it was made.
+#[must_use]
+pub fn is_current(found: &Note, now: &Note) -> bool {
+    let known = |note: &Note| Note { owners: None, created: None, ..note.clone() };
+    known(found) == known(now)
+}
+
 /// Returns the note of the archive that a volume's directory becomes.
 #[must_use]
 pub fn of_archive(volume: &Volume, at: &Location, cluster: &ClusterMark, now: Timestamp) -> Note {
-    Note { archived: Some(now), ..of_volume(volume, at, cluster) }
+    Note { archived: Some(now), released: None, ..of_volume(volume, at, cluster) }
 }
 
 fn known(cluster: &ClusterMark) -> Option<Box<str>> {

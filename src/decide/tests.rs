@@ -20,7 +20,7 @@ use crate::model::claim::{Claim, DataSource, SourceClaim};
 use crate::model::class::{Binding, Class};
 use crate::model::expansion::Expansion;
 use crate::model::exports::Exports;
-use crate::model::parameters::{BadParameter, Fate, Parameters, parameter};
+use crate::model::parameters::{BadParameter, Fate, Parameters, RecordedRetention, parameter};
 use crate::model::volume::{NfsSource, Phase, ReclaimPolicy, Volume};
 use crate::values::address::ExportAddress;
 use crate::values::headroom::{FsUsage, Headroom, MAX_OVERCOMMIT, MIN_FREE_INODES, MIN_FREE_SPACE, Requirements};
@@ -115,6 +115,7 @@ fn mk_volume() -> Volume {
         on_delete: None,
         on_delete_of_claim: None,
         on_delete_of_class: None,
+        retention: RecordedRetention::default(),
         gid: None,
         provisioned_by: Some(OURS.into()),
         migrated_to: None,

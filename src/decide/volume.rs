@@ -6,10 +6,11 @@ use std::time::Duration;
 use crate::decide::scope::Scope;
 use crate::model::class::Class;
 use crate::model::exports::{Elsewhere, Exports, Location};
-use crate::model::parameters::{BadParameter, FATE, Fate};
+use crate::model::parameters::{BadParameter, FATE, Fate, RETENTION};
 use crate::model::volume::{Phase, ReclaimPolicy, Volume, annotation};
 use crate::values::names::ClassName;
 use crate::values::path::PathError;
+use crate::values::retention::{Keep, Retention};
 
 /// The plan for a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,11 +31,22 @@ pub enum VolumePlan {
         at: Location,
         /// The directory's fate.
         fate: Fate,
+        /// How long what is left of it is kept.
+        retentions: Retentions,
         /// A doubt about the fate, for an admin to know.
         doubt: Option<Doubt>,
     },
     /// Delete the volume: its directory has been dealt with before, and what lies at its path now is another's.
     Delete,
+}
+
+/// How long a volume's directory is kept after its claim has gone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Retentions {
+    /// If it is deleted: in the trash; `None` if it is not kept there.
+    pub trash: Option<Keep>,
+    /// If it is archived; `None` for ever.
+    pub archive: Option<Retention>,
 }
 
 /// The longest life of a volume that is not believed to have been in use, if nobody has seen it bound: long enough
@@ -122,6 +134,8 @@ pub enum Doubt {
         annotation: &'static str,
         /// The annotation's value.
         value: Box<str>,
+        /// The valid values, in words.
+        expected: &'static str,
     },
     /// The class has an invalid parameter.
     Parameter(BadParameter),
@@ -136,8 +150,8 @@ impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoClass(name) => write!(f, "there is no StorageClass {name:?} to say what happens to the data"),
-            Self::Annotation { annotation, value } => {
-                write!(f, "the volume's annotation {annotation} is {value:?}, but must be {FATE}")
+            Self::Annotation { annotation, value, expected } => {
+                write!(f, "the volume's annotation {annotation} is {value:?}, but must be {expected}")
             }
             Self::Parameter(bad) => write!(f, "the StorageClass's {bad}"),
             Self::Unseen => f.write_str(
@@ -193,8 +207,8 @@ pub fn for_volume(facts: &VolumeFacts<'_>, scope: &Scope) -> VolumePlan {
     match located(volume, &scope.exports) {
         Err(refusal) => VolumePlan::Refuse(refusal),
         Ok(at) => {
-            let (fate, doubt) = fate(volume, class);
-            VolumePlan::Reclaim { at, fate, doubt }
+            let (fate, doubt, retentions) = fate_and_retentions(volume, class);
+            VolumePlan::Reclaim { at, fate, retentions, doubt }
         }
     }
 }
@@ -235,6 +249,54 @@ pub fn located(volume: &Volume, exports: &Exports) -> Result<Location, VolumeRef
     })
 }
 
+/// Decides the fate of a volume's directory, and how long what is left of it is kept: by whatever the fate was
+/// decided, the retentions are those of its class as it is now; or, if the class is gone, those that it had when the
+/// volume was made. As long as the class is there, what the volume records does not count.
+///
+/// If that is in doubt, the directory is archived where it would be deleted. What is archived in doubt is kept for
+/// ever.
+fn fate_and_retentions(volume: &Volume, class: Option<&Class>) -> (Fate, Option<Doubt>, Retentions) {
+    let (fate, doubt) = fate(volume, class);
+    match retentions(volume, class) {
+        Ok(Retentions { trash, archive }) => {
+            let archive = archive.filter(|_| doubt.is_none());
+            (fate, doubt, Retentions { trash, archive })
+        }
+        Err(why) if fate == Fate::Delete => (Fate::Archive, Some(why), Retentions::default()),
+        Err(_) => (fate, doubt, Retentions::default()),
+    }
+}
+
+/// Finds how long a volume's directory is kept. A value that cannot be read has it kept for longer.
+///
+/// # Errors
+/// Returns the doubt if it is not clear for how long it is kept when it is deleted.
+fn retentions(volume: &Volume, class: Option<&Class>) -> Result<Retentions, Doubt> {
+    if let Some(class) = own(class, volume) {
+        let of = &class.parameters;
+        return match of.doubt_of_retention() {
+            Some(bad) => Err(Doubt::Parameter(bad.clone())),
+            None => Ok(Retentions { trash: of.keep.clone(), archive: of.archive_retention }),
+        };
+    }
+    let recorded = &volume.retention;
+    let trash = recorded.delete.as_ref().map(|value| {
+        let unclear = || {
+            let annotation = annotation::DELETE_RETENTION;
+            Doubt::Annotation { annotation, value: value.clone(), expected: RETENTION }
+        };
+        let min_free = recorded.delete_min_free.as_ref().and_then(|text| text.parse().ok());
+        value.parse().map(|retention| Keep::new(retention, min_free.as_ref())).map_err(|()| unclear())
+    });
+    let archive = recorded.archive.as_ref().and_then(|text| text.parse().ok());
+    Ok(Retentions { trash: trash.transpose()?, archive })
+}
+
+/// Returns the class that the volume names, unless it is another provisioner's and so a different class of that name.
+fn own<'a>(class: Option<&'a Class>, volume: &Volume) -> Option<&'a Class> {
+    class.filter(|class| volume.is_of(&class.provisioner))
+}
+
 /// Decides the fate of a volume's directory: by an admin's annotation on the volume; else by what its claim wanted
 /// when the volume was made; else by its class as it is now; else, if the class is gone, by what the class said
 /// when the volume was made. If nothing tells, the directory is archived, which destroys nothing: a deleted class
@@ -246,14 +308,14 @@ pub fn fate(volume: &Volume, class: Option<&Class>) -> (Fate, Option<Doubt>) {
     if let Some((annotation, value)) =
         annotations.into_iter().find_map(|(key, value)| Some((key, value.as_ref()?)))
     {
-        let unclear = || (Fate::Archive, Some(Doubt::Annotation { annotation, value: value.clone() }));
+        let unclear =
+            || (Fate::Archive, Some(Doubt::Annotation { annotation, value: value.clone(), expected: FATE }));
         let (fate, doubt) = value.parse().map_or_else(|()| unclear(), |fate| (fate, None));
         let is_order = annotation == annotation::ON_DELETE;
         let is_sure = is_order && !volume.is_unseen_gone;
         return if is_sure { (fate, doubt) } else { kinder(volume, fate, doubt) };
     }
-    // A class of this name that is another provisioner's is a different class.
-    if let Some(class) = class.filter(|class| volume.is_of(&class.provisioner)) {
+    if let Some(class) = own(class, volume) {
         return kinder(volume, class.parameters.fate, class.parameters.doubt().cloned().map(Doubt::Parameter));
     }
     match volume.on_delete_of_class {

@@ -63,6 +63,14 @@ pub struct Note {
         skip_serializing_if = "Option::is_none"
     )]
     pub released: Option<Timestamp>,
+    /// The time until which the archive is kept; unset if that is for ever.
+    #[serde(
+        default,
+        serialize_with = "maybe_as_text",
+        deserialize_with = "time",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub kept_until: Option<Timestamp>,
     /// The volume's capacity, as the API server spells it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Box<str>>,
@@ -212,6 +220,7 @@ mod tests {
             archived: "2025-06-01T12:00:00.5Z".parse().ok(),
             created: None,
             released: None,
+            kept_until: None,
             capacity: None,
             access_modes: Vec::new(),
             mount_options: Vec::new(),
@@ -235,6 +244,7 @@ mod tests {
             access_modes: vec!["ReadWriteMany".into()],
             gid: Some(2000),
             provisioner: Some("example.com/nfs".into()),
+            kept_until: "2025-07-01T12:00:00Z".parse().ok(),
             ..old()
         };
         let live = Note {
@@ -261,7 +271,7 @@ mod tests {
             ),
             (
                 full,
-                r#"{"version":1,"directory":"shop/data","volume":"pvc-1","class":"nfs","namespace":"shop","claim":"data","claimUid":"1-2","archived":"2025-06-01T12:00:00.5Z","capacity":"1Gi","accessModes":["ReadWriteMany"],"gid":2000,"provisioner":"example.com/nfs"}"#,
+                r#"{"version":1,"directory":"shop/data","volume":"pvc-1","class":"nfs","namespace":"shop","claim":"data","claimUid":"1-2","archived":"2025-06-01T12:00:00.5Z","keptUntil":"2025-07-01T12:00:00Z","capacity":"1Gi","accessModes":["ReadWriteMany"],"gid":2000,"provisioner":"example.com/nfs"}"#,
             ),
         ];
         for (note, expected) in rows {
@@ -299,6 +309,9 @@ mod tests {
             ("{", "{\"version\":\"1\","),
             ("{", "{\"volume\":\"pvc-2\","),
             ("{", "{\"gid\":-1,"),
+            ("{", "{\"keptUntil\":\"soon\","),
+            ("{", "{\"keptUntil\":null,"),
+            ("{", "{\"keptUntil\":1,"),
             ("2025-06", "2025-13"),
         ];
         let edited = edited.map(|(from, to)| OLD.replacen(from, to, 1));

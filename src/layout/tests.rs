@@ -138,38 +138,42 @@ fn note() -> impl Strategy<Value = Note> {
     let maybe = || option::of(field());
     let time = (-377_705_023_201_i64..=253_402_207_200, 0..1_000_000_000_i32);
     let time = time.prop_map(|(second, nano)| jiff::Timestamp::new(second, nano).unwrap_or_default());
+    let until = option::of(time.clone());
     let whose = (field(), field(), maybe(), maybe(), maybe());
     let owners = (field(), any::<u32>(), any::<u32>()).prop_map(|(mode, uid, gid)| Owners { mode, uid, gid });
     let spec = (maybe(), vec(field(), 0..3), vec(field(), 0..3), maybe(), maybe(), maybe());
     let rest = (any::<Option<u32>>(), option::of(owners), maybe(), maybe());
-    let times = (option::of(time.clone()), option::of(time));
-    (directory(), whose, times, spec, rest).prop_map(|(directory, whose, (archived, created), spec, rest)| {
-        let (volume, class, namespace, claim, claim_uid) = whose;
-        let (capacity, access_modes, mount_options, reclaim_policy, on_delete, on_delete_of_claim) = spec;
-        let (gid, owners, provisioner, cluster) = rest;
-        Note {
-            directory,
-            volume,
-            class,
-            namespace,
-            claim,
-            claim_uid,
-            archived,
-            created,
-            released: created,
-            capacity,
-            access_modes,
-            mount_options,
-            reclaim_policy,
-            on_delete,
-            on_delete_of_volume: on_delete_of_claim.clone(),
-            on_delete_of_claim,
-            gid,
-            owners,
-            provisioner,
-            cluster,
-        }
-    })
+    let times = (option::of(time.clone()), option::of(time), until);
+    (directory(), whose, times, spec, rest).prop_map(
+        |(directory, whose, (archived, created, kept_until), spec, rest)| {
+            let (volume, class, namespace, claim, claim_uid) = whose;
+            let (capacity, access_modes, mount_options, reclaim_policy, on_delete, on_delete_of_claim) = spec;
+            let (gid, owners, provisioner, cluster) = rest;
+            Note {
+                directory,
+                volume,
+                class,
+                namespace,
+                claim,
+                claim_uid,
+                archived,
+                created,
+                released: created,
+                kept_until,
+                capacity,
+                access_modes,
+                mount_options,
+                reclaim_policy,
+                on_delete,
+                on_delete_of_volume: on_delete_of_claim.clone(),
+                on_delete_of_claim,
+                gid,
+                owners,
+                provisioner,
+                cluster,
+            }
+        },
+    )
 }
 
 #[test]

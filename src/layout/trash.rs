@@ -12,6 +12,7 @@ use std::str::FromStr;
 
 use crate::layout::names::{TRASH, numbered};
 use crate::values::path::{NAME_MAX, RelPath};
+use crate::values::retention::{Keep, Retention};
 use crate::values::text::fnv1a;
 
 /// The separator between a name's parts. Inside the parts it is escaped.
@@ -19,6 +20,13 @@ const SEPARATOR: char = '~';
 
 /// What the largest number and two separators take of a name.
 const REST_MAX: usize = 22;
+
+/// The separator between the numbers at the beginning of the name of an entry that is kept.
+const PLUS: char = '+';
+
+/// What the numbers take that say for how long an entry is kept, with the [`PLUS`] before each: at most 20 digits,
+/// and an amount of at most 20 characters.
+const KEEP_MAX: usize = 42;
 
 /// Where an entry of the trash lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,23 +47,29 @@ impl TrashPlace {
     }
 }
 
-/// The name of an entry in the trash: `<seconds>~<volume>~<directory>`.
+/// The name of an entry in the trash: `<seconds>~<volume>~<directory>`, or, of one that is kept for some time,
+/// `<seconds>+<seconds to keep>~<volume>~<directory>` or `<seconds>+<seconds to keep>+<least
+/// free>~<volume>~<directory>`.
 ///
 /// The parts are the time at which the directory was put there, in seconds since 1970, the volume's name, and the
 /// path of the volume's directory beneath the export. `%`, `~`, `/` and control characters in the last two are
-/// written `%XX`.
+/// written `%XX`. The least free space is a number of bytes, or of percent of the export with `%` behind it: where
+/// less is free, the entry need not be kept.
 ///
-/// Guarantees: a name fits into a directory entry, and [`FromStr`] reads text that [`fmt::Display`] has written to
-/// an equal value, [`TrashPlace::Directory`] 1 being taken for its place. To fit, a volume's name of more than 233
-/// bytes is cut and gets `-` and a hash of the whole name, in 16 hexadecimal digits, at its end; a directory that then
-/// still does not fit is left out. At the root, names are shorter by what stands before them there.
+/// Guarantees: a name fits into a directory entry, and [`FromStr`] reads text that [`fmt::Display`] has written to an
+/// equal value, [`TrashPlace::Directory`] 1 being taken for its place. To fit, a volume's name of more than 233 bytes
+/// (191 where the entry is kept) is cut and gets `-` and a hash of the whole name, in 16 hexadecimal digits, at its
+/// end; a directory that then still does not fit is left out. At the root, names are shorter by what stands before
+/// them there.
 ///
-/// Names of any other shape are not ours to touch. A later version that keeps entries for some time must therefore
-/// give them another shape, such as `<seconds>+<seconds to keep>~…`: this version then leaves them alone.
+/// Names of any other shape are not ours to touch. The first version knew no entries that are kept, and so leaves
+/// alone what is named like one. A later version that wants something else of entries must give them yet another
+/// shape.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TrashName {
     place: TrashPlace,
     at: u64,
+    keep: Option<Keep>,
     volume: Box<str>,
     directory: Option<RelPath>,
 }
@@ -69,14 +83,16 @@ impl TrashName {
     /// Makes the name for the `directory` of `volume`, put into the trash at `at`, in seconds since 1970.
     #[must_use]
     pub fn new(at: u64, volume: &str, directory: &RelPath) -> Self {
-        Self::new_in(TrashPlace::Directory(1), at, volume, directory)
+        Self::new_in(TrashPlace::Directory(1), at, None, volume, directory)
     }
 
-    /// Makes the name as [`TrashName::new`] does, for an entry that lies in `place`.
+    /// Makes the name as [`TrashName::new`] does, for an entry that lies in `place`, and is kept there if `keep` says
+    /// so.
     #[must_use]
-    pub fn new_in(place: TrashPlace, at: u64, volume: &str, directory: &RelPath) -> Self {
-        let volume = shortened(volume, place.name_max() - REST_MAX).into();
-        let mut name = Self { place, at, volume, directory: Some(directory.clone()) };
+    pub fn new_in(place: TrashPlace, at: u64, keep: Option<&Keep>, volume: &str, directory: &RelPath) -> Self {
+        let rest = REST_MAX + keep.map_or(0, |_| KEEP_MAX);
+        let volume = shortened(volume, place.name_max() - rest).into();
+        let mut name = Self { place, at, keep: keep.cloned(), volume, directory: Some(directory.clone()) };
         if name.to_string().len() > place.name_max() {
             name.directory = None;
         }
@@ -127,6 +143,26 @@ impl TrashName {
         self.at
     }
 
+    /// Returns for how long the entry is kept, if it is.
+    #[must_use]
+    pub fn keep(&self) -> Option<&Keep> {
+        self.keep.as_ref()
+    }
+
+    /// Returns the time until which the entry is kept, in seconds since 1970; `None` if it is to go at once. It
+    /// counts from [`TrashName::at`], also where that lies in the future: a clock that is wrong never has an entry go
+    /// earlier than it says itself.
+    #[must_use]
+    pub fn kept_until(&self) -> Option<u64> {
+        self.keep.as_ref().map(|keep| self.at.saturating_add(keep.retention().seconds()))
+    }
+
+    /// Tells whether nothing keeps the entry any more at the time `now`, in seconds since 1970.
+    #[must_use]
+    pub fn is_due(&self, now: u64) -> bool {
+        self.kept_until().is_none_or(|until| until <= now)
+    }
+
     /// Returns the volume's name, cut if it is very long.
     #[must_use]
     pub fn volume(&self) -> &str {
@@ -143,7 +179,14 @@ impl TrashName {
 impl fmt::Display for TrashName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let directory = self.directory.as_ref().map_or("", RelPath::as_str);
-        write!(f, "{}{SEPARATOR}{}{SEPARATOR}{}", self.at, escaped(&self.volume), escaped(directory))
+        write!(f, "{}", self.at)?;
+        if let Some(keep) = &self.keep {
+            write!(f, "{PLUS}{}", keep.retention().seconds())?;
+        }
+        if let Some(least) = self.keep.as_ref().and_then(Keep::min_free) {
+            write!(f, "{PLUS}{least}")?;
+        }
+        write!(f, "{SEPARATOR}{}{SEPARATOR}{}", escaped(&self.volume), escaped(directory))
     }
 }
 
@@ -153,19 +196,33 @@ impl FromStr for TrashName {
     fn from_str(text: &str) -> Result<Self, NotATrashName> {
         let read = || {
             let mut parts = text.split(SEPARATOR);
-            let (at, volume, directory) = (parts.next()?, parts.next()?, parts.next()?);
+            let (when, volume, directory) = (parts.next()?, parts.next()?, parts.next()?);
+            let (at, keep) = read_when(when)?;
             let directory = match directory {
                 "" => None,
                 directory => Some(RelPath::parse(&unescaped(directory)?).ok()?),
             };
             let volume = Some(unescaped(volume)?).filter(|volume| !volume.is_empty())?;
             let place = TrashPlace::Directory(1);
-            Some(Self { place, at: at.parse().ok()?, volume: volume.into(), directory })
+            Some(Self { place, at, keep, volume: volume.into(), directory })
         };
         // Only a name that we would have written ourselves counts: one entry has one name.
         let is_ours = |name: &Self| text.len() <= NAME_MAX && name.to_string() == text;
         read().filter(is_ours).ok_or(NotATrashName)
     }
+}
+
+/// Reads the first part of a name: when the entry was put into the trash, and for how long it is kept.
+fn read_when(text: &str) -> Option<(u64, Option<Keep>)> {
+    let mut numbers = text.split(PLUS);
+    let at = numbers.next()?.parse().ok()?;
+    let Some(seconds) = numbers.next() else { return Some((at, None)) };
+    let retention = Retention::of_seconds(seconds.parse().ok()?)?;
+    let least = match numbers.next() {
+        None => None,
+        Some(least) => Some(least.parse().ok()?),
+    };
+    Some((at, Some(Keep::new(retention, least.as_ref()))))
 }
 
 /// Returns the volume's name if it takes no more than `most` bytes when it is escaped, else its beginning and a hash
@@ -270,7 +327,27 @@ mod tests {
             "1~v~a\n",
             "1~v%~a",
             "18446744073709551616~v~a",
-            "1+60~v~a",
+            "1+~v~a",
+            "1+0~v~a",
+            "+60~v~a",
+            "1++60~v~a",
+            "1+060~v~a",
+            "1+60s~v~a",
+            "1+-60~v~a",
+            "1-60~v~a",
+            "1+3153600001~v~a",
+            "1+60+~v~a",
+            "1+60+5~v~a~",
+            "1+60+5+5~v~a",
+            "1+60+05~v~a",
+            "1+60+5Gi~v~a",
+            "1+60+10.0%~v~a",
+            "1+60+101%~v~a",
+            "1+60+%~v~a",
+            "1+60+10%25~v~a",
+            "1%2B60~v~a",
+            "1+60~~a",
+            "1~+60~v~a",
             "1~v~%+2",
             &long,
         ] {
@@ -294,16 +371,93 @@ mod tests {
         assert!(name(u64::MAX, &"~".repeat(253), "d").to_string().len() <= NAME_MAX);
     }
 
+    fn keep(retention: &str, min_free: Option<&str>) -> Keep {
+        Keep::new(retention.parse().unwrap(), min_free.map(|text| text.parse().unwrap()).as_ref())
+    }
+
+    /// Makes the name of an entry that is kept.
+    fn kept(place: TrashPlace, at: u64, keep: &Keep, volume: &str, directory: &str) -> TrashName {
+        TrashName::new_in(place, at, Some(keep), volume, &RelPath::parse(directory).unwrap())
+    }
+
+    #[test]
+    fn names_say_for_how_long() {
+        let rows = [
+            (keep("30d", None), "1700000000+2592000~v~ns%2Fa", 1_702_592_000),
+            (keep("1s", Some("5Gi")), "1700000000+1+5368709120~v~ns%2Fa", 1_700_000_001),
+            (keep("1h", Some("10.50 %")), "1700000000+3600+10.5%~v~ns%2Fa", 1_700_003_600),
+        ];
+        for (keep, text, until) in rows {
+            let name = kept(TrashPlace::Directory(1), 1_700_000_000, &keep, "v", "ns/a");
+            assert_eq!((name.to_string().as_str(), name.kept_until()), (text, Some(until)));
+            assert_eq!((name.at(), name.keep()), (1_700_000_000, Some(&keep)));
+            assert_eq!(text.parse(), Ok(name.clone()), "{text}");
+            assert!(!name.is_due(until - 1) && name.is_due(until), "{text}");
+            assert!(!name.is_due(0), "a clock that is far behind keeps it");
+        }
+        assert!(name(u64::MAX, "v", "a").is_due(0), "what is not kept is always due");
+        let never = kept(TrashPlace::Directory(1), u64::MAX, &keep("30d", None), "v", "a");
+        assert_eq!(never.kept_until(), Some(u64::MAX));
+    }
+
+    /// How the first version that had a trash read names. Whoever still runs it must not remove what is kept.
+    fn first_version_reads(text: &str) -> bool {
+        let mut parts = text.split('~');
+        let (Some(at), Some(volume), Some(directory)) = (parts.next(), parts.next(), parts.next()) else {
+            return false;
+        };
+        let (Ok(at), Some(volume), Some(directory)) = (at.parse::<u64>(), unescaped(volume), unescaped(directory))
+        else {
+            return false;
+        };
+        let is_path = directory.is_empty() || RelPath::parse(&directory).is_ok();
+        let again = format!("{at}~{}~{}", escaped(&volume), escaped(&directory));
+        is_path && !volume.is_empty() && text.len() <= NAME_MAX && again == text
+    }
+
+    #[test]
+    fn the_first_version_leaves_alone_what_is_kept() {
+        assert!(first_version_reads("1700000000~pvc-1~ns%2Fclaim") && first_version_reads("1~v~"));
+        let at_root = |entry: &str| {
+            let name = entry.strip_prefix(TRASH).and_then(|rest| rest.strip_prefix('~'));
+            name.is_some_and(first_version_reads)
+        };
+        assert!(at_root(".nfs-provisioner-trash~1~pvc-1~a"));
+        for keep in [keep("1s", None), keep("36500d", Some("0")), keep("1d", Some("10%"))] {
+            for directory in ["a", "ns/claim", "1~2~3", &"x".repeat(255)] {
+                let name = kept(TrashPlace::Directory(1), 0, &keep, "pvc-1", directory);
+                assert!(!first_version_reads(&name.to_string()), "{name}");
+                let name = kept(TrashPlace::Root, 0, &keep, "pvc-1", directory);
+                assert!(!at_root(&name.entry()) && TrashName::at_root(&name.entry()) == Some(name));
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_names_of_what_is_kept_fit() {
+        let longest = keep("36500d", Some("18446744073709551615"));
+        for place in [TrashPlace::Directory(1), TrashPlace::Root] {
+            for volume in ["pvc-1", &"v".repeat(253), &"~".repeat(253)] {
+                let name = kept(place, u64::MAX, &longest, volume, &"x".repeat(255));
+                assert!(name.entry().len() <= NAME_MAX, "{name}");
+                let read: Option<TrashName> = name.to_string().parse().ok();
+                assert_eq!(read.map(|read| read.found_in(place)), Some(name));
+            }
+        }
+        let cut = kept(TrashPlace::Directory(1), 1, &longest, &"v".repeat(253), "a");
+        assert_eq!(cut.volume().len(), 191);
+    }
+
     #[test]
     fn a_name_at_the_root_is_read_back_and_fits() {
         let directory = RelPath::parse("ns/claim").unwrap();
-        let name = TrashName::new_in(TrashPlace::Root, 1, "pvc-1", &directory);
+        let name = TrashName::new_in(TrashPlace::Root, 1, None, "pvc-1", &directory);
         assert_eq!(name.entry(), ".nfs-provisioner-trash~1~pvc-1~ns%2Fclaim");
         assert_eq!((name.path(), name.to_string()), (name.entry(), "1~pvc-1~ns%2Fclaim".to_owned()));
         for volume in ["pvc-1", &"v".repeat(253), &"~".repeat(253)] {
             for directory in ["a", &"x".repeat(255), &"x/".repeat(127)] {
                 let directory = RelPath::parse(directory).unwrap();
-                let name = TrashName::new_in(TrashPlace::Root, u64::MAX, volume, &directory);
+                let name = TrashName::new_in(TrashPlace::Root, u64::MAX, None, volume, &directory);
                 assert!(name.entry().len() <= NAME_MAX, "{name}");
                 assert_eq!(TrashName::at_root(&name.entry()), Some(name));
             }
@@ -324,7 +478,13 @@ mod tests {
             let length = random.usize(1..300);
             let text: String = (0..length).map(|_| characters[random.usize(..characters.len())]).collect();
             let Ok(directory) = RelPath::parse(&text.replace('\0', "")) else { continue };
-            let name = TrashName::new(random.u64(..), &text, &directory);
+            let keep = match random.u8(..3) {
+                0 => None,
+                1 => Some(keep("36500d", None)),
+                _ => Some(keep("90m", Some(&random.u64(..).to_string()))),
+            };
+            let place = TrashPlace::Directory(1);
+            let name = TrashName::new_in(place, random.u64(..), keep.as_ref(), &text, &directory);
             let written = name.to_string();
             assert!(written.len() <= NAME_MAX && !written.contains(['/', '\0', '\n']), "{written:?}");
             assert_eq!(written.parse().as_ref(), Ok(&name), "{written:?}");

@@ -6,9 +6,10 @@ use std::str::FromStr;
 
 use crate::model::exports::Choice;
 use crate::values::address::ExportAddress;
-use crate::values::headroom::Requirements;
+use crate::values::headroom::{Least, Requirements};
 use crate::values::ownership::{Aspect, GidRange, Ownership, id};
 use crate::values::pattern::Pattern;
+use crate::values::retention::{Keep, Retention};
 use crate::values::text::go_bool;
 
 /// The fate of a volume's directory when the volume is reclaimed.
@@ -88,9 +89,15 @@ pub mod parameter {
     pub const ADOPT_AS_IS: &str = "adoptAsIs";
     /// Tells whether the volumes' notes are kept on the export; a Go bool, the setting `RECORD_VOLUMES` if unset.
     pub const RECORD_VOLUME: &str = "recordVolume";
+    /// Sets for how long a deleted directory is kept in the trash; not at all if unset.
+    pub const DELETE_RETENTION: &str = "deleteRetention";
+    /// Sets the free space below which what [`DELETE_RETENTION`] keeps goes earlier; never if unset.
+    pub const DELETE_RETENTION_MIN_FREE: &str = "deleteRetentionMinFree";
+    /// Sets for how long an archive is kept; for ever if unset.
+    pub const ARCHIVE_RETENTION: &str = "archiveRetention";
     pub use crate::values::headroom::{MAX_OVERCOMMIT, MIN_FREE_INODES, MIN_FREE_SPACE};
     /// All parameters.
-    pub const ALL: [&str; 19] = [
+    pub const ALL: [&str; 22] = [
         ON_DELETE,
         ARCHIVE_ON_DELETE,
         PATH_PATTERN,
@@ -110,6 +117,9 @@ pub mod parameter {
         MIN_FREE_SPACE,
         MIN_FREE_INODES,
         MAX_OVERCOMMIT,
+        DELETE_RETENTION,
+        DELETE_RETENTION_MIN_FREE,
+        ARCHIVE_RETENTION,
     ];
 }
 
@@ -122,7 +132,7 @@ pub enum BadParameter {
     /// The value is not a bool as Go reads it.
     #[error("parameter archiveOnDelete is {0:?}, but must be \"true\" or \"false\"")]
     ArchiveOnDelete(Box<str>),
-    /// A parameter that sets the fate is spelled in another way, and so has no effect.
+    /// A parameter that sets the fate, or keeps what is deleted, is spelled in another way, and so has no effect.
     #[error("parameter {found:?} has no effect, but must be spelled {meant:?}")]
     Spelling {
         /// The name as it is spelled.
@@ -154,6 +164,8 @@ impl BadParameter {
     pub fn concerns_fate(&self) -> bool {
         match self {
             Self::OnDelete(_) | Self::ArchiveOnDelete(_) | Self::Spelling { .. } => true,
+            // What was to be kept for some time must not go at once.
+            Self::Value { parameter, .. } if *parameter == parameter::DELETE_RETENTION => true,
             Self::ServerShare(_) | Self::Value { .. } | Self::Token(_) => false,
         }
     }
@@ -186,6 +198,13 @@ const INODES: &str = "a number such as \"10000\", or a part of the export's inod
 /// The valid ratios, in words.
 const RATIO: &str = "a number above 0 such as \"1.5\" or \"150%\"";
 
+/// The valid times to keep something, in words.
+pub const RETENTION: &str = "a whole number with one of the units \"s\", \"m\", \"h\", \"d\" and \"w\", such as \"30d\", \
+                             of 100 years at most";
+
+/// The only valid least free space beside no time to keep what is deleted, in words.
+const NO_MIN_FREE: &str = "unset where deleteRetention is unset";
+
 /// The valid bools, in words.
 const BOOL: &str = "\"true\" or \"false\"";
 
@@ -217,6 +236,10 @@ pub struct Parameters {
     pub requirements: Requirements,
     /// Whether volumes' notes are kept on the export, if the class says so.
     pub record: Option<bool>,
+    /// For how long a deleted directory is kept in the trash; `None` if it is not.
+    pub keep: Option<Keep>,
+    /// For how long an archive is kept; `None` for ever.
+    pub archive_retention: Option<Retention>,
     /// The invalid parameters. A claim is refused for any of them, except for those of [`Parameters::doubt`]. For a
     /// volume that exists, an invalid parameter counts as unset, and one that leaves its fate in doubt never has data
     /// deleted, whatever else is set.
@@ -225,13 +248,25 @@ pub struct Parameters {
     pub unknown: Vec<Box<str>>,
 }
 
+/// How long a class keeps data, as volumes record it, verbatim. They are annotations there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecordedRetention {
+    /// For how long what is deleted is kept in the trash.
+    pub delete: Option<Box<str>>,
+    /// The free space below which that goes earlier.
+    pub delete_min_free: Option<Box<str>>,
+    /// For how long archives are kept.
+    pub archive: Option<Box<str>>,
+}
+
 /// Finds the parameter that is meant by one that is spelled almost like it: with other capitals, hyphens or blanks.
-/// Only for those that set the fate: any other one has no effect where it is misspelled, and destroys nothing.
+/// Only for those that set the fate, or have data kept that would go: any other one has no effect where it is
+/// misspelled, and destroys nothing.
 fn meant_by(key: &str) -> Option<&'static str> {
     let plain = |text: &str| -> String {
         text.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
     };
-    [parameter::ON_DELETE, parameter::ARCHIVE_ON_DELETE]
+    [parameter::ON_DELETE, parameter::ARCHIVE_ON_DELETE, parameter::DELETE_RETENTION]
         .into_iter()
         .find(|meant| *meant != key && plain(meant) == plain(key))
 }
@@ -242,6 +277,39 @@ impl Parameters {
     #[must_use]
     pub fn doubt(&self) -> Option<&BadParameter> {
         self.wrong.iter().find(|bad| bad.concerns_fate())
+    }
+
+    /// Returns the invalid parameter that leaves in doubt for how long what is deleted is to be kept, if there is
+    /// one.
+    #[must_use]
+    pub fn doubt_of_retention(&self) -> Option<&BadParameter> {
+        self.wrong.iter().find(|bad| match bad {
+            BadParameter::Value { parameter, .. } => *parameter == parameter::DELETE_RETENTION,
+            BadParameter::Spelling { meant, .. } => *meant == parameter::DELETE_RETENTION,
+            BadParameter::OnDelete(_)
+            | BadParameter::ArchiveOnDelete(_)
+            | BadParameter::ServerShare(_)
+            | BadParameter::Token(_) => false,
+        })
+    }
+
+    /// Returns what a new volume records of how long its class keeps data. What is in doubt is recorded as it is, to
+    /// be in doubt later as well.
+    #[must_use]
+    pub fn recorded_retention(&self) -> RecordedRetention {
+        let doubt = match self.doubt_of_retention() {
+            Some(BadParameter::Value { value: said, .. } | BadParameter::Spelling { found: said, .. }) => {
+                Some(said)
+            }
+            _ => None,
+        };
+        let keep = self.keep.as_ref();
+        let text = |value: &dyn fmt::Display| Box::from(value.to_string());
+        RecordedRetention {
+            delete: doubt.cloned().or_else(|| keep.map(|keep| text(&keep.retention()))),
+            delete_min_free: keep.and_then(Keep::min_free).map(|least| text(least)),
+            archive: self.archive_retention.map(|retention| text(&retention)),
+        }
     }
 
     /// Returns the first invalid parameter for which claims are refused.
@@ -267,17 +335,20 @@ impl Parameters {
             .keys()
             .filter_map(|key| Some(BadParameter::Spelling { found: key.as_str().into(), meant: meant_by(key)? }));
         wrong.extend(misspelled);
+        let mut reader = Reader { value, wrong };
+        let retention = reader.read(parameter::DELETE_RETENTION, RETENTION, |text| text.parse::<Retention>().ok());
         // An onDelete that is unset leaves it to archiveOnDelete, as with upstream. No value means archive, and so does
         // one that cannot be read.
         let otherwise = if archive == Some(false) { Fate::Delete } else { Fate::Archive };
         let fate = match on_delete.unwrap_or(otherwise) {
-            Fate::Delete if !wrong.is_empty() => Fate::Archive,
+            Fate::Delete if !reader.wrong.is_empty() => Fate::Archive,
             fate @ (Fate::Archive | Fate::Delete | Fate::Retain) => fate,
         };
         let unusual_on_delete =
             value(parameter::ON_DELETE).filter(|text| on_delete.is_some_and(|fate| fate.as_str() != *text));
         let pattern = value(parameter::PATH_PATTERN).map(Pattern::parse);
-        let mut reader = Reader { value, wrong };
+        let keep = reader.read_keep(retention);
+        let archive_retention = reader.read(parameter::ARCHIVE_RETENTION, RETENTION, |text| text.parse().ok());
         let share = reader.read(parameter::SHARE_ACROSS_NAMESPACES, BOOL, go_bool).unwrap_or_default();
         let export = reader.read_choice();
         let strict = reader.read(parameter::STRICT_PATH_PATTERN, BOOL, go_bool).unwrap_or_default();
@@ -307,6 +378,8 @@ impl Parameters {
             gid_range,
             requirements,
             record,
+            keep,
+            archive_retention,
             wrong,
             unknown: unknown.map(|key| key.as_str().into()).collect(),
         }
@@ -344,6 +417,16 @@ impl<'a, F: Fn(&'static str) -> Option<&'a str>> Reader<F> {
             self.wrong.push(BadParameter::Value { parameter, value: text.into(), expected });
         }
         parsed
+    }
+
+    /// Reads how what is deleted is kept, for how long that is being known.
+    fn read_keep(&mut self, retention: Option<Retention>) -> Option<Keep> {
+        let least = self.read(parameter::DELETE_RETENTION_MIN_FREE, SPACE, |text| text.parse::<Least>().ok());
+        if (self.value)(parameter::DELETE_RETENTION).is_none() {
+            // Whoever sets it takes what is deleted for kept.
+            self.read(parameter::DELETE_RETENTION_MIN_FREE, NO_MIN_FREE, |_| None::<Least>);
+        }
+        retention.map(|retention| Keep::new(retention, least.as_ref()))
     }
 
     /// Reads the export on which volumes are made.
@@ -565,6 +648,42 @@ mod tests {
         for (pairs, words) in rows {
             let wrong: Vec<String> = read(pairs).wrong.iter().map(ToString::to_string).collect();
             assert!(matches!(&*wrong, [one] if one.contains(words)), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn retentions_are_read_and_a_bad_one_never_has_data_go_earlier() {
+        let read = |pairs: &[(&str, &str)]| {
+            Parameters::read(&pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
+        };
+        let found = read(&[("deleteRetention", "30d"), ("archiveRetention", "12h"), ("onDelete", "delete")]);
+        assert_eq!((found.fate, found.wrong.len()), (Fate::Delete, 0));
+        assert_eq!(found.keep, Some(Keep::new("30d".parse().unwrap(), None)));
+        assert_eq!(found.archive_retention, "12h".parse().ok());
+        let found = read(&[("deleteRetention", "1h"), ("deleteRetentionMinFree", "5Gi")]);
+        assert_eq!(found.keep.unwrap().min_free().unwrap().to_string(), "5368709120");
+        let unset = read(&[("deleteRetention", ""), ("archiveRetention", ""), ("deleteRetentionMinFree", "")]);
+        assert_eq!((unset.keep, unset.archive_retention, unset.wrong.len()), (None, None, 0));
+        let rows: &[(Set<'_>, bool, &str)] = &[
+            (&[("deleteRetention", "30")], true, "deleteRetention is \"30\", but must be a whole number"),
+            (&[("deleteRetention", "0d")], true, "deleteRetention is \"0d\""),
+            (
+                &[("deleteRetention", "1h"), ("deleteRetentionMinFree", "x")],
+                false,
+                "deleteRetentionMinFree is \"x\"",
+            ),
+            (&[("deleteRetentionMinFree", "10%")], false, "must be unset where deleteRetention is unset"),
+            (&[("archiveRetention", "soon")], false, "archiveRetention is \"soon\", but must be a whole number"),
+            (&[("deleteretention", "30d")], true, "must be spelled \"deleteRetention\""),
+            (&[("DeleteRetention", "30d"), ("deleteRetention", "1h")], true, "spelled \"deleteRetention\""),
+        ];
+        for (pairs, is_doubt, words) in rows {
+            let found = read(&[*pairs, &[("onDelete", "delete")]].concat());
+            let expected = if *is_doubt { Fate::Archive } else { Fate::Delete };
+            assert_eq!((found.fate, found.doubt().is_some()), (expected, *is_doubt), "{pairs:?}");
+            let wrong: Vec<String> = found.wrong.iter().map(ToString::to_string).collect();
+            assert!(matches!(&*wrong, [one] if one.contains(words)), "{wrong:?}");
+            assert!(found.keep.is_none_or(|keep| keep.min_free().is_none()) && found.archive_retention.is_none());
         }
     }
 

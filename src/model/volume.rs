@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{NFSVolumeSource, ObjectReference, PersistentVol
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::core::ObjectMeta;
 
-use crate::model::parameters::Fate;
+use crate::model::parameters::{Fate, RecordedRetention};
 use crate::values::names::{ClaimRef, ClaimUid, ClassName, VolumeName};
 use crate::values::quantity::STORAGE;
 
@@ -26,6 +26,13 @@ pub mod annotation {
     pub const ON_DELETE_OF_CLAIM: &str = "nfs-provisioner/on-delete-of-claim";
     /// Records the fate that the class set when the volume was made; written by us. Counts if the class has gone.
     pub const ON_DELETE_OF_CLASS: &str = "nfs-provisioner/on-delete-of-class";
+    /// Records for how long the class kept what is deleted when the volume was made; written by us. This and the next
+    /// two count if the class has gone.
+    pub const DELETE_RETENTION: &str = "nfs-provisioner/delete-retention";
+    /// Records the free space below which the class had that go earlier; written by us.
+    pub const DELETE_RETENTION_MIN_FREE: &str = "nfs-provisioner/delete-retention-min-free";
+    /// Records for how long the class kept archives when the volume was made; written by us.
+    pub const ARCHIVE_RETENTION: &str = "nfs-provisioner/archive-retention";
     /// Records what was done to the volume's directory when its claim had gone: that claim's uid, a blank, and what
     /// was done, in words; written by us before the volume is deleted. What lies at its path by then is not the
     /// volume's any more, unless the volume has got another claim.
@@ -125,6 +132,8 @@ pub struct Volume {
     pub on_delete_of_claim: Option<Box<str>>,
     /// The fate that the class set when the volume was made.
     pub on_delete_of_class: Option<Fate>,
+    /// How long the class kept data when the volume was made.
+    pub retention: RecordedRetention,
     /// The group that the volume's Pods have besides their own.
     pub gid: Option<u32>,
     /// The provisioner that made the volume, if the volume says so.
@@ -188,6 +197,11 @@ impl Volume {
             on_delete: annotation(annotation::ON_DELETE).map(Into::into),
             on_delete_of_claim: annotation(annotation::ON_DELETE_OF_CLAIM).map(Into::into),
             on_delete_of_class: annotation(annotation::ON_DELETE_OF_CLASS).and_then(|text| text.parse().ok()),
+            retention: RecordedRetention {
+                delete: annotation(annotation::DELETE_RETENTION).map(Into::into),
+                delete_min_free: annotation(annotation::DELETE_RETENTION_MIN_FREE).map(Into::into),
+                archive: annotation(annotation::ARCHIVE_RETENTION).map(Into::into),
+            },
             gid: annotation(annotation::GID).and_then(|text| text.parse().ok()),
             provisioned_by: annotation(annotation::PROVISIONED_BY).map(Into::into),
             migrated_to: annotation(annotation::MIGRATED_TO).map(Into::into),
@@ -292,6 +306,8 @@ pub struct NewVolume {
     pub fate: Fate,
     /// The fate that the claim chooses, if its class allows that.
     pub fate_of_claim: Option<Fate>,
+    /// How long the class keeps data.
+    pub retention: RecordedRetention,
     /// The group that the volume's Pods have besides their own.
     pub gid: Option<u32>,
     /// Whether the volume gets our [`FINALIZER`]. It must not get one that we could not take off again.
@@ -314,8 +330,8 @@ impl NewVolume {
         is_made_for_it && there.source.as_ref() == Some(&self.source) && there.gid == self.gid
     }
 
-    /// Spells the object to create: the fields that upstream's library sets, the fates that class and claim want,
-    /// the group, and the finalizer if the volume gets one.
+    /// Spells the object to create: the fields that upstream's library sets, the fates that class and claim want, how
+    /// long the class keeps data, the group, and the finalizer if the volume gets one.
     #[must_use]
     pub fn object(&self) -> PersistentVolume {
         let metadata = ObjectMeta {
@@ -350,10 +366,14 @@ impl NewVolume {
     }
 
     fn annotations(&self) -> BTreeMap<String, String> {
+        let text = |value: &Option<Box<str>>| value.as_deref().map(ToOwned::to_owned);
         let said = [
             (annotation::PROVISIONED_BY, Some(self.provisioner.to_string())),
             (annotation::ON_DELETE_OF_CLASS, Some(self.fate.to_string())),
             (annotation::ON_DELETE_OF_CLAIM, self.fate_of_claim.map(|fate| fate.to_string())),
+            (annotation::DELETE_RETENTION, text(&self.retention.delete)),
+            (annotation::DELETE_RETENTION_MIN_FREE, text(&self.retention.delete_min_free)),
+            (annotation::ARCHIVE_RETENTION, text(&self.retention.archive)),
             (annotation::GID, self.gid.map(|gid| gid.to_string())),
         ];
         said.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()

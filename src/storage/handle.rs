@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use crate::layout::{Note, TrashName, TrashPlace};
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
 use crate::storage::mounted::mount::Mount;
+use crate::storage::ops::archives::{Archive, Archives};
 use crate::storage::ops::create::Created;
 use crate::storage::ops::disk_usage::{Begun, DiskUsage, Found};
 use crate::storage::ops::trash::{Reaped, Trashed};
@@ -22,6 +23,7 @@ use crate::storage::supervise::Supervisor;
 use crate::values::headroom::FsUsage;
 use crate::values::ownership::Ownership;
 use crate::values::path::{Name, RelPath};
+use crate::values::retention::Keep;
 use crate::values::time::BootTime;
 
 /// How long the first look is waited for.
@@ -292,16 +294,44 @@ impl Storage {
         directory: &RelPath,
         volume: &str,
         now: u64,
+        keep: Option<&Keep>,
     ) -> Result<Option<TrashName>, StorageError> {
         let (volume, at_root, fence) = (volume.to_owned(), Arc::clone(&self.at_root), self.fence.clone());
+        let keep = keep.cloned();
         let trash = move |root: &Root, directory: &RelPath| {
-            let name = root.trash_if(&|| fence.check(), directory, &volume, now)?;
+            let name = root.trash_if(&|| fence.check(), directory, &volume, now, keep.as_ref())?;
             if name.as_ref().is_some_and(|name| name.place() == TrashPlace::Root) {
                 at_root.store(true, Ordering::Relaxed);
             }
             Ok(name)
         };
         self.change("trash", directory, trash).await
+    }
+
+    /// Reads which archives there are, a page at a time; see [`Root::archives`].
+    ///
+    /// # Errors
+    /// Those of [`Root::archives`], and if the export cannot be used.
+    pub async fn archives(&self, after: Option<&str>) -> Result<Archives, StorageError> {
+        let after = after.map(ToOwned::to_owned);
+        self.pool.call("list", move |root| root.archives(after.as_deref())).await
+    }
+
+    /// Puts an archive into the trash that has not changed since it was read; see [`Root::expire`].
+    ///
+    /// # Errors
+    /// Those of [`Root::expire`], and if the export cannot be used.
+    pub async fn expire(&self, archive: &Archive, now: u64) -> Result<Option<TrashName>, StorageError> {
+        let (archive, at_root, fence) = (archive.clone(), Arc::clone(&self.at_root), self.fence.clone());
+        let directory = archive.path().clone();
+        let expire = move |root: &Root, _: &RelPath| {
+            let name = root.expire_if(&|| fence.check(), &archive, now)?;
+            if name.as_ref().is_some_and(|name| name.place() == TrashPlace::Root) {
+                at_root.store(true, Ordering::Relaxed);
+            }
+            Ok(name)
+        };
+        self.change("trash", &directory, expire).await
     }
 
     /// Makes the directories in which deleting and archiving put something; see [`Root::prepare`].
@@ -325,9 +355,9 @@ impl Storage {
     ///
     /// # Errors
     /// Those of [`Root::trashed`], and if the export cannot be used.
-    pub async fn trashed(&self, limit: usize) -> Result<Trashed, StorageError> {
+    pub async fn trashed(&self, limit: usize, now: u64) -> Result<Trashed, StorageError> {
         let at_root = Arc::clone(&self.at_root);
-        self.pool.call("list", move |root| root.trashed_if(&at_root, limit)).await
+        self.pool.call("list", move |root| root.trashed_if(&at_root, limit, now)).await
     }
 
     /// Has the next [`Storage::trashed`] look at the export's root, too: others may have put something there.

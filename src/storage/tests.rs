@@ -33,6 +33,7 @@ fn note(directory: &RelPath) -> Note {
         archived: Some(jiff::Timestamp::UNIX_EPOCH),
         created: None,
         released: None,
+        kept_until: None,
         capacity: None,
         access_modes: Vec::new(),
         mount_options: Vec::new(),
@@ -115,7 +116,7 @@ async fn behind_the_fence_nothing_is_changed() {
     let other = RelPath::parse("b").unwrap();
     assert_eq!(storage.create(&other).await.unwrap_err().problem, Problem::NotLeading);
     assert_eq!(storage.undo(&directory, made).await.unwrap_err().problem, Problem::NotLeading);
-    assert_eq!(storage.trash(&directory, "pv", 1).await.unwrap_err().problem, Problem::NotLeading);
+    assert_eq!(storage.trash(&directory, "pv", 1, None).await.unwrap_err().problem, Problem::NotLeading);
     assert_eq!(
         storage.archive(&directory, "pv", &note(&directory)).await.unwrap_err().problem,
         Problem::NotLeading
@@ -123,7 +124,7 @@ async fn behind_the_fence_nothing_is_changed() {
     assert_eq!(storage.prepare().await.unwrap_err().problem, Problem::NotLeading, "or it counts as done");
     assert_eq!(storage.directories(None).await.unwrap(), ["a"]);
     allowed.store(true, Ordering::SeqCst);
-    let name = storage.trash(&directory, "pv", 1).await.unwrap().unwrap();
+    let name = storage.trash(&directory, "pv", 1, None).await.unwrap().unwrap();
     allowed.store(false, Ordering::SeqCst);
     assert_eq!(storage.reap(&name, Duration::from_secs(9)).await.unwrap().left, Left::More);
     assert_eq!(storage.changes_under_way(), 0);
@@ -176,11 +177,11 @@ async fn what_is_proved_for_a_moment_is_not_done_later() {
     let storage = Storage::from(Root::open(dir.path()).unwrap());
     storage.create(&directory).await.unwrap();
     let late = storage.clone().until(BootTime::now());
-    assert_eq!(late.trash(&directory, "pv", 1).await.unwrap_err().problem, Problem::TooLate);
+    assert_eq!(late.trash(&directory, "pv", 1, None).await.unwrap_err().problem, Problem::TooLate);
     assert_eq!(late.archive(&directory, "pv", &note(&directory)).await.unwrap_err().problem, Problem::TooLate);
     assert!(dir.path().join("a").exists());
     let in_time = storage.until(BootTime::now() + Duration::from_mins(1));
-    assert!(in_time.trash(&directory, "pv", 1).await.unwrap().is_some());
+    assert!(in_time.trash(&directory, "pv", 1, None).await.unwrap().is_some());
 }
 
 /// The server may take its time for what comes before the rename.
@@ -191,7 +192,7 @@ fn the_last_look_is_right_before_the_rename() {
     let directory = RelPath::parse("a").unwrap();
     root.create(&directory).unwrap();
     let late = || Err(Problem::TooLate);
-    assert_eq!(root.trash_if(&late, &directory, "pv", 1).unwrap_err().problem, Problem::TooLate);
+    assert_eq!(root.trash_if(&late, &directory, "pv", 1, None).unwrap_err().problem, Problem::TooLate);
     let archived = root.archive_if(&late, &directory, "pv", &note(&directory));
     assert_eq!(archived.unwrap_err().problem, Problem::TooLate);
     assert!(dir.path().join("a").exists() && !dir.path().join("archived-a").exists());

@@ -18,6 +18,9 @@ pub const MIN_FREE_INODES: &str = "minFreeInodes";
 /// The class parameter that sets [`Requirements::ratio`].
 pub const MAX_OVERCOMMIT: &str = "maxOvercommit";
 
+/// A percent, in billionths.
+const PERCENT: u128 = BILLION / 100;
+
 /// The size of a file system, and what is free of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FsUsage {
@@ -45,13 +48,13 @@ pub struct Headroom {
 }
 
 /// The least amount that must be free: a number, or a part of the whole. Shown as it was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Least {
     text: Box<str>,
     amount: Amount,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Amount {
     Number(u64),
     /// A part of the whole, in billionths.
@@ -100,6 +103,33 @@ impl Least {
             Amount::Part(part) => (u128::from(whole) * part).div_ceil(BILLION),
         }
     }
+
+    /// Tells whether `free` of a `whole` is less than this.
+    #[must_use]
+    pub fn is_lacking(&self, free: u64, whole: u64) -> bool {
+        u128::from(free) < self.of(whole)
+    }
+
+    /// Returns the same amount as it is written on disk: as a number, or as a number of percent. Each amount is
+    /// written in one way, of at most 20 characters, which [`FromStr`] reads to an equal value.
+    #[must_use]
+    pub fn normalized(&self) -> Self {
+        let text = match self.amount {
+            Amount::Number(number) => number.to_string(),
+            Amount::Part(part) => {
+                let (whole, rest) = (part / PERCENT, part % PERCENT);
+                let fraction = format!(".{rest:07}");
+                format!("{whole}{}%", fraction.trim_end_matches('0').trim_end_matches('.'))
+            }
+        };
+        Self { text: text.into(), amount: self.amount }
+    }
+}
+
+impl fmt::Display for Least {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
 }
 
 impl FromStr for Least {
@@ -144,7 +174,7 @@ impl Requirements {
             return None;
         }
         let Some(usage) = headroom.usage else { return Some(Shortage::Unknown) };
-        let lacks = |least: &&Least, free: u64, whole: u64| u128::from(free) < least.of(whole);
+        let lacks = |least: &&Least, free: u64, whole: u64| least.is_lacking(free, whole);
         if let Some(least) = self.space.as_ref().filter(|least| lacks(least, usage.bytes_free, usage.bytes)) {
             return Some(Shortage::Space(least.text.clone()));
         }
@@ -241,6 +271,28 @@ mod tests {
         let silent = Headroom { usage: None, ..headroom(0) };
         assert_eq!(demands("", "", "2").shortage(&silent, 1), Some(Shortage::Unknown));
         assert_eq!(demands("", "", "").shortage(&silent, 1), None);
+    }
+
+    #[test]
+    fn an_amount_is_normalized_to_one_text_that_is_read_back() {
+        let rows = [
+            ("400", "400"),
+            ("1Ki", "1024"),
+            ("1.5Ki", "1536"),
+            ("10%", "10%"),
+            ("010.50 %", "10.5%"),
+            ("0.00%", "0%"),
+            ("100%", "100%"),
+            ("0.0000001%", "0.0000001%"),
+            ("99.9999999%", "99.9999999%"),
+            ("18446744073709551615", "18446744073709551615"),
+        ];
+        for (text, expected) in rows {
+            let normalized = text.parse::<Least>().unwrap().normalized();
+            assert_eq!(normalized.to_string(), expected, "{text}");
+            assert!(expected.len() <= 20);
+            assert_eq!(expected.parse(), Ok(normalized), "{text}");
+        }
     }
 
     #[test]

@@ -9,3 +9,4 @@ pub mod address;
 pub mod pattern;
 pub mod ownership;
 pub mod headroom;
+pub mod retention;

@@ -4,12 +4,20 @@
 use std::ops::Add;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use nix::time::{ClockId, clock_gettime};
 
 /// Returns the time of this machine's clock, in seconds since 1970.
 #[must_use]
 pub fn seconds_now() -> u64 {
-    u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default()
+    u64::try_from(Timestamp::now().as_second()).unwrap_or_default()
+}
+
+/// Returns the time of so many seconds since 1970, to be shown; the latest that there is for one that is later.
+#[must_use]
+pub fn timestamp(seconds: u64) -> Timestamp {
+    let seconds = i64::try_from(seconds).ok();
+    seconds.and_then(|seconds| Timestamp::from_second(seconds).ok()).unwrap_or(Timestamp::MAX)
 }
 
 /// Returns a duration in whole milliseconds, as logs and tables show it.
@@ -42,6 +50,12 @@ impl Add<Duration> for BootTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn seconds_are_shown_as_a_time() {
+        assert_eq!(timestamp(1_700_000_000).to_string(), "2023-11-14T22:13:20Z");
+        assert_eq!((timestamp(u64::MAX), timestamp(1 << 60)), (Timestamp::MAX, Timestamp::MAX));
+    }
 
     #[test]
     fn the_clock_that_no_suspension_stops_goes_on() {

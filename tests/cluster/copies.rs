@@ -200,7 +200,7 @@ const FILES: &str = "nfs_provisioner_copied_files_total{export=\"default\"}";
 const RETRIES: &str = "nfs_provisioner_retries_total{queue=\"claims\",reason=\"export\"}";
 
 /// Starts a provisioner that shows its metrics at a port.
-fn start_shown(mut settings: Settings) -> (Process, u16) {
+pub(crate) fn start_shown(mut settings: Settings) -> (Process, u16) {
     let port = free_port();
     settings.environment.push(("HTTP_ADDR".to_owned(), format!("127.0.0.1:{port}")));
     (Process::start(&settings), port)

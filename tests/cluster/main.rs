@@ -45,6 +45,7 @@ mod reclaim;
 mod recovery;
 mod refuse;
 mod requests;
+mod retention;
 mod rights;
 mod room;
 mod usage;

@@ -102,6 +102,7 @@ async fn a_volume_has_a_note_as_long_as_it_has_its_directory() {
         archived: None,
         created: note.created,
         released: None,
+        kept_until: None,
         capacity: Some("1Mi".into()),
         access_modes: vec!["ReadWriteOnce".into()],
         mount_options: vec!["hard".into()],

@@ -70,6 +70,13 @@ fn rows() -> Vec<Row> {
         Row("space", json!({"minFreeSpace": "some"}), none(), &["minFreeSpace", "\"some\"", "10%"]),
         Row("inodes", json!({"minFreeInodes": "101%"}), none(), &["minFreeInodes", "\"101%\"", "5%"]),
         Row("ratio", json!({"maxOvercommit": "0"}), none(), &["maxOvercommit", "\"0\"", "150%"]),
+        Row("kept", json!({"archiveRetention": "1y"}), none(), &["archiveRetention", "\"1y\"", "units"]),
+        Row(
+            "kept-free",
+            json!({"deleteRetentionMinFree": "10%"}),
+            none(),
+            &["deleteRetentionMinFree", "\"10%\"", "deleteRetention is unset"],
+        ),
         Row("gids", json!({"gidRange": "0-9"}), none(), &["gidRange", "\"0-9\"", "from 1"]),
         Row(
             "gids-and-gid",

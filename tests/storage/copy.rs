@@ -91,7 +91,7 @@ fn what_an_earlier_copy_has_left_is_put_away() {
             copy(&storage, VOLUME, "to", &Progress::default()).await.unwrap();
             place.put(&[&format!("{STAGING}/{VOLUME}/{}/old", staging::COPY)]);
         }
-        assert_eq!(storage.trashed(9).await.unwrap().names.len(), 1);
+        assert_eq!(storage.trashed(9, 1).await.unwrap().names.len(), 1);
         let made = copy(&storage, VOLUME, "to", &Progress::default()).await.unwrap();
         storage.place(VOLUME, made, &rel("to"), false).await.unwrap();
         assert!(place.at("to/a/f").exists() && !place.at("to/old").exists());

@@ -15,6 +15,7 @@ mod create;
 mod refuse;
 mod archive;
 mod notes;
+mod expire;
 mod copy;
 mod copy_random;
 mod remove;
@@ -145,7 +146,7 @@ impl Place {
 
     /// By way of the trash, which is taken away again once it is empty.
     fn remove(&self, path: &str) -> Result<(), Problem> {
-        let removed = match self.export.trash(&rel(path), "pv", 1) {
+        let removed = match self.export.trash(&rel(path), "pv", 1, None) {
             Ok(Some(name)) => self.export.reap(&name, 1, &|| true).and_then(|reaped| match reaped.left {
                 Left::Nothing => Ok(()),
                 Left::Blocked { first, .. } => Err(first),
@@ -179,6 +180,7 @@ fn note(path: &str) -> Note {
         archived: Some(Timestamp::UNIX_EPOCH),
         created: None,
         released: None,
+        kept_until: None,
         capacity: None,
         access_modes: Vec::new(),
         mount_options: Vec::new(),

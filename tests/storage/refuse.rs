@@ -100,7 +100,7 @@ fn errors_say_what_was_being_done_to_what_and_show_names_escaped() {
         assert_eq!(create("f/x"), r#"mkdir "f/x": is not a directory"#);
         assert_eq!(create("link"), r#"mkdir "link": is a symbolic link, which is never followed"#);
         assert_eq!(create("new\nline"), r#"mkdir "new\nline": is not a directory"#);
-        let removed = words(place.export.trash(&rel("f"), VOLUME, 1).unwrap_err());
+        let removed = words(place.export.trash(&rel("f"), VOLUME, 1, None).unwrap_err());
         assert_eq!(removed, r#"open "f": is not a directory"#);
         let absent = words(Root::open(&place.at("absent")).unwrap_err());
         assert!(

@@ -49,7 +49,7 @@ async fn while_reaped<F: Future>(leads: &Leads, case: impl FnOnce(Arc<Place>, St
     }
 }
 
-async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !is_so() {
         assert!(Instant::now() < end, "{what}");
@@ -74,14 +74,20 @@ async fn what_is_blocked_keeps_nothing_else_waiting_and_is_tried_again() {
         for n in 0..20 {
             let directory = rel(&format!("ns/{n}"));
             storage.create(&directory).await.unwrap();
-            assert!(storage.trash(&directory, VOLUME, NOW).await.unwrap().is_some());
+            assert!(storage.trash(&directory, VOLUME, NOW, None).await.unwrap().is_some());
             backlog.pushed();
         }
         until("all others removed", || names(&place.at(TRASH)).len() == 4).await;
-        until("counted", || backlog.counts() == Counts { waiting: 3, blocked: 3, removed: 23 }).await;
+        until("counted", || {
+            backlog.counts() == Counts { waiting: 3, blocked: 3, removed: 23, ..Counts::default() }
+        })
+        .await;
         mounts.clear();
         until("tried again", || names(&place.at(TRASH)) == ["foreign"]).await;
-        until("counted again", || backlog.counts() == Counts { waiting: 0, blocked: 0, removed: 29 }).await;
+        until("counted again", || {
+            backlog.counts() == Counts { waiting: 0, blocked: 0, removed: 29, ..Counts::default() }
+        })
+        .await;
     })
     .await;
 }
@@ -115,14 +121,14 @@ async fn the_trash_is_there_before_it_is_needed_and_as_soon_as_there_is_room() {
 }
 
 /// Returns what is logged in the current thread while the value lives.
-fn logged() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
+pub(crate) fn logged() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
     let log = Arc::new(Mutex::new(Vec::new()));
     let writer = Arc::clone(&log);
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || Appends(Arc::clone(&writer)));
     (log, tracing::subscriber::set_default(subscriber.finish()))
 }
 
-struct Appends(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Appends(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Appends {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
@@ -148,7 +154,7 @@ async fn on_a_full_export_what_is_deleted_goes_and_all_passes_are_counted() {
     let case = async {
         until("the failure to be told", || log().contains("failed to make the directories")).await;
         assert!(log().contains("no space left on device"), "{}", log());
-        let name = storage.trash(&rel("v"), VOLUME, NOW).await.unwrap().unwrap();
+        let name = storage.trash(&rel("v"), VOLUME, NOW, None).await.unwrap().unwrap();
         assert_eq!(name.place(), TrashPlace::Root);
         let mounted = Mounted::tmpfs(&place.at(&name.path()).join("m"));
         backlog.pushed();

@@ -10,6 +10,7 @@ mod engine;
 mod put;
 mod reap;
 mod background;
+mod kept;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -80,7 +81,7 @@ impl Place {
     }
 
     fn trash(&self, path: &str) -> Result<Option<TrashName>, Problem> {
-        self.export.trash(&rel(path), VOLUME, NOW).map_err(|error| error.problem)
+        self.export.trash(&rel(path), VOLUME, NOW, None).map_err(|error| error.problem)
     }
 
     /// Puts `path` into the trash and tells its name and where it is now.

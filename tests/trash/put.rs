@@ -46,7 +46,7 @@ fn what_does_not_exist_is_not_put_into_the_trash_and_makes_none() {
             assert_eq!(place.trash(path), Ok(None));
         }
         assert_eq!(names(&place.root), [""; 0]);
-        let listed = place.export.trashed(9).unwrap();
+        let listed = place.export.trashed(9, NOW).unwrap();
         assert!(listed.names.is_empty() && listed.foreign.is_none());
         let absent = TrashName::new(NOW, VOLUME, &rel("a"));
         assert_eq!(place.reap(&absent), Reaped { entries: 0, left: Left::Nothing });
@@ -75,8 +75,9 @@ fn the_longest_names_can_be_put_into_the_trash() {
         let leaf = "x".repeat(NAME_MAX);
         let volume = "v".repeat(253);
         place.put(&[&format!("{leaf}/{leaf}/f")]);
-        let name = place.export.trash(&rel(&format!("{leaf}/{leaf}")), &volume, u64::MAX - 1).unwrap().unwrap();
-        assert_eq!(place.export.trashed(9).unwrap().names, std::slice::from_ref(&name));
+        let name =
+            place.export.trash(&rel(&format!("{leaf}/{leaf}")), &volume, u64::MAX - 1, None).unwrap().unwrap();
+        assert_eq!(place.export.trashed(9, NOW).unwrap().names, std::slice::from_ref(&name));
         assert_eq!(place.reap_all(&name), 2);
     });
 }
@@ -136,7 +137,7 @@ fn a_trash_that_is_no_directory_of_ours_is_refused_and_nothing_moved() {
             make();
             let before = stamps(&place.root);
             assert_eq!(place.trash("a"), Err(problem));
-            assert_eq!(place.export.trashed(9).unwrap_err().problem, problem);
+            assert_eq!(place.export.trashed(9, NOW).unwrap_err().problem, problem);
             let error = place.export.reap(&name, 1, &|| true).unwrap_err();
             assert_eq!(error.to_string(), format!("open {TRASH:?}: {problem}"));
             assert_eq!(stamps(&place.root), before);
@@ -171,19 +172,19 @@ fn what_is_not_named_as_ours_is_left_and_told() {
         place.put(&["a/", "b/"]);
         let (a, _) = place.trashed("a");
         let (b, _) = place.trashed("b");
-        for foreign in [&b"notes"[..], b"1~v~a~b", b"1+60~v~a", b"01~v~a", b"1~v~\xff", b"1~v~a\n"] {
+        for foreign in [&b"notes"[..], b"1~v~a~b", b"1=60~v~a", b"01~v~a", b"1~v~\xff", b"1~v~a\n"] {
             fs::create_dir(place.at(TRASH).join(OsStr::from_bytes(foreign))).unwrap();
         }
-        let mut listed = place.export.trashed(9).unwrap();
+        let mut listed = place.export.trashed(9, NOW).unwrap();
         listed.names.sort();
         assert_eq!(listed.names, [a, b]);
         assert_eq!(listed.foreign.unwrap().0, 6);
-        assert_eq!(place.export.trashed(1).unwrap().names.len(), 1);
+        assert_eq!(place.export.trashed(1, NOW).unwrap().names.len(), 1);
     });
 }
 
 /// A tmpfs on which so many inodes can be had, in place of a place's own export.
-fn with_inodes(engine: &Engine, inodes: u32, case: impl Fn(&Place)) {
+pub(crate) fn with_inodes(engine: &Engine, inodes: u32, case: impl Fn(&Place)) {
     let place = Place::new(engine);
     let _mounted = Mounted::tmpfs_with(&format!("mode=755,nr_inodes={inodes}"), &place.root);
     case(&Place { export: (engine.open)(&place.root).unwrap(), ..place });
@@ -204,7 +205,7 @@ fn on_a_full_export_on_which_nothing_was_ever_deleted_a_directory_is_deleted() {
             for path in [name.path(), format!("{}/f", name.path())] {
                 assert_eq!(place.trash(&path), Err(Problem::Reserved), "{path}");
             }
-            assert_eq!(place.export.trashed(9).unwrap().names, std::slice::from_ref(&name));
+            assert_eq!(place.export.trashed(9, NOW).unwrap().names, std::slice::from_ref(&name));
             assert_eq!(place.reap(&name), Reaped { entries: 2, left: Left::Nothing });
             assert_eq!(names(&place.root), ["kept", "ns"]);
             // Now there is room.
@@ -241,12 +242,12 @@ fn what_at_the_root_only_looks_like_an_entry_of_the_trash_stays() {
         }
         place.put(&["1~v~a/f", &format!("{TRASH}-2~1~v~a/f"), &format!("a/{TRASH}~1~v~a/f")]);
         let before = stamps(&place.root);
-        let listed = place.export.trashed(9).unwrap();
+        let listed = place.export.trashed(9, NOW).unwrap();
         assert!(listed.names.is_empty() && listed.foreign.is_none(), "{listed:?}");
         assert_eq!(stamps(&place.root), before);
         // A link of such a name is removed itself.
         symlink(place.outside(), place.at(&format!("{TRASH}~1~v~a"))).unwrap();
-        let names = place.export.trashed(9).unwrap().names;
+        let names = place.export.trashed(9, NOW).unwrap().names;
         assert_eq!(place.reap(&names[0]), Reaped { entries: 1, left: Left::Nothing });
         assert_eq!(stamps(&place.root).len(), before.len());
     });
@@ -264,7 +265,7 @@ fn where_the_trash_is_another_users_there_is_one_beside_it() {
         let second = by_another_user(1000, || {
             let name = place.trash("b").unwrap().unwrap();
             assert_eq!(name.place(), TrashPlace::Directory(2));
-            let listed = place.export.trashed(9).unwrap();
+            let listed = place.export.trashed(9, NOW).unwrap();
             assert_eq!(listed.names, std::slice::from_ref(&name));
             let closed: Vec<_> = listed.closed.iter().map(|error| (&*error.path, error.problem)).collect();
             assert_eq!(closed, [(TRASH, Problem::Os(Errno::EACCES))]);
@@ -277,7 +278,7 @@ fn where_the_trash_is_another_users_there_is_one_beside_it() {
             assert_eq!((found.mode() & 0o7777, found.uid()), (0o700, owner), "{number}");
         }
         // Who can empties both, and takes neither from whom it belongs to.
-        assert_eq!(place.export.trashed(9).unwrap().names, [roots.clone(), second.clone()]);
+        assert_eq!(place.export.trashed(9, NOW).unwrap().names, [roots.clone(), second.clone()]);
         for name in [roots, second] {
             assert_eq!(place.reap(&name).left, Left::Nothing);
         }
@@ -296,14 +297,14 @@ fn a_root_that_cannot_be_listed_is_not_among_the_directories_of_the_trash_that_a
         chmod(&place.root, 0o711);
         let of = |error: &StorageError| (error.path.clone(), error.problem);
         let denied = |path: &str| (path.to_owned(), Problem::Os(Errno::EACCES));
-        let listed = by_another_user(1000, || place.export.trashed(9)).unwrap();
+        let listed = by_another_user(1000, || place.export.trashed(9, NOW)).unwrap();
         assert_eq!(listed.closed.iter().map(of).collect::<Vec<_>>(), [denied(TRASH)]);
         assert_eq!(listed.unlisted.iter().map(of).collect::<Vec<_>>(), [denied(".")]);
         // Nor is what is something else than a directory, and it keeps none of the others from being emptied.
         chmod(&place.root, 0o755);
         let second = format!("{TRASH}-2");
         place.put(&[&second]);
-        let listed = place.export.trashed(9).unwrap();
+        let listed = place.export.trashed(9, NOW).unwrap();
         assert_eq!((listed.names.len(), listed.closed), (1, Vec::new()));
         assert_eq!(listed.unlisted.iter().map(of).collect::<Vec<_>>(), [(second, Problem::NotDirectory)]);
     });
@@ -318,7 +319,7 @@ fn what_only_asks_whether_the_trash_can_be_used_is_no_entry_of_it() {
         let kept = Immutable::new(&place.at("ns"));
         run("chattr", &["+a".as_ref(), place.at(TRASH).as_os_str()]);
         let refused = place.trash("ns/v");
-        let listed = place.export.trashed(9);
+        let listed = place.export.trashed(9, NOW);
         run("chattr", &["-a".as_ref(), place.at(TRASH).as_os_str()]);
         assert_eq!(refused, Err(Problem::Os(Errno::EPERM)));
         assert_eq!(names(&place.at(TRASH)).len(), 2, "nothing was made");

@@ -20,11 +20,15 @@ use crate::storage::{Entries, ListOf, Storage};
 use crate::values::names::{ClassName, VolumeName};
 use crate::values::path::RelPath;
 
+/// The status of an orphan that was a volume's of this cluster, and that no other cluster has noted.
+pub const GONE: &str = "its volume is gone";
+
 /// How many orphans are shown at a time.
 const PAGE: usize = 256;
 
 /// The items of one kind, one export after the other.
-pub(super) struct Source {
+#[expect(missing_debug_implementations, reason = "a listing has none that helps")]
+pub struct Source {
     kind: Kind,
     export: Option<ExportId>,
     /// What is still to be listed of the export, after what is just being listed.
@@ -91,7 +95,7 @@ impl Source {
     ///
     /// # Errors
     /// If the API server does not answer.
-    pub(super) async fn open(session: &Session, kind: Kind) -> Result<Self> {
+    pub async fn open(session: &Session, kind: Kind) -> Result<Self> {
         let mut volumes = Volumes::default();
         if kind == Kind::Orphans {
             volumes.ledger = session.ledger().await?;
@@ -104,7 +108,7 @@ impl Source {
     ///
     /// # Errors
     /// If it cannot be listed.
-    pub(super) async fn begin(&mut self, session: &Session, id: ExportId) -> Result<()> {
+    pub async fn begin(&mut self, session: &Session, id: ExportId) -> Result<()> {
         self.export = Some(id);
         self.listing = None;
         let storage = &session.exports.get(id).storage;
@@ -127,11 +131,11 @@ impl Source {
     ///
     /// # Errors
     /// If they cannot be listed.
-    pub(super) async fn next(&mut self, session: &Session) -> Result<Option<Vec<Item>>> {
+    pub async fn next(&mut self, session: &Session) -> Result<Option<Vec<Item>>> {
         let Some(export) = self.export.map(|id| session.exports.get(id)) else { return Ok(None) };
         match self.kind {
             Kind::Volumes => self.volumes.next(session).await,
-            Kind::Archives | Kind::Trash => self.next_entries(export).await,
+            Kind::Archives | Kind::Trash => self.next_entries(session, export).await,
             Kind::Orphans => {
                 let page: Vec<Item> = self.orphans.drain(..self.orphans.len().min(PAGE)).collect();
                 Ok((!page.is_empty()).then_some(page))
@@ -139,7 +143,7 @@ impl Source {
         }
     }
 
-    async fn next_entries(&mut self, export: &Export) -> Result<Option<Vec<Item>>> {
+    async fn next_entries(&mut self, session: &Session, export: &Export) -> Result<Option<Vec<Item>>> {
         loop {
             let Some((entries, place)) = self.listing.take() else {
                 let Some((of, place)) = self.to_list.pop_front() else { return Ok(None) };
@@ -155,7 +159,7 @@ impl Source {
             for (name, is_directory) in page {
                 items.extend(match (self.kind, place) {
                     (Kind::Trash, Some(place)) => trashed(export, &self.notes, &name, place).await,
-                    _ if is_directory => archive(export, &name).await,
+                    _ if is_directory => archive(session, export, &name).await,
                     _ => None,
                 });
             }
@@ -175,14 +179,17 @@ impl Source {
                 None => None,
             };
             let at = seen.and_then(|seen| Timestamp::try_from(seen.changed).ok());
-            let (mark, note) = noted.remove(&name).unzip();
-            let status = match &mark {
-                Some(mark) if *mark == session.mark && mark.is_known() => "its volume is gone".to_owned(),
+            let noted = noted.remove(&name).unwrap_or_default();
+            let others =
+                noted.iter().map(|(mark, _)| mark).find(|mark| **mark != session.mark || !mark.is_known());
+            let status = match others {
                 Some(mark) => format!("noted by the cluster {mark}"),
-                None => "not noted".to_owned(),
+                None if noted.is_empty() => "not noted".to_owned(),
+                None => GONE.to_owned(),
             };
+            let note = noted.into_iter().next().map(|(_, note)| note);
             let item = Item { name, export: export.name.to_string(), status: Some(status), ..Item::default() };
-            let item = note.iter().fold(item, told);
+            let item = Item { kept_until: None, ..note.iter().fold(item, told) };
             items.push(Item { at, lies_at, ..item });
         }
         Ok(items)
@@ -193,8 +200,8 @@ impl Source {
         &self,
         export: &Export,
         directories: HashSet<&str>,
-    ) -> Result<BTreeMap<String, (ClusterMark, Note)>> {
-        let mut noted = BTreeMap::new();
+    ) -> Result<BTreeMap<String, Vec<(ClusterMark, Note)>>> {
+        let mut noted = BTreeMap::<String, Vec<_>>::new();
         if directories.is_empty() {
             return Ok(noted);
         }
@@ -214,7 +221,7 @@ impl Source {
                         && directories.contains(note.directory.as_str())
                     {
                         // This cluster's own are read first.
-                        noted.entry(note.directory.to_string()).or_insert_with(|| (mark.clone(), note));
+                        noted.entry(note.directory.to_string()).or_default().push((mark.clone(), note));
                     }
                 }
                 entries = rest;
@@ -274,11 +281,15 @@ fn of_volume(session: &Session, volume: &Volume, class: Option<&Class>) -> Item 
 }
 
 /// Describes an archive; `None` if an entry of the export's root is none. What is not noted, its name may tell.
-pub async fn archive(export: &Export, name: &str) -> Option<Item> {
+async fn archive(session: &Session, export: &Export, name: &str) -> Option<Item> {
     let path = RelPath::parse(name).ok().filter(|_| classify(name) == RootEntry::Archive)?;
     let item = Item { name: name.to_owned(), export: export.name.to_string(), ..Item::default() };
     let item = match export.storage.note_of_archive(name).await {
-        Ok(Some(Ok(note))) => told(item, &note),
+        Ok(Some(Ok(note))) => {
+            let is_other = note.cluster.as_deref().is_some_and(|mark| mark != session.mark.as_str());
+            let status = is_other.then(|| "of another cluster".to_owned());
+            Item { status, ..told(item, &note) }
+        }
         found => {
             let status = match found {
                 Ok(Some(Err(error))) => format!("its note {error}"),
@@ -294,20 +305,44 @@ pub async fn archive(export: &Export, name: &str) -> Option<Item> {
     Some(Item { lies_at: Some(path), ..item })
 }
 
-/// Finds the archive of this name on each export where there is one.
+/// Finds what has this name, an archive or an entry of the trash, on each export where there is one.
 ///
 /// # Errors
 /// If an export cannot be looked at.
-pub async fn archives<'a>(
-    exports: impl Iterator<Item = (ExportId, &'a Export)>,
+pub async fn by_name(
+    session: &Session,
+    kind: Kind,
+    exports: &[(ExportId, &Export)],
     name: &str,
 ) -> Result<Vec<(ExportId, Item)>> {
     let mut found = Vec::new();
-    for (id, export) in exports {
-        let Ok(path) = RelPath::parse(name) else { break };
-        if export.storage.look(&path).await?.is_some() {
-            found.extend(archive(export, name).await.map(|item| (id, item)));
-        }
+    for (id, export) in exports.iter().copied() {
+        let item = match kind {
+            Kind::Trash => {
+                let notes = Notes::find(&export.storage, &session.mark).await?;
+                let mut found = None;
+                for place in ListOf::NUMBERS.map(TrashPlace::Directory).chain([TrashPlace::Root]) {
+                    found =
+                        found.or(trashed(export, &notes, name, place).await.filter(|item| item.lies_at.is_some()));
+                    if let Some(path) = found.as_ref().and_then(|item| item.lies_at.as_ref())
+                        && export.storage.look(path).await?.is_some()
+                    {
+                        break;
+                    }
+                    found = None;
+                }
+                found
+            }
+            Kind::Archives | Kind::Volumes | Kind::Orphans => {
+                let Ok(path) = RelPath::parse(name) else { break };
+                if export.storage.look(&path).await?.is_none() {
+                    None
+                } else {
+                    archive(session, export, name).await
+                }
+            }
+        };
+        found.extend(item.map(|item| (id, item)));
     }
     Ok(found)
 }
@@ -339,9 +374,12 @@ async fn trashed(export: &Export, notes: &Notes, entry: &str, place: TrashPlace)
     };
     let found = notes.of_volume(&export.storage, name.volume()).await;
     let item = found.iter().fold(item, |item, (_, note)| told(item, note));
+    let time = |seconds: u64| i64::try_from(seconds).ok().and_then(|at| Timestamp::from_second(at).ok());
+    let kept_until = name.kept_until().and_then(time).filter(|until| *until > Timestamp::now());
     Some(Item {
-        status: Some("is being removed".to_owned()),
-        at: i64::try_from(name.at()).ok().and_then(|at| Timestamp::from_second(at).ok()),
+        status: Some(if kept_until.is_some() { "is kept" } else { "is being removed" }.to_owned()),
+        kept_until,
+        at: time(name.at()),
         lies_at: RelPath::parse(&name.path()).ok(),
         ..item
     })
@@ -357,7 +395,9 @@ fn told(item: Item, note: &Note) -> Item {
         volume: Some(note.volume.to_string()),
         class: Some(note.class.to_string()).filter(|name| !name.is_empty()),
         requested: text(&note.capacity),
+        cluster: text(&note.cluster),
         at: note.archived,
+        kept_until: note.kept_until,
         ..item
     }
 }

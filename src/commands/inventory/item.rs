@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use crate::values::path::RelPath;
+use crate::values::retention::Retention;
 
 /// What is listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,9 @@ pub struct Item {
     /// The name of the volume's class.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
+    /// The mark of the cluster that has noted it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
     /// What the claim had asked for, as Kubernetes spells it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requested: Option<String>,
@@ -105,23 +109,13 @@ impl Query {
     }
 }
 
-/// Reads an age such as `30d`: a whole number and one of `s`, `m`, `h`, `d` and `w`.
+/// Reads an age such as `30d`, as retentions are written.
 ///
 /// # Errors
 /// Says what it must be.
 pub fn age(text: &str) -> Result<SignedDuration, String> {
-    let seconds = |unit: &str| match unit {
-        "s" => Some(1),
-        "m" => Some(60),
-        "h" => Some(60 * 60),
-        "d" => Some(24 * 60 * 60),
-        "w" => Some(7 * 24 * 60 * 60),
-        _ => None,
-    };
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let read = || number.parse::<i64>().ok()?.checked_mul(seconds(unit)?);
-    read().map(SignedDuration::from_secs).ok_or_else(|| format!("must be an age such as 12h or 30d, not {text:?}"))
+    let age = text.parse().map_err(|()| format!("must be an age such as 12h or 30d, not {text:?}"));
+    age.map(|age: Retention| SignedDuration::from_secs(i64::try_from(age.seconds()).unwrap_or(i64::MAX)))
 }
 
 #[cfg(test)]
@@ -130,10 +124,10 @@ mod tests {
 
     #[test]
     fn ages_have_a_number_and_a_unit() {
-        for (text, seconds) in [("0s", 0), ("90m", 5400), ("12h", 43200), ("30d", 2_592_000), ("2w", 1_209_600)] {
+        for (text, seconds) in [("1s", 1), ("90m", 5400), ("12h", 43200), ("30d", 2_592_000), ("2w", 1_209_600)] {
             assert_eq!(age(text), Ok(SignedDuration::from_secs(seconds)), "{text}");
         }
-        for text in ["", "d", "30", "-1d", "1.5d", "1d2h", "1 d", "9223372036854775807w", "1D"] {
+        for text in ["", "d", "30", "-1d", "1.5d", "1d2h", "1 d", "9223372036854775807w", "1D", "0s"] {
             assert!(age(text).is_err_and(|words| words.contains("30d")), "{text}");
         }
     }

@@ -11,14 +11,13 @@ use jiff::Timestamp;
 
 use crate::commands::session::Session;
 use crate::config::Format;
-use crate::model::exports::ExportId;
 
 mod item;
 mod sizes;
 mod show;
 mod gather;
 
-pub use gather::{Notes, archive, archives};
+pub use gather::{GONE, Notes, Source, by_name};
 pub use item::{Item, Kind, Query, age};
 pub use show::Printer;
 
@@ -37,8 +36,9 @@ pub async fn list(session: &Session, kind: Kind, query: &Query, format: Format, 
             source.begin(session, id).await?;
             while let Some(page) = source.next(session).await? {
                 for mut item in page.into_iter().filter(|item| query.asks_for(item, now)) {
-                    if let (true, Some(path)) = (sizes, &item.lies_at) {
-                        item.used = sizes::used(&export.storage, path, shows_progress).await;
+                    let on = session.exports.values().find(|export| *export.name == *item.export);
+                    if let (true, Some(path), Some(on)) = (sizes, &item.lies_at, on) {
+                        item.used = sizes::used(&on.storage, path, shows_progress).await;
                     }
                     printer.add(item)?;
                 }
@@ -53,28 +53,6 @@ pub async fn list(session: &Session, kind: Kind, query: &Query, format: Format, 
     printer.end()?.flush()?;
     if !failed.is_empty() {
         bail!("not all could be listed: {}", failed.join("; "));
-    }
-    Ok(())
-}
-
-/// Passes all items of one kind to `take`, with the export that each is on.
-///
-/// # Errors
-/// If the API server does not answer, or an export cannot be listed.
-pub async fn each(
-    session: &Session,
-    kind: Kind,
-    export: Option<&str>,
-    mut take: impl FnMut(ExportId, Item),
-) -> Result<()> {
-    let mut source = gather::Source::open(session, kind).await?;
-    for (id, _) in session.chosen(export)? {
-        source.begin(session, id).await?;
-        while let Some(page) = source.next(session).await? {
-            for item in page {
-                take(id, item);
-            }
-        }
     }
     Ok(())
 }

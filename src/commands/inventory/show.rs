@@ -119,6 +119,7 @@ fn columns(kind: Kind, is_wide: bool) -> Vec<Column> {
     let export: Column = ("EXPORT", |item| Some(item.export.clone()));
     let directory: Column = ("DIRECTORY", |item| item.directory.clone());
     let volume: Column = ("VOLUME", |item| item.volume.clone());
+    let cluster: Column = ("CLUSTER", |item| item.cluster.clone());
     let requested: Column = ("REQUESTED", |item| item.requested.clone());
     let used: Column = ("USED", |item| item.used.map(bytes));
     let status: Column = ("STATUS", |item| item.status.clone());
@@ -128,12 +129,12 @@ fn columns(kind: Kind, is_wide: bool) -> Vec<Column> {
     let (mut narrow, wide): (Vec<Column>, Vec<Column>) = match kind {
         Kind::Volumes => (vec![name, claim, class, export, directory, requested, used, status, fate], vec![at]),
         Kind::Archives => {
-            (vec![name, export, claim, class, requested, used, at], vec![volume, directory, status, kept])
+            (vec![name, export, claim, class, requested, used, at], vec![status, kept, volume, directory, cluster])
         }
         Kind::Trash => {
-            (vec![name, export, claim, requested, used, status, at, kept], vec![volume, directory, class])
+            (vec![name, export, claim, requested, used, status, at, kept], vec![volume, directory, class, cluster])
         }
-        Kind::Orphans => (vec![name, export, claim, used, status, at], vec![volume, class, requested]),
+        Kind::Orphans => (vec![name, export, claim, used, status, at], vec![volume, class, requested, cluster]),
     };
     if is_wide {
         narrow.extend(wide);

@@ -256,7 +256,7 @@ fn every_refusal_of_a_claim_says_what_to_change() {
     let ours = || Some(mk_class(&[]));
     let foreign = mk_class(&[]).with(|class| class.provisioner = "other".into());
     let cloned = |source| mk_claim().with(|claim| claim.source = Some(source));
-    let rows = [
+    let rows = vec![
         (mk_claim(), None),
         (mk_claim(), Some(foreign)),
         (mk_claim().with(|claim| claim.lost = true), ours()),

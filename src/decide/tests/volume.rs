@@ -79,7 +79,7 @@ fn volumes_beneath_the_export_are_reclaimed_where_they_are() {
         ("/", "nas", "/a", "a"),
     ];
     for (export, server, path, expected) in rows {
-        let VolumePlan::Reclaim { at, fate, doubt } = located_at(export, Some((server, path))) else {
+        let VolumePlan::Reclaim { at, fate, doubt, .. } = located_at(export, Some((server, path))) else {
             panic!("{export} {path}")
         };
         assert_eq!((&*at.to_string(), fate, doubt), (expected, Fate::Delete, None), "{export} {path}");
@@ -186,7 +186,8 @@ fn the_class_as_it_is_now_decides_a_volumes_fate_and_doubts_never_destroy() {
         let class = parameters.map(mk_class);
         let found = reclaim(&mk_volume(), class.as_ref(), &scope("/export"));
         let directory = scope("/export").exports.locate("nas", "/export/shop-data-pvc-1").unwrap();
-        let expected = VolumePlan::Reclaim { at: directory, fate: *fate, doubt: doubt.clone() };
+        let retentions = Retentions::default();
+        let expected = VolumePlan::Reclaim { at: directory, fate: *fate, retentions, doubt: doubt.clone() };
         assert_eq!(found, expected, "{parameters:?}");
         let named = match doubt {
             Some(Doubt::NoClass(_)) => r#"StorageClass "nfs""#,
@@ -376,4 +377,108 @@ fn a_volume_that_is_deleted_while_no_claim_has_it_is_let_go() {
             assert_eq!(reclaim(&volume, None, &scope("/export")), not_released, "{volume:?}");
         }
     }
+}
+
+/// Says how long what is left of a directory is kept: what it becomes, in the trash, as an archive, and the doubt.
+fn kept(volume: &Volume, class: Option<&Class>) -> (Fate, Option<String>, Option<String>, Option<String>) {
+    let VolumePlan::Reclaim { fate, retentions, doubt, .. } = reclaim(volume, class, &scope("/export")) else {
+        panic!("{volume:?}")
+    };
+    let trash = retentions.trash.map(|keep| {
+        let least = keep.min_free().map_or_else(String::new, |least| format!(" unless {least}"));
+        format!("{}{least}", keep.retention())
+    });
+    (fate, trash, retentions.archive.map(|retention| retention.to_string()), doubt.map(|doubt| doubt.to_string()))
+}
+
+#[test]
+fn the_class_says_how_long_data_is_kept_and_what_was_recorded_only_once_it_has_gone() {
+    let with = |pairs: &[(&str, &str)]| mk_class(&[&[("onDelete", "delete")], pairs].concat());
+    let (plain, long) = (with(&[]), with(&[("deleteRetention", "30d"), ("archiveRetention", "60d")]));
+    let foreign = long.clone().with(|class| class.provisioner = "other".into());
+    let least = with(&[("deleteRetention", "1h"), ("deleteRetentionMinFree", "10%")]);
+    let recorded = || {
+        mk_volume().with(|volume| {
+            volume.on_delete_of_class = Some(Fate::Delete);
+            volume.retention.delete = Some("7d".into());
+            volume.retention.delete_min_free = Some("1024".into());
+            volume.retention.archive = Some("8d".into());
+        })
+    };
+    let unsure: Change<Volume> = |volume| volume.retention.delete_min_free = Some("much".into());
+    let archive: Change<Volume> = |volume| volume.retention.archive = Some("soon".into());
+    let ordered: Change<Volume> = |volume| volume.on_delete = Some("delete".into());
+    let of_claim: Change<Volume> = |volume| volume.on_delete_of_claim = Some("delete".into());
+    let rows = [
+        (mk_volume(), Some(&plain), None, None),
+        (mk_volume(), Some(&long), Some("30d"), Some("60d")),
+        (mk_volume(), Some(&least), Some("1h unless 10%"), None),
+        // Whoever decided the fate.
+        (mk_volume().with(ordered), Some(&long), Some("30d"), Some("60d")),
+        (mk_volume().with(of_claim), Some(&long), Some("30d"), Some("60d")),
+        (recorded(), Some(&long), Some("30d"), Some("60d")),
+        (recorded(), Some(&plain), None, None),
+        (recorded(), Some(&foreign), Some("7d unless 1024"), Some("8d")),
+        (recorded(), None, Some("7d unless 1024"), Some("8d")),
+        (recorded().with(ordered), None, Some("7d unless 1024"), Some("8d")),
+        // What cannot be read has nothing go earlier.
+        (recorded().with(unsure), None, Some("7d"), Some("8d")),
+        (recorded().with(archive), None, Some("7d unless 1024"), None),
+    ];
+    for (volume, class, trash, archive) in rows {
+        let expected = (Fate::Delete, trash.map(str::to_owned), archive.map(str::to_owned), None);
+        assert_eq!(kept(&volume, class), expected, "{volume:?} {class:?}");
+    }
+}
+
+#[test]
+fn where_it_is_in_doubt_how_long_what_is_deleted_is_kept_it_is_archived_for_ever() {
+    let wrong = [
+        mk_class(&[("onDelete", "delete"), ("deleteRetention", "30"), ("archiveRetention", "1d")]),
+        mk_class(&[("onDelete", "delete"), ("delete-retention", "30d"), ("archiveRetention", "1d")]),
+    ];
+    let ordered: Change<Volume> = |volume| volume.on_delete = Some("delete".into());
+    let of_claim: Change<Volume> = |volume| volume.on_delete_of_claim = Some("delete".into());
+    let none: Change<Volume> = |_| {};
+    for class in &wrong {
+        for change in [none, ordered, of_claim] {
+            let (fate, trash, archive, doubt) = kept(&mk_volume().with(change), Some(class));
+            assert_eq!((fate, trash, archive), (Fate::Archive, None, None), "{class:?}");
+            assert!(doubt.as_ref().is_some_and(|doubt| doubt.contains("deleteRetention")), "{doubt:?}");
+        }
+        // A volume records it, so that it is in doubt when the class has gone as well.
+        let recorded = class.parameters.recorded_retention();
+        let volume = mk_volume().with(of_claim).with(|volume| volume.retention = recorded.clone());
+        let (fate, _, archive, doubt) = kept(&volume, None);
+        assert_eq!((fate, archive), (Fate::Archive, None));
+        assert!(
+            doubt.as_ref().is_some_and(|doubt| doubt.contains("nfs-provisioner/delete-retention is")),
+            "{doubt:?}"
+        );
+    }
+    // Whatever else is in doubt has archives kept as well.
+    let bad = mk_class(&[("onDelete", "keep"), ("archiveRetention", "1d")]);
+    let (fate, _, archive, doubt) = kept(&mk_volume(), Some(&bad));
+    assert_eq!((fate, archive, doubt.is_some()), (Fate::Archive, None, true));
+    // What is retained or archived anyway is.
+    let archive = mk_class(&[("onDelete", "archive"), ("archiveRetention", "1d")]);
+    assert_eq!(kept(&mk_volume(), Some(&archive)), (Fate::Archive, None, Some("1d".into()), None));
+    let retain = mk_class(&[("onDelete", "retain"), ("deleteRetention", "1")]);
+    assert_eq!(kept(&mk_volume(), Some(&retain)).0, Fate::Retain);
+}
+
+#[test]
+fn what_a_volume_records_of_how_long_data_is_kept_is_read_back() {
+    let class =
+        mk_class(&[("deleteRetention", "2w"), ("deleteRetentionMinFree", "1.5Gi"), ("archiveRetention", "90m")]);
+    let (_, object) = provisioned(&mk_claim(), &class, "/export");
+    let annotations = &object["metadata"]["annotations"];
+    assert_eq!(annotations["nfs-provisioner/delete-retention"], "14d");
+    assert_eq!(annotations["nfs-provisioner/delete-retention-min-free"], "1610612736");
+    assert_eq!(annotations["nfs-provisioner/archive-retention"], "90m");
+    let read = Volume::read(&serde_json::from_value(object).unwrap());
+    assert_eq!(read.retention, class.parameters.recorded_retention());
+    let (_, object) = provisioned(&mk_claim(), &mk_class(&[]), "/export");
+    let read = Volume::read(&serde_json::from_value::<PersistentVolume>(object.clone()).unwrap());
+    assert_eq!(read.retention, RecordedRetention::default(), "{object}");
 }

@@ -24,7 +24,9 @@ pub(super) struct ExportMetrics {
     stuck_calls: Gauges,
     trash: Gauges,
     trash_stuck: Gauges,
+    trash_kept: Gauges,
     trash_removed: Family<ExportLabel, Counter<u64, AtomicU64>>,
+    trash_kept_freed: Family<[(&'static str, String); 2], Counter<u64, AtomicU64>>,
 }
 
 impl ExportMetrics {
@@ -45,6 +47,13 @@ impl ExportMetrics {
                 "trash_stuck_entries",
                 "Directories in the trash that could not be removed whole at the last try",
             ),
+            trash_kept: gauges("trash_kept", "Directories in the trash that are kept until later"),
+            trash_kept_freed: register(
+                registry,
+                "trash_kept_freed",
+                "Directories that were kept in the trash and have been removed, when their time had come (due) or \
+                 before it (early)",
+            ),
             trash_removed: register(
                 registry,
                 "trash_removed_files",
@@ -56,7 +65,7 @@ impl ExportMetrics {
     /// Brings the series of this export up to date.
     pub(super) fn update(&self, export: &Export) {
         let usage = export.storage.usage().unwrap_or_default();
-        let Counts { waiting, blocked, removed } = export.backlog.counts();
+        let Counts { waiting, blocked, kept, removed, freed_due, freed_early } = export.backlog.counts();
         let label = export_label(&export.name);
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         for (gauges, value) in [
@@ -68,8 +77,13 @@ impl ExportMetrics {
             (&self.stuck_calls, count(export.storage.stuck_calls())),
             (&self.trash, count(waiting)),
             (&self.trash_stuck, count(blocked)),
+            (&self.trash_kept, count(kept)),
         ] {
             gauges.get_or_create(&label).set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
+        for (when, freed) in [("due", freed_due), ("early", freed_early)] {
+            let labels = [("export", export.name.to_string()), ("when", when.to_owned())];
+            self.trash_kept_freed.get_or_create(&labels).inner().store(freed, Ordering::Relaxed);
         }
         self.trash_removed.get_or_create(&label).inner().store(removed, Ordering::Relaxed);
     }

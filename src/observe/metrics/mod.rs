@@ -64,6 +64,8 @@ pub struct Metrics {
     pub orphans: Family<ExportLabel, Gauge>,
     /// Volumes that are to have notes on the export, and had none at the last look.
     pub notes_missing: Family<ExportLabel, Gauge>,
+    /// Archives that had expired and were put into the trash, by export.
+    pub archives_expired: Family<ExportLabel, Counter>,
     /// Copies that are being made, by export.
     pub copies_running: Family<ExportLabel, Gauge>,
     /// Copies that were made, by result.
@@ -124,6 +126,11 @@ impl Metrics {
             expansions: register(ours, "expansions", "Claims whose volumes were to grow, by result"),
             orphans: register(ours, "orphans", "Directories on the export that belong to no volume"),
             notes_missing: register(ours, "notes_missing", "Volumes that have no note on the export yet"),
+            archives_expired: register(
+                ours,
+                "archives_expired",
+                "Archives that were put into the trash because their time had come",
+            ),
             copies_running: register(ours, "copies_running", "Copies of volumes that are being made, by export"),
             copies: register(ours, "copies", "Copies of volumes that were to be made, by result"),
             copied_files: register(ours, "copied_files", "Files that were copied for claims, by export"),
@@ -156,6 +163,7 @@ impl Metrics {
             let label = export_label(&export.name);
             let _ = (self.orphans.get_or_create(&label), self.copies_running.get_or_create(&label));
             let _ = self.notes_missing.get_or_create(&label);
+            let _ = self.archives_expired.get_or_create(&label);
             let _ = (self.copied_files.get_or_create(&label), self.copied_bytes.get_or_create(&label));
         }
     }

@@ -5,6 +5,7 @@ pub(crate) mod remove_tree;
 pub(crate) mod notes;
 pub(crate) mod create;
 pub(crate) mod archive;
+pub(crate) mod archives;
 pub(crate) mod trash;
 pub(crate) mod bring_back;
 pub(crate) mod complete;

@@ -139,11 +139,11 @@ impl Root {
     /// As [`Root::trash`].
     pub(crate) fn unstage(&self, volume: &str, now: u64) -> Result<Option<TrashName>, StorageError> {
         let place = place_of(volume)?;
-        let trashed = self.trash(&place, volume, now);
+        let trashed = self.trash(&place, volume, now, None);
         match trashed {
             Err(error) if error.problem.is_lack_of_room() => {
                 self.remove_some(volume).doing("remove", &place)?;
-                self.trash(&place, volume, now)
+                self.trash(&place, volume, now, None)
             }
             trashed => trashed,
         }

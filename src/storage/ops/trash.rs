@@ -15,7 +15,9 @@ use crate::storage::entry::Access;
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
 use crate::storage::ops::remove_tree::{self, Removed};
 use crate::storage::root::{Check, LISTED, OWN_MODE, Root, make_usable, open_private};
+use crate::values::headroom::FsUsage;
 use crate::values::path::RelPath;
+use crate::values::retention::Keep;
 
 /// How many names are tried for an entry of the trash before giving up.
 const NAMES_MAX: u64 = 1000;
@@ -23,11 +25,16 @@ const NAMES_MAX: u64 = 1000;
 /// How many entries of the export's root are looked at for those of the trash, at the most.
 const LOOKED_AT: usize = 100_000;
 
+/// How many of the entries that go before their time a listing brings, at the most.
+const EARLY_MAX: usize = 64;
+
 /// What lies in the trash.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trashed {
     /// What is to be removed.
     pub names: Vec<TrashName>,
+    /// What is kept until later.
+    pub kept: Kept,
     /// How many entries have names that are none of ours, and one of those names. They are nobody's to remove.
     pub foreign: Option<(usize, String)>,
     /// The directories of the trash that could not be looked into because they are another user's, and nothing else.
@@ -37,17 +44,109 @@ pub struct Trashed {
     pub unlisted: Vec<StorageError>,
 }
 
-impl Trashed {
-    fn add(&mut self, name: &CStr, place: TrashPlace) {
+/// What lies in the trash and is kept until later. However much that is, this takes little memory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// How many entries are kept. Where there is more to be removed than was to be listed, there may be others.
+    pub count: usize,
+    /// How many of them never go before their time, however full the export is.
+    pub firm: usize,
+    /// The oldest of those that go before their time now because the export is so full, the oldest first.
+    pub early: Vec<TrashName>,
+    /// When the next entry is to be removed, in seconds since 1970.
+    pub next: Option<u64>,
+    /// How full the export is, if anything is kept and the file system tells.
+    pub usage: Option<FsUsage>,
+}
+
+impl Kept {
+    fn add(&mut self, name: TrashName) {
+        self.count += 1;
+        self.firm += usize::from(name.keep().is_none_or(|keep| keep.min_free().is_none()));
+        self.next = self.next.into_iter().chain(name.kept_until()).min();
+        let gives_way = |usage: &FsUsage| name.keep().is_some_and(|keep| keep.gives_way(usage));
+        if !self.usage.as_ref().is_some_and(gives_way) {
+            return;
+        }
+        let place = self.early.partition_point(|other| other.at() <= name.at());
+        if place < EARLY_MAX {
+            self.early.insert(place, name);
+            self.early.truncate(EARLY_MAX);
+        }
+    }
+}
+
+/// A look at what lies in the trash.
+struct Look<'a> {
+    root: &'a Root,
+    now: u64,
+    limit: usize,
+    found: Trashed,
+}
+
+impl Look<'_> {
+    /// Takes note of an entry of a directory of the trash, and tells whether to go on.
+    fn add(&mut self, name: &CStr, place: TrashPlace) -> bool {
         if let Some(ours) = name.to_str().ok().and_then(|name| name.parse::<TrashName>().ok()) {
-            self.names.push(ours.found_in(place));
-            return;
+            return self.add_ours(ours.found_in(place));
         }
-        if name.to_bytes() == TRASH_TRIED.as_bytes() {
-            return;
+        if name.to_bytes() != TRASH_TRIED.as_bytes() {
+            let (count, _) = self.found.foreign.get_or_insert_with(|| (0, name.to_string_lossy().into_owned()));
+            *count += 1;
         }
-        let (count, _) = self.foreign.get_or_insert_with(|| (0, name.to_string_lossy().into_owned()));
-        *count += 1;
+        !self.is_full()
+    }
+
+    fn add_ours(&mut self, name: TrashName) -> bool {
+        let kept = &mut self.found.kept;
+        if name.is_due(self.now) {
+            self.found.names.push(name);
+        } else {
+            if kept.count == 0 {
+                // Who cannot tell how full it is has nothing go before its time.
+                kept.usage = self.root.usage().ok();
+            }
+            kept.add(name);
+        }
+        !self.is_full()
+    }
+
+    fn at_directories(&mut self) -> Result<(), StorageError> {
+        for number in 1..=NUMBERED_MAX {
+            let place = TrashPlace::Directory(number);
+            let listed = match self.root.open_trash(number) {
+                Ok(None) => continue,
+                Ok(Some(trash)) => each_entry(&trash, usize::MAX, |entry| self.add(entry, place))
+                    .doing("list", numbered(TRASH, number)),
+                Err(problem) => Err(problem).doing("open", numbered(TRASH, number)),
+            };
+            match listed {
+                Ok(()) => {}
+                Err(error) if error.problem.is_denial() => self.found.closed.push(error),
+                Err(error) if number > 1 => self.found.unlisted.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what lies at the export's root, which may be long, and tells whether there is any, or may be.
+    fn at_root(&mut self) -> bool {
+        let mut is_any = false;
+        let listed = each_entry(&self.root.dir, LOOKED_AT, |entry| {
+            let Some(name) = entry.to_str().ok().and_then(TrashName::at_root) else { return !self.is_full() };
+            is_any = true;
+            self.add_ours(name)
+        });
+        let is_listed = listed.is_ok();
+        // Who may make directories there may not list it: that must not keep the others from being emptied.
+        self.found.unlisted.extend(listed.doing("list", ".").err());
+        !is_listed || is_any || self.is_full()
+    }
+
+    /// Tells whether as much was found as is to be listed. What is kept does not count: it must not hide what is due.
+    fn is_full(&self) -> bool {
+        self.found.names.len() >= self.limit
     }
 }
 
@@ -88,7 +187,8 @@ impl Root {
     }
 
     /// Renames a volume's directory into the trash, and returns its name there; `None` if there is no directory.
-    /// `volume` is the volume's name, `now` the time in seconds since 1970.
+    /// `volume` is the volume's name, `now` the time in seconds since 1970. What it is to be kept for is part of its
+    /// name, in which the first version that had a trash sees nothing that it may remove.
     ///
     /// Where there is no room in the trash, it becomes an entry of it at the export's root: others who have that
     /// mounted may then reach it until it is reaped, as they could before.
@@ -99,8 +199,14 @@ impl Root {
     /// # Errors
     /// If a component is a link or no directory, the trash is not ours, or the file system refuses; `EXDEV` where it
     /// cannot rename there, as with one quota for each directory. The directory is then where it was.
-    pub fn trash(&self, directory: &RelPath, volume: &str, now: u64) -> Result<Option<TrashName>, StorageError> {
-        self.trash_if(&|| Ok(()), directory, volume, now)
+    pub fn trash(
+        &self,
+        directory: &RelPath,
+        volume: &str,
+        now: u64,
+        keep: Option<&Keep>,
+    ) -> Result<Option<TrashName>, StorageError> {
+        self.trash_if(&|| Ok(()), directory, volume, now, keep)
     }
 
     /// Puts a volume's directory into the trash as [`Root::trash`] does, if `check` allows it right before the rename.
@@ -110,6 +216,7 @@ impl Root {
         directory: &RelPath,
         volume: &str,
         now: u64,
+        keep: Option<&Keep>,
     ) -> Result<Option<TrashName>, StorageError> {
         if directory.names().next().is_some_and(|first| classify(first.as_str()) == RootEntry::Trash) {
             return Err(Problem::Reserved).doing("trash", directory);
@@ -117,7 +224,7 @@ impl Root {
         let Some(parent) = self.parent(directory)? else {
             return Ok(None);
         };
-        let named = |place| move |at| TrashName::new_in(place, at, volume, directory);
+        let named = |place| move |at| TrashName::new_in(place, at, keep, volume, directory);
         let mut after = 0;
         let trashed = loop {
             let (number, trash) = match make_usable(&self.dir, TRASH, after) {
@@ -146,60 +253,30 @@ impl Root {
         }
     }
 
-    /// Lists what lies in the trash, up to `limit` entries of ours, in no order. Where there is no trash, nothing
-    /// does.
+    /// Lists what lies in the trash, up to `limit` entries that are to be removed by the time `now`, in seconds since
+    /// 1970, in no order. Where there is no trash, nothing does.
     ///
     /// # Errors
     /// If the trash is no directory, or cannot be read.
-    pub fn trashed(&self, limit: usize) -> Result<Trashed, StorageError> {
-        self.trashed_if(&AtomicBool::new(true), limit)
+    pub fn trashed(&self, limit: usize, now: u64) -> Result<Trashed, StorageError> {
+        self.trashed_if(&AtomicBool::new(true), limit, now)
     }
 
     /// Lists what lies in the trash, as [`Root::trashed`] does; at the export's root only if something may lie there,
     /// which this call notes anew.
-    pub(crate) fn trashed_if(&self, at_root: &AtomicBool, limit: usize) -> Result<Trashed, StorageError> {
-        let mut found = self.trashed_in_directories(limit)?;
+    pub(crate) fn trashed_if(
+        &self,
+        at_root: &AtomicBool,
+        limit: usize,
+        now: u64,
+    ) -> Result<Trashed, StorageError> {
+        let mut look = Look { root: self, now, limit, found: Trashed::default() };
+        look.at_directories()?;
         // Before the look, for who puts something there meanwhile.
-        if at_root.swap(false, Ordering::Relaxed) && self.add_trashed_at_root(&mut found, limit) {
+        if at_root.swap(false, Ordering::Relaxed) && look.at_root() {
             at_root.store(true, Ordering::Relaxed);
         }
-        Ok(found)
-    }
-
-    fn trashed_in_directories(&self, limit: usize) -> Result<Trashed, StorageError> {
-        let mut found = Trashed::default();
-        for number in 1..=NUMBERED_MAX {
-            let place = TrashPlace::Directory(number);
-            let listed = match self.open_trash(number) {
-                Ok(None) => continue,
-                Ok(Some(trash)) => each_entry(&trash, usize::MAX, |entry| {
-                    found.add(entry, place);
-                    found.names.len() < limit
-                })
-                .doing("list", numbered(TRASH, number)),
-                Err(problem) => Err(problem).doing("open", numbered(TRASH, number)),
-            };
-            match listed {
-                Ok(()) => {}
-                Err(error) if error.problem.is_denial() => found.closed.push(error),
-                Err(error) if number > 1 => found.unlisted.push(error),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(found)
-    }
-
-    /// Adds what lies at the export's root, which may be long, and tells whether there is any, or may be.
-    fn add_trashed_at_root(&self, found: &mut Trashed, limit: usize) -> bool {
-        let before = found.names.len();
-        let listed = each_entry(&self.dir, LOOKED_AT, |entry| {
-            found.names.extend(entry.to_str().ok().and_then(TrashName::at_root));
-            found.names.len() < limit
-        });
-        let is_listed = listed.is_ok();
-        // Who may make directories there may not list it: that must not keep the others from being emptied.
-        found.unlisted.extend(listed.doing("list", ".").err());
-        !is_listed || found.names.len() > before || found.names.len() >= limit
+        Ok(look.found)
     }
 
     /// Removes an entry of the trash and all that is in it, as far as it can be removed, with up to `workers`
