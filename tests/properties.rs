@@ -371,14 +371,14 @@ fn value() -> impl Strategy<Value = String> {
     let known = select(
         &[
             "", "delete", "retain", "archive", "Delete", " delete", "true", "false", "0", "1", "t", "f", "F",
-            "FALSE", "False", "no", "off", "false ",
+            "FALSE", "False", "no", "off", "false ", "30d", "1s", "0d", "30", "99999w",
         ][..],
     );
     prop_oneof![4 => known.prop_map(str::to_owned), 1 => text()]
 }
 
 fn parameters() -> impl Strategy<Value = BTreeMap<String, String>> {
-    let near = ["ondelete", "onDelet", "OnDelete", "archiveondelete", "archiveOnDelete ", ""];
+    let near = ["ondelete", "onDelet", "OnDelete", "archiveondelete", "archiveOnDelete ", "deleteretention", ""];
     let key = select([&parameter::ALL[..], &near[..]].concat()).prop_map(str::to_owned);
     btree_map(prop_oneof![8 => key, 1 => text()], value(), 0..6)
 }
@@ -388,8 +388,8 @@ fn may_delete(parameters: &BTreeMap<String, String>) -> bool {
     let get = |key: &str| parameters.get(key).map_or("", String::as_str);
     let plain = |key: &str| key.to_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "");
     let is_misspelled = |key: &String| {
-        !["onDelete", "archiveOnDelete"].contains(&key.as_str())
-            && ["ondelete", "archiveondelete"].contains(&&*plain(key))
+        !["onDelete", "archiveOnDelete", "deleteRetention"].contains(&key.as_str())
+            && ["ondelete", "archiveondelete", "deleteretention"].contains(&&*plain(key))
     };
     let archive = match get("archiveOnDelete") {
         "" | "1" | "t" | "T" | "TRUE" | "true" | "True" => true,
@@ -398,7 +398,19 @@ fn may_delete(parameters: &BTreeMap<String, String>) -> bool {
     };
     let on_delete = get("onDelete");
     let delete = if on_delete.is_empty() { !archive } else { says_delete(on_delete) };
-    delete && !parameters.keys().any(is_misspelled)
+    delete && !parameters.keys().any(is_misspelled) && says_how_long(get("deleteRetention"))
+}
+
+/// Whether a value of `deleteRetention` is none, or says for how long what is deleted is kept.
+fn says_how_long(value: &str) -> bool {
+    let unit = |text: &str| {
+        let units = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400), ("w", 604_800)];
+        units.into_iter().find(|(unit, _)| *unit == text).map(|(_, seconds)| seconds)
+    };
+    let Some((end, _)) = value.char_indices().next_back() else { return true };
+    let (number, seconds) = (&value[..end], unit(&value[end..]).unwrap_or(0));
+    let number = if number.starts_with('+') { None } else { number.parse::<u64>().ok() };
+    number.and_then(|number| number.checked_mul(seconds)).is_some_and(|of| (1..=36_500 * 86_400).contains(&of))
 }
 
 /// Whether a value of `onDelete` can only be read as this.
