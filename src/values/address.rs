@@ -58,8 +58,9 @@ impl ExportAddress {
     /// # Errors
     /// Returns what is wrong with it, in words for who has typed it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let (server, path) =
-            text.split_once(":/").ok_or_else(|| format!("must be SERVER:PATH with an absolute path, not {text:?}"))?;
+        let (server, path) = text
+            .split_once(":/")
+            .ok_or_else(|| format!("must be SERVER:PATH with an absolute path, not {text:?}"))?;
         let server = Self::server(server).map_err(|words| format!("the server {words}"))?;
         let path = Self::path(&format!("/{path}")).map_err(|words| format!("the path {words}"))?;
         Ok(Self::new(server, path))

@@ -43,6 +43,7 @@ mod provision;
 mod proxy;
 mod reclaim;
 mod refuse;
+mod rehome;
 mod requests;
 mod rights;
 mod room;

@@ -254,7 +254,8 @@ impl Keeper {
         let mut annotations = annotations.unwrap_or_default();
         annotations.insert(annotation::REHOMED_BY.to_owned(), self.volume.name.to_string());
         let annotations = Some(annotations);
-        let metadata = ObjectMeta { name, labels, annotations, finalizers, owner_references, ..ObjectMeta::default() };
+        let metadata =
+            ObjectMeta { name, labels, annotations, finalizers, owner_references, ..ObjectMeta::default() };
         let mut data = json!({"spec": self.old.data["spec"]});
         data["spec"]["nfs"]["server"] = (&*self.to.server).into();
         data["spec"]["nfs"]["path"] = (&*self.to.path).into();
@@ -276,7 +277,8 @@ fn policy(object: &Object) -> &str {
 /// Returns a volume without what the API server keeps for itself and what changes by itself.
 fn record(object: &Object) -> Object {
     let ObjectMeta { name, uid, labels, annotations, finalizers, owner_references, .. } = object.metadata.clone();
-    let metadata = ObjectMeta { name, uid, labels, annotations, finalizers, owner_references, ..ObjectMeta::default() };
+    let metadata =
+        ObjectMeta { name, uid, labels, annotations, finalizers, owner_references, ..ObjectMeta::default() };
     Object { types: Some(kind()), metadata, data: json!({"spec": object.data["spec"]}) }
 }
 
@@ -422,13 +424,23 @@ mod tests {
             ("it is to be kept by now", false, Some(object(retain)), Ok(Step::Record)),
             ("it has the mark", false, Some(object(marked)), Ok(Step::Record)),
             ("its policy was set again", true, Some(both(marked, delete)), Ok(Step::Mark)),
-            ("also while it is deleted", true, Some(both(|o| both_of(o, marked, deleting), delete)), Ok(Step::Mark)),
+            (
+                "also while it is deleted",
+                true,
+                Some(both(|o| both_of(o, marked, deleting), delete)),
+                Ok(Step::Mark),
+            ),
             ("it is recorded", true, Some(object(marked)), Ok(Step::Delete)),
             ("a leader takes its finalizer off", true, Some(both(marked, unprotected)), Ok(Step::Delete)),
             ("it has grown since", true, Some(both(marked, grown)), Ok(Step::Record)),
             ("whose finalizer?", true, Some(both(marked, odd)), Err("example.com/backup")),
             ("it is deleted", true, Some(both(marked, deleting)), Ok(Step::Strip)),
-            ("it grows at the last moment", true, Some(both(|o| both_of(o, marked, deleting), grown)), Ok(Step::Record)),
+            (
+                "it grows at the last moment",
+                true,
+                Some(both(|o| both_of(o, marked, deleting), grown)),
+                Ok(Step::Record),
+            ),
             ("it is gone", true, None, Ok(Step::Create)),
             ("it is there anew", true, Some(both(marked, new)), Ok(Step::Restore)),
             ("all is done", true, Some(object(new)), Ok(Step::Forget)),

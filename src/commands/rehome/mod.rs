@@ -177,11 +177,15 @@ impl Work {
     fn print(&self, wish: &Wish) -> String {
         let Wish { request, provisioner, .. } = wish;
         if self.is_empty() {
-            return format!("No volume of the provisioner {provisioner} lies at {} or beneath it.\n", request.from);
+            return format!(
+                "No volume of the provisioner {provisioner} lies at {} or beneath it.\n",
+                request.from
+            );
         }
         let note = |obstacle: &Option<Obstacle>| obstacle.as_ref().map(ToString::to_string);
         let begun = self.begun.iter().filter_map(|Begun { keeper, obstacle }| {
-            let note = note(obstacle).unwrap_or_else(|| "nothing: it was begun before, and is finished".to_owned());
+            let note =
+                note(obstacle).unwrap_or_else(|| "nothing: it was begun before, and is finished".to_owned());
             Some(Line::new(&volume_of(&keeper.old).ok()?, Some(&keeper.to), &note))
         });
         let moves = self.moves.iter().map(|Move { volume, to, obstacle }| {
@@ -193,7 +197,9 @@ impl Work {
         let go = lines.len() - stay;
         let end = match request.yes {
             true => format!("{go} volumes are made anew, {stay} stay as they are."),
-            false => format!("{go} volumes would be made anew, {stay} would stay. Nothing was done: --yes does it."),
+            false => {
+                format!("{go} volumes would be made anew, {stay} would stay. Nothing was done: --yes does it.")
+            }
         };
         format!("{}{end}\n", table(&lines))
     }

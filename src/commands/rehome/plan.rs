@@ -350,7 +350,8 @@ mod tests {
         ];
         let mut request = request("nas:/export", "nas2:/new");
         let deleting = "deleting! it is being deleted";
-        let finalizer = "finalizer! whoever set its finalizer \"x.com/backup\" may act on a deletion: take it off first";
+        let finalizer =
+            "finalizer! whoever set its finalizer \"x.com/backup\" may act on a deletion: take it off first";
         let path = "path! its path contains a '..' component";
         let taken = "taken! the volume there is there already: delete the one that is wrong";
         let expected = [
