@@ -33,8 +33,14 @@ const NO_UID: &str = "rehome-keeper";
 /// A class that does not exist: names under `.invalid` belong to nobody.
 const NO_CLASS: &str = "rehome.invalid";
 
-/// The field of a volume's reclaim policy.
-pub(super) const POLICY: &str = "persistentVolumeReclaimPolicy";
+/// The fields that are read or written here.
+const SPEC: &str = "/spec";
+const POLICY: &str = "/spec/persistentVolumeReclaimPolicy";
+const SERVER: &str = "/spec/nfs/server";
+const PATH: &str = "/spec/nfs/path";
+const CLAIM_NAMESPACE: &str = "/spec/claimRef/namespace";
+const CLAIM_NAME: &str = "/spec/claimRef/name";
+const CLAIM_UID: &str = "/spec/claimRef/uid";
 
 /// The finalizer that Kubernetes puts on each volume, and takes off once no claim has it.
 const PV_PROTECTION: &str = "kubernetes.io/pv-protection";
@@ -123,6 +129,19 @@ pub(super) fn keeper_name(volume: &str) -> String {
 pub(super) fn volume_of(object: &Object) -> Result<Volume, serde_json::Error> {
     let whole: PersistentVolume = serde_json::from_value(serde_json::to_value(object)?)?;
     Ok(Volume::read(&whole))
+}
+
+/// Returns a field of a volume, as a JSON pointer names it; null if there is none.
+fn field<'a>(object: &'a Object, pointer: &str) -> &'a Value {
+    object.data.pointer(pointer).unwrap_or(&Value::Null)
+}
+
+/// Sets a field of a volume, if there is what it belongs to.
+fn set(object: &mut Object, pointer: &str, text: &str) {
+    let Some((above, key)) = pointer.rsplit_once('/') else { return };
+    if let Some(Value::Object(fields)) = object.data.pointer_mut(above) {
+        fields.insert(key.to_owned(), text.into());
+    }
 }
 
 fn annotation_of<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
@@ -215,22 +234,23 @@ impl Keeper {
 
     /// Tells whether this is the new volume, be it with the mark or finished.
     fn is_new(&self, now: &Object) -> bool {
-        let (claim, old_claim) = (&now.data["spec"]["claimRef"], &self.old.data["spec"]["claimRef"]);
         // One that names no claim may have got any by now.
-        let is_same = |key: &str| old_claim[key].is_null() || claim[key] == old_claim[key];
+        let is_same = |key: &str| {
+            let old = field(&self.old, key);
+            old.is_null() || field(now, key) == old
+        };
         let Ok(Volume { source: Some(source), .. }) = volume_of(now) else { return false };
-        source == self.to && ["namespace", "name", "uid"].into_iter().all(is_same)
+        source == self.to && [CLAIM_NAMESPACE, CLAIM_NAME, CLAIM_UID].into_iter().all(is_same)
     }
 
     fn taken(&self, now: &Object) -> String {
         let keeper = &self.volume.name;
-        let nfs = &now.data["spec"]["nfs"];
-        let at = |key: &str| nfs[key].as_str().unwrap_or("?").to_owned();
+        let at = |key: &str| field(now, key).as_str().unwrap_or("?").to_owned();
         format!(
             "somebody has made another volume of this name, at {}:{}, while it was away. If that one is right, delete \
              the volume {keeper}; if not, delete that one, and run this again",
-            at("server"),
-            at("path")
+            at(SERVER),
+            at(PATH)
         )
     }
 
@@ -243,7 +263,7 @@ impl Keeper {
             && annotations.remove(annotation::REHOMED_BY).is_some()
         {
             recorded.metadata.finalizers.clone_from(&self.old.metadata.finalizers);
-            recorded.data["spec"][POLICY] = policy(&self.old).into();
+            set(&mut recorded, POLICY, policy(&self.old));
         }
         recorded
     }
@@ -256,11 +276,11 @@ impl Keeper {
         let annotations = Some(annotations);
         let metadata =
             ObjectMeta { name, labels, annotations, finalizers, owner_references, ..ObjectMeta::default() };
-        let mut data = json!({"spec": self.old.data["spec"]});
-        data["spec"]["nfs"]["server"] = (&*self.to.server).into();
-        data["spec"]["nfs"]["path"] = (&*self.to.path).into();
-        data["spec"][POLICY] = ReclaimPolicy::Retain.as_str().into();
-        Object { types: Some(kind()), metadata, data }
+        let mut new = Object { types: Some(kind()), metadata, data: json!({"spec": field(&self.old, SPEC)}) };
+        set(&mut new, SERVER, &self.to.server);
+        set(&mut new, PATH, &self.to.path);
+        set(&mut new, POLICY, ReclaimPolicy::Retain.as_str());
+        new
     }
 
     /// Returns the policy that the new volume gets in the end.
@@ -271,7 +291,7 @@ impl Keeper {
 
 /// Returns a volume's reclaim policy; Kubernetes' default for volumes that are made by hand is Retain.
 fn policy(object: &Object) -> &str {
-    object.data["spec"][POLICY].as_str().unwrap_or(ReclaimPolicy::Retain.as_str())
+    field(object, POLICY).as_str().unwrap_or(ReclaimPolicy::Retain.as_str())
 }
 
 /// Returns a volume without what the API server keeps for itself and what changes by itself.
@@ -279,11 +299,11 @@ fn record(object: &Object) -> Object {
     let ObjectMeta { name, uid, labels, annotations, finalizers, owner_references, .. } = object.metadata.clone();
     let metadata =
         ObjectMeta { name, uid, labels, annotations, finalizers, owner_references, ..ObjectMeta::default() };
-    Object { types: Some(kind()), metadata, data: json!({"spec": object.data["spec"]}) }
+    Object { types: Some(kind()), metadata, data: json!({"spec": field(object, SPEC)}) }
 }
 
 fn manifest(object: &Object) -> Value {
-    json!({"metadata": object.metadata, "spec": object.data["spec"]})
+    json!({"metadata": object.metadata, "spec": field(object, SPEC)})
 }
 
 /// The objects of a list do not say what they are.
@@ -300,30 +320,28 @@ pub(super) fn manifest_text(recorded: &Object) -> String {
 pub(super) fn new_keeper(old: &Object, to: &NfsSource) -> Object {
     let name = old.metadata.name.as_deref().unwrap_or_default();
     let target = Target { server: to.server.clone(), path: to.path.clone() };
-    let mut annotations = json!({
-        annotation::REHOME_OF: manifest_text(&record(old)),
-        annotation::REHOME_TO: json!(target).to_string(),
-    });
-    if let Some(gid) = annotation_of(&old.metadata, annotation::GID) {
-        annotations[annotation::GID] = gid.into();
-    }
-    let claim = &old.data["spec"]["claimRef"];
-    let or_none = |text: &Value| if text.is_string() { text.clone() } else { "none".into() };
+    let annotations = [
+        (annotation::REHOME_OF, Some(manifest_text(&record(old)))),
+        (annotation::REHOME_TO, Some(json!(target).to_string())),
+        (annotation::GID, annotation_of(&old.metadata, annotation::GID).map(ToOwned::to_owned)),
+    ];
+    let annotations = annotations.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    let or_none = |key| field(old, key).as_str().unwrap_or("none");
     let spec = json!({
         "accessModes": ["ReadOnlyMany"],
         // It takes no room from others.
         "capacity": {"storage": "1"},
         "claimRef": {
             "apiVersion": "v1", "kind": "PersistentVolumeClaim",
-            "namespace": or_none(&claim["namespace"]), "name": or_none(&claim["name"]), "uid": NO_UID,
+            "namespace": or_none(CLAIM_NAMESPACE), "name": or_none(CLAIM_NAME), "uid": NO_UID,
         },
-        "nfs": {"server": old.data["spec"]["nfs"]["server"], "path": old.data["spec"]["nfs"]["path"]},
-        POLICY: ReclaimPolicy::Retain.as_str(),
+        "nfs": {"server": field(old, SERVER), "path": field(old, PATH)},
+        "persistentVolumeReclaimPolicy": ReclaimPolicy::Retain.as_str(),
         "storageClassName": NO_CLASS,
     });
     let metadata = ObjectMeta {
         name: Some(keeper_name(name)),
-        annotations: serde_json::from_value(annotations).ok(),
+        annotations: Some(annotations.collect()),
         ..ObjectMeta::default()
     };
     Object { types: Some(kind()), metadata, data: json!({"spec": spec}) }
@@ -381,7 +399,7 @@ mod tests {
 
     fn marked(object: &mut Value) {
         object["metadata"]["annotations"][annotation::REHOMED_BY] = KEEPER.into();
-        object["spec"][POLICY] = "Retain".into();
+        object["spec"]["persistentVolumeReclaimPolicy"] = "Retain".into();
     }
 
     fn deleting(object: &mut Value) {
@@ -412,8 +430,8 @@ mod tests {
         let grown: fn(&mut Value) = |object| object["spec"]["capacity"]["storage"] = "2Mi".into();
         let unprotected: fn(&mut Value) = |object| object["metadata"]["finalizers"] = json!([PV_PROTECTION]);
         let odd: fn(&mut Value) = |object| object["metadata"]["finalizers"] = json!(["example.com/backup"]);
-        let delete: fn(&mut Value) = |object| object["spec"][POLICY] = "Delete".into();
-        let retain: fn(&mut Value) = |object| object["spec"][POLICY] = "Retain".into();
+        let delete: fn(&mut Value) = |object| object["spec"]["persistentVolumeReclaimPolicy"] = "Delete".into();
+        let retain: fn(&mut Value) = |object| object["spec"]["persistentVolumeReclaimPolicy"] = "Retain".into();
         let elsewhere: fn(&mut Value) = |object| object["metadata"]["uid"] = "u-3".into();
         let other_claim: fn(&mut Value) = |object| object["spec"]["claimRef"]["uid"] = "2".into();
         let rows = [

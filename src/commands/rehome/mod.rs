@@ -102,7 +102,7 @@ async fn read(volumes: &Volumes, wish: &Wish) -> Result<Work> {
     let (mut seen, mut keepers) = (BTreeMap::new(), Vec::new());
     for each in all {
         match each {
-            Sorted::Volume(volume) => drop(seen.insert(volume.volume.name.clone(), volume)),
+            Sorted::Volume(volume) => drop(seen.insert(volume.volume.name.clone(), *volume)),
             Sorted::Keeper(keeper) if keeper.is_of(provisioner) => keepers.push(keeper),
             Sorted::Keeper(_) | Sorted::Gone => {}
         }
@@ -134,7 +134,7 @@ async fn read(volumes: &Volumes, wish: &Wish) -> Result<Work> {
 
 /// What a volume is to this command.
 enum Sorted {
-    Volume(Seen),
+    Volume(Box<Seen>),
     Keeper(Box<Keeper>),
     /// A keeper that is being deleted, or something that cannot be read.
     Gone,
@@ -145,7 +145,7 @@ fn sorted(object: &Object) -> Sorted {
     if !is_keeper(object) {
         let other_finalizer = other_finalizer(&object.metadata).map(Into::into);
         return match volume_of(object) {
-            Ok(volume) => Sorted::Volume(Seen { volume, other_finalizer }),
+            Ok(volume) => Sorted::Volume(Box::new(Seen { volume, other_finalizer })),
             Err(error) => {
                 warn!(volume = name, %error, "the volume cannot be read, and is left alone");
                 Sorted::Gone
@@ -195,11 +195,10 @@ impl Work {
         let obstacles = self.moves.iter().map(|each| &each.obstacle);
         let stay = obstacles.chain(self.begun.iter().map(|begun| &begun.obstacle)).flatten().count();
         let go = lines.len() - stay;
-        let end = match request.yes {
-            true => format!("{go} volumes are made anew, {stay} stay as they are."),
-            false => {
-                format!("{go} volumes would be made anew, {stay} would stay. Nothing was done: --yes does it.")
-            }
+        let end = if request.yes {
+            format!("{go} volumes are made anew, {stay} stay as they are.")
+        } else {
+            format!("{go} volumes would be made anew, {stay} would stay. Nothing was done: --yes does it.")
         };
         format!("{}{end}\n", table(&lines))
     }

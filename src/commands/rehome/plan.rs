@@ -193,7 +193,7 @@ fn leave_together(moves: &mut [Move], staying: &[&Volume], request: &Rehome) {
         for each in moves.iter_mut().filter(|each| each.obstacle.is_none()) {
             let at = directory(&each.volume, &request.from).unwrap_or_default();
             if let Some(other) = sharing(&at, &staying) {
-                each.obstacle = Some(Obstacle::Shares(other.clone()));
+                each.obstacle = Some(Obstacle::Shares(other.into()));
                 is_done = false;
             }
         }
@@ -204,10 +204,10 @@ fn leave_together(moves: &mut [Move], staying: &[&Volume], request: &Rehome) {
 }
 
 /// Finds a volume at, above or beneath a directory.
-fn sharing<'a>(at: &[String], staying: &'a BTreeMap<Vec<String>, Box<str>>) -> Option<&'a Box<str>> {
+fn sharing<'a>(at: &[String], staying: &'a BTreeMap<Vec<String>, Box<str>>) -> Option<&'a str> {
     let mut above = (0..=at.len()).filter_map(|depth| staying.get(at.get(..depth)?));
     let beneath = || staying.range(at.to_vec()..).next().filter(|(other, _)| other.starts_with(at));
-    above.next().or_else(|| beneath().map(|(_, name)| name))
+    above.next().or_else(|| beneath().map(|(_, name)| name)).map(|name| &**name)
 }
 
 /// A line of the plan.

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::cluster::api::{ApiError, Cluster, answered};
 use crate::commands::rehome::keeper::{
-    Keeper, Object, POLICY, Stage, Step, is_settled, manifest_text, new_keeper, volume_of,
+    Keeper, Object, Stage, Step, is_settled, manifest_text, new_keeper, volume_of,
 };
 use crate::commands::rehome::plan::User;
 use crate::model::volume::{NfsSource, ReclaimPolicy, Volume, annotation};
@@ -153,37 +153,42 @@ impl Volumes {
             (Step::Forget | Step::Abandon, _) => self.delete(&found.metadata).await,
             (Step::Mark, Some(now)) => {
                 let mark = json!({annotation::REHOMED_BY: keeper.volume.name.as_str()});
-                let spec = json!({POLICY: ReclaimPolicy::Retain.as_str()});
-                self.patch(&now.metadata, json!({"annotations": mark}), Some(spec)).await
+                self.patch(&now.metadata, &mark, Some(ReclaimPolicy::Retain.as_str())).await
             }
             (Step::Record, Some(now)) => {
-                let recorded = keeper.recorded(now);
-                let mut annotations = json!({annotation::REHOME_OF: manifest_text(&recorded)});
-                if keeper.is_safe(now) {
-                    annotations[annotation::REHOME_READY] = "true".into();
-                }
-                self.patch(&found.metadata, json!({"annotations": annotations}), None).await
+                let is_ready = keeper.is_safe(now).then_some("true");
+                let recorded = manifest_text(&keeper.recorded(now));
+                let record = json!({annotation::REHOME_OF: recorded, annotation::REHOME_READY: is_ready});
+                self.patch(&found.metadata, &record, None).await
             }
             (Step::Delete, Some(now)) => self.delete(&now.metadata).await,
-            (Step::Strip, Some(now)) => self.patch(&now.metadata, json!({"finalizers": null}), None).await,
+            (Step::Strip, Some(now)) => self.strip(&now.metadata).await,
             (Step::Restore, Some(now)) => {
-                let spec = json!({POLICY: keeper.policy()});
-                let metadata = json!({"annotations": {annotation::REHOMED_BY: null}});
-                self.patch(&now.metadata, metadata, Some(spec)).await
+                self.patch(&now.metadata, &json!({annotation::REHOMED_BY: null}), Some(keeper.policy())).await
             }
             (Step::Mark | Step::Record | Step::Delete | Step::Strip | Step::Restore, None) => Ok(()),
         }
     }
 
-    /// Patches a volume as it was read.
-    async fn patch(&self, read: &ObjectMeta, mut metadata: Value, spec: Option<Value>) -> Result<(), ApiError> {
-        metadata["uid"] = json!(read.uid);
-        metadata["resourceVersion"] = json!(read.resource_version);
-        let mut patch = json!({"metadata": metadata});
-        if let Some(spec) = spec {
-            patch["spec"] = spec;
-        }
-        let name = read.name.as_deref().unwrap_or_default();
+    /// Sets annotations, and the policy if there is one to set, of a volume as it was read.
+    async fn patch(&self, read: &ObjectMeta, annotations: &Value, policy: Option<&str>) -> Result<(), ApiError> {
+        let metadata =
+            json!({"annotations": annotations, "uid": read.uid, "resourceVersion": read.resource_version});
+        let patch = match policy {
+            Some(policy) => json!({"metadata": metadata, "spec": {"persistentVolumeReclaimPolicy": policy}}),
+            None => json!({"metadata": metadata}),
+        };
+        self.send(read, patch).await
+    }
+
+    /// Takes all finalizers off a volume as it was read.
+    async fn strip(&self, read: &ObjectMeta) -> Result<(), ApiError> {
+        let metadata = json!({"finalizers": null, "uid": read.uid, "resourceVersion": read.resource_version});
+        self.send(read, json!({"metadata": metadata})).await
+    }
+
+    async fn send(&self, to: &ObjectMeta, patch: Value) -> Result<(), ApiError> {
+        let name = to.name.as_deref().unwrap_or_default();
         answered(self.api.patch(name, &PatchParams::default(), &Patch::Merge(patch))).await.map(drop)
     }
 
