@@ -411,6 +411,27 @@ async fn a_claim_that_goes_while_its_volume_is_away_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn a_lost_claim_is_bound_again_before_the_run_ends() {
+    let space = space_with_pods().await;
+    let dir = tempfile::tempdir().unwrap();
+    let at = addresses(&space);
+    let name = bound(&space, "data", &at.old, "/export/data", json!({})).await;
+    let uid = claim(&space, "data", &name).await.0;
+    let settings = settings(&space, &at.new, "/data/k8s");
+    let cut = cut(&space, &settings, dir.path().join("kubeconfig"), is_stripping, End::After);
+    let (text, code) = said(&cut.settings, &at.arguments(&["--yes"])).await;
+    assert_eq!(code, Some(1), "{text}");
+    let claims = space.api::<PersistentVolumeClaim>();
+    eventually("the claim to be lost", || async {
+        (claims.get("data").await.ok()?.status?.phase? == "Lost").then_some(())
+    })
+    .await;
+    let (text, code) = said(&settings, &at.arguments(&["--yes"])).await;
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(claim(&space, "data", &name).await, (uid, true), "{text}");
+}
+
+#[tokio::test]
 async fn a_pod_that_has_come_since_stops_a_run_that_was_begun() {
     let space = space_with_pods().await;
     let dir = tempfile::tempdir().unwrap();
@@ -473,59 +494,68 @@ async fn a_provisioner_that_runs_meanwhile_reclaims_nothing() {
     let space = space_with_pods().await;
     let at = addresses(&space);
     let provisioner = Process::start(&settings(&space, &at.old, "/export"));
-    let parameters =
-        json!({"onDelete": "delete", "pathPattern": "${.PVC.annotations.dir}", "gidRange": "50000-50001"});
+    let pattern = "${.PVC.name}";
+    let parameters = json!({"onDelete": "delete", "pathPattern": pattern, "gidRange": "50000-50002"});
     let class = space.class("nfs", json!({"parameters": parameters, "mountOptions": ["hard"]})).await;
     let mut volumes = Vec::new();
-    for (name, directory) in [("data", "data"), ("one", "shared"), ("two", "shared")] {
-        space.claim(name, &class, json!({"metadata": {"annotations": {"dir": directory}}})).await;
+    for name in ["data", "one", "two"] {
+        space.claim(name, &class, json!({})).await;
         let volume = space.bound(name).await.metadata.name.unwrap();
-        fs::write(space.at(directory).join(name), name).unwrap();
-        volumes.push((name, directory, volume));
+        fs::write(space.at(name).join("file"), name).unwrap();
+        volumes.push((name, volume));
     }
     let mut before = Vec::new();
-    for (name, _, volume) in &volumes {
+    for (name, volume) in &volumes {
         before.push((kept(&space, volume).await, claim(&space, name, volume).await));
     }
-    // One of them is away when the run ends.
     let dir = tempfile::tempdir().unwrap();
     let settings_new = settings(&space, &at.new, "/data/k8s");
-    let cut = cut(&space, &settings_new, dir.path().join("kubeconfig"), is_stripping, End::After);
-    let (text, code) = said(&cut.settings, &at.arguments(&["--yes"])).await;
+
+    // A claim that goes while its volume is marked has it released, and no provisioner reclaims that.
+    let deletes: Change = |asked| asked.method == "DELETE";
+    let marked = cut(&space, &settings_new, dir.path().join("marked"), deletes, End::Before);
+    let (text, code) = said(&marked.settings, &at.arguments(&["--yes"])).await;
     assert_eq!(code, Some(1), "{text}");
-    let mut away = 0;
-    for (_, _, volume) in &volumes {
-        away += usize::from(space.volumes().get_opt(volume).await.unwrap().is_none());
+    space.delete_claim("data").await;
+    space.phase(&volumes[0].1, "Released").await;
+    // One that is released later is reclaimed.
+    let plain = space.class("plain", json!({"parameters": {"onDelete": "delete", "pathPattern": pattern}})).await;
+    space.claim("later", &plain, json!({})).await;
+    let later = space.bound("later").await.metadata.name.unwrap();
+    space.delete_claim("later").await;
+    space.gone(&later).await;
+    assert!(space.at("data/file").exists(), "{}", provisioner.log());
+
+    // The group of one that is away is not given to another.
+    let away = cut(&space, &settings_new, dir.path().join("away"), is_stripping, End::After);
+    let (text, code) = said(&away.settings, &at.arguments(&["--yes"])).await;
+    assert_eq!(code, Some(1), "{text}");
+    let mut is_away = 0;
+    for (_, volume) in &volumes {
+        is_away += usize::from(space.volumes().get_opt(volume).await.unwrap().is_none());
     }
-    assert_eq!(away, 1, "{text}");
-    // A claim that goes now has its volume released, and no provisioner reclaims that.
-    space.delete_claim("one").await;
-    space.claim_gone("one").await;
-    // The group of the one that is away is not given to another.
-    space.claim("late", &class, json!({"metadata": {"annotations": {"dir": "late"}}})).await;
+    assert_eq!(is_away, 1, "{text}");
+    space.claim("late", &class, json!({})).await;
     space.event("late", "ProvisioningFailed").await;
 
     let (text, code) = said(&settings_new, &at.arguments(&["--yes"])).await;
     assert_eq!(code, Some(0), "{text}");
-    for ((name, directory, volume), (_, claim_before)) in volumes.iter().zip(&before) {
-        assert!(*name == "one" || claim(&space, name, volume).await == *claim_before, "{name}");
-        assert_eq!(source(&space, volume).await, format!("{}/{directory}", at.to));
-        assert_eq!(fs::read_to_string(space.at(directory).join(name)).unwrap(), *name);
+    for ((name, volume), (_, claim_before)) in volumes.iter().zip(&before) {
+        assert!(*name == "data" || claim(&space, name, volume).await == *claim_before, "{name}");
+        assert_eq!(source(&space, volume).await, format!("{}/{name}", at.to));
+        assert_eq!(fs::read_to_string(space.at(name).join("file")).unwrap(), *name);
     }
-    let log = provisioner.log();
-    assert!(!["removed", "archived", "let go"].iter().any(|words| log.contains(words)), "{log}");
     assert!(provisioner.stop().success());
 
     // The one that serves the new address reclaims them as ever: the one first whose claim has gone.
     let provisioner = Process::start(&settings_new);
-    space.gone(&volumes[1].2).await;
-    assert!(space.at("shared/two").exists(), "{}", provisioner.log());
-    for number in [0, 2] {
-        let ((name, _, volume), (kept_before, _)) = (&volumes[number], &before[number]);
+    space.gone(&volumes[0].1).await;
+    assert!(!space.at("data").exists(), "{}", provisioner.log());
+    for ((name, volume), (kept_before, _)) in volumes.iter().zip(&before).skip(1) {
         protected(&space, volume).await;
         assert_eq!(kept(&space, volume).await, *kept_before, "{name}");
         space.delete_claim(name).await;
         space.gone(volume).await;
+        assert!(!space.at(name).exists(), "{}", provisioner.log());
     }
-    assert!(!space.at("shared").exists() && !space.at("data").exists(), "{:?}", space.entries());
 }

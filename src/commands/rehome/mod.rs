@@ -87,8 +87,11 @@ pub async fn rehome(wish: &Wish, kubeconfig: Option<&Path>, out: &mut impl Write
     let mut volumes = Volumes::new(client, &wish.provisioner);
     let work = read(&volumes, wish).await?;
     out.write_all(work.print(wish).as_bytes())?;
+    if work.is_empty() {
+        return Ok(true);
+    }
     work.warn(wish);
-    if *yes && !work.is_empty() {
+    if *yes {
         carry_out(&mut volumes, &work).await?;
     }
     Ok(work.is_free())
@@ -247,9 +250,7 @@ async fn carry_out(volumes: &mut Volumes, work: &Work) -> Result<()> {
     volumes.begin_to_settle();
     for (keeper, volume) in run.going.clone() {
         let settled = volumes.settle(&keeper).await;
-        if run.went(&volume, settled)? {
-            info!(volume, "the volume is at its new address");
-        }
+        run.went(&volume, settled)?;
     }
     run.is_well()?;
     run.to(volumes, Stage::Restored).await?;

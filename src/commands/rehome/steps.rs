@@ -12,6 +12,7 @@ use kube::api::{Api, ApiResource, DeleteParams, ListParams, Patch, PatchParams, 
 use kube::core::ObjectMeta;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
 
 use crate::cluster::api::{ApiError, Cluster, answered};
 use crate::commands::rehome::keeper::{
@@ -102,10 +103,9 @@ impl Volumes {
         let old = old.ok_or_else(|| Trouble::Stuck("it has changed meanwhile: run this again".to_owned()))?;
         let keeper = new_keeper(&old, to);
         match answered(self.api.create(&PostParams::default(), &keeper)).await {
-            Err(ApiError::Kube(kube::Error::Api(status))) if status.is_already_exists() => {}
-            made => drop(made?),
+            Err(error) if is_there(&error) => Ok(()),
+            made => Ok(made.map(drop)?),
         }
-        Ok(())
     }
 
     /// Brings the volume of a keeper to a stage, if it is not there. Returns also if the keeper has gone.
@@ -123,8 +123,10 @@ impl Volumes {
             }
             match self.take(&step, &keeper, &found, now.as_ref()).await {
                 Ok(()) => {}
-                // It is another volume by now, another version, or gone.
-                Err(error) if error.is_conflict() || error.is_not_found() => sleep(PAUSE).await,
+                // It is another volume by now, another version, gone, or there already.
+                Err(error) if error.is_conflict() || error.is_not_found() || is_there(&error) => {
+                    sleep(PAUSE).await
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -150,7 +152,11 @@ impl Volumes {
             (Step::Create, _) => {
                 answered(self.api.create(&PostParams::default(), &keeper.replacement())).await.map(drop)
             }
-            (Step::Forget | Step::Abandon, _) => self.delete(&found.metadata).await,
+            (Step::Forget, _) => self.delete(&found.metadata).await,
+            (Step::Abandon, _) => {
+                warn!(volume = keeper.of(), "somebody has deleted the volume before anything was done to it");
+                self.delete(&found.metadata).await
+            }
             (Step::Mark, Some(now)) => {
                 let mark = json!({annotation::REHOMED_BY: keeper.volume.name.as_str()});
                 self.patch(&now.metadata, &mark, Some(ReclaimPolicy::Retain.as_str())).await
@@ -215,6 +221,7 @@ impl Volumes {
             };
             if is_settled(&volume, claim.as_ref()) {
                 self.until = Instant::now() + PATIENCE;
+                info!(volume = keeper.of(), "the volume is at its new address");
                 return Ok(());
             }
             if Instant::now() > self.until {
@@ -233,6 +240,11 @@ impl Volumes {
     pub(super) fn begin_to_settle(&mut self) {
         self.until = Instant::now() + PATIENCE;
     }
+}
+
+/// Tells whether an object of that name exists already.
+fn is_there(error: &ApiError) -> bool {
+    matches!(error, ApiError::Kube(kube::Error::Api(status)) if status.is_already_exists())
 }
 
 fn words_on_keeper(name: &str, words: &str) -> String {
