@@ -411,23 +411,24 @@ async fn a_claim_that_goes_while_its_volume_is_away_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_lost_claim_is_bound_again_before_the_run_ends() {
-    let space = space_with_pods().await;
-    let dir = tempfile::tempdir().unwrap();
+async fn a_volume_whose_claim_is_not_bound_again_keeps_retain_until_it_is() {
+    // Nobody binds anything there for a while.
+    let plane: &'static Plane = Box::leak(Box::new(Plane::start()));
+    let space = Space::on(plane, rules_with_pods()).await;
     let at = addresses(&space);
     let name = bound(&space, "data", &at.old, "/export/data", json!({})).await;
-    let uid = claim(&space, "data", &name).await.0;
+    let (before, uid) = (kept(&space, &name).await, claim(&space, "data", &name).await.0);
     let settings = settings(&space, &at.new, "/data/k8s");
-    let cut = cut(&space, &settings, dir.path().join("kubeconfig"), is_stripping, End::After);
-    let (text, code) = said(&cut.settings, &at.arguments(&["--yes"])).await;
-    assert_eq!(code, Some(1), "{text}");
-    let claims = space.api::<PersistentVolumeClaim>();
-    eventually("the claim to be lost", || async {
-        (claims.get("data").await.ok()?.status?.phase? == "Lost").then_some(())
-    })
-    .await;
+    plane.command("stop kube-controller-manager");
+    let (text, code) = said(&settings, &at.arguments(&["--yes"])).await;
+    assert!(code == Some(1) && text.contains("not Bound after 60 s") && text.contains("run this again"), "{text}");
+    let volume = space.volumes().get(&name).await.unwrap().spec.unwrap();
+    assert_eq!(volume.persistent_volume_reclaim_policy.as_deref(), Some("Retain"));
+    assert_eq!(keepers(&space).await, [format!("{name}-rehome")]);
+    plane.command("start kube-controller-manager");
     let (text, code) = said(&settings, &at.arguments(&["--yes"])).await;
     assert_eq!(code, Some(0), "{text}");
+    assert_eq!(kept(&space, &name).await, before);
     assert_eq!(claim(&space, "data", &name).await, (uid, true), "{text}");
 }
 
