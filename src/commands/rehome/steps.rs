@@ -125,7 +125,7 @@ impl Volumes {
                 Ok(()) => {}
                 // It is another volume by now, another version, gone, or there already.
                 Err(error) if error.is_conflict() || error.is_not_found() || is_there(&error) => {
-                    sleep(PAUSE).await
+                    sleep(PAUSE).await;
                 }
                 Err(error) => return Err(error.into()),
             }
