@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::thread;
 
 use clap::Parser;
-use nfs_provisioner::commands::{dispatch, doctor, remove_finalizers};
+use nfs_provisioner::commands::{dispatch, doctor, rehome, remove_finalizers};
 use nfs_provisioner::config::{Args, BadSettings, Command, Config, without_glog};
 use nfs_provisioner::observe::log;
 use nfs_provisioner::run;
@@ -73,6 +73,13 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
             let (provisioner, kubeconfig) = args.name_and_kubeconfig()?;
             let removing = remove_finalizers::remove_finalizers(&provisioner, kubeconfig.as_deref());
             runtime.block_on(removing).map(|()| ExitCode::SUCCESS)
+        }
+        Some(Command::Rehome(request)) => {
+            let ((provisioner, kubeconfig), exports) = (args.name_and_kubeconfig()?, args.exports()?);
+            let wish = rehome::Wish { request, provisioner, exports };
+            let mut out = std::io::stdout();
+            let all = runtime.block_on(rehome::rehome(&wish, kubeconfig.as_deref(), &mut out));
+            all.map(|all| if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Some(Command::Doctor { output }) => {
             let config = Config::try_from(args)?;

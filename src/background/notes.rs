@@ -133,7 +133,7 @@ impl Keeper<'_> {
                     self.say_missing(missing);
                 }
                 Err(error) => {
-                    debug!(volume = name.as_str(), %error, "failed to bring the volume's note up to date")
+                    debug!(volume = name.as_str(), %error, "failed to bring the volume's note up to date");
                 }
             }
         }

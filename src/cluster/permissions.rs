@@ -61,6 +61,9 @@ pub const PROTECT: &[Permission] = &[permission("patch", "", "persistentvolumes"
 pub const EXPAND: &[Permission] =
     &[permission("patch", "", "persistentvolumes"), permission("patch", "", "persistentvolumeclaims/status")];
 
+/// The permission to read the namespace `kube-system`, and no other, whose uid marks this cluster's notes.
+pub const MARK: &[Permission] = &[permission("get", "", "namespaces")];
+
 /// The permissions for leader election by a Lease, in the namespace of the lock.
 pub const LEASE: &[Permission] = &[
     permission("get", "coordination.k8s.io", "leases"),

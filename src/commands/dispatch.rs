@@ -52,7 +52,7 @@ pub async fn run(command: Command, config: &Config) -> Result<()> {
 
 fn task(command: Command) -> Option<Task> {
     Some(match command {
-        Command::RemoveFinalizers | Command::Doctor { .. } => return None,
+        Command::RemoveFinalizers | Command::Rehome(_) | Command::Doctor { .. } => return None,
         Command::Volumes { list, action } => Task::List(Kind::Volumes, only(list, action)),
         Command::Archives { list, action } => kept(Kind::Archives, list, action),
         Command::Trash { list, action } => kept(Kind::Trash, list, action),

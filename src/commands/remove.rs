@@ -165,33 +165,7 @@ async fn prove(
             }
             Ok((path, note.volume.to_string()))
         }
-        Kind::Orphans => {
-            let seen = storage.look(&path).await?;
-            let Some(seen) = seen else { bail!("it has gone meanwhile") };
-            let changed = seen.changed.max(seen.modified);
-            if SystemTime::now().duration_since(changed).is_ok_and(|age| age > YOUNG) {
-                let volume = item.volume.clone();
-                // Noted by this cluster and by no other.
-                let is_own = item.status.as_deref() == Some(GONE);
-                let is_noted = match &volume {
-                    Some(volume) if is_own => is_of_gone(session, storage, volume, &path).await?,
-                    _ => false,
-                };
-                if !is_noted && !is_named {
-                    bail!(
-                        "no note tells that it was a volume's of this cluster alone: name it to have it removed"
-                    );
-                }
-                if !is_noted && !order.foreign {
-                    bail!(
-                        "no note of this cluster tells that its volume is gone; it may be another cluster's, or somebody's \
-                         own: --foreign removes it nevertheless"
-                    );
-                }
-                return Ok((path, volume.unwrap_or_else(|| item.name.clone())));
-            }
-            bail!("it was changed less than an hour ago: it may be a volume in the making");
-        }
+        Kind::Orphans => prove_orphan(session, order, storage, item, path).await,
         Kind::Trash if item.kept_until.is_none() => bail!("it is being removed already"),
         Kind::Trash => {
             let note = Notes::find(storage, &session.mark).await?;
@@ -205,6 +179,40 @@ async fn prove(
         }
         Kind::Volumes => bail!("a volume is removed by deleting its claim"),
     }
+}
+
+/// Makes sure that an orphan is old enough, and that a note of this cluster alone tells that its volume is gone, or that
+/// it was said to go nevertheless.
+async fn prove_orphan(
+    session: &Session,
+    order: &Order,
+    storage: &Storage,
+    item: &Item,
+    path: RelPath,
+) -> Result<(RelPath, String)> {
+    let is_named = order.query.names.contains(&item.name);
+    let Some(seen) = storage.look(&path).await? else { bail!("it has gone meanwhile") };
+    let changed = seen.changed.max(seen.modified);
+    if !SystemTime::now().duration_since(changed).is_ok_and(|age| age > YOUNG) {
+        bail!("it was changed less than an hour ago: it may be a volume in the making");
+    }
+    // Noted by this cluster and by no other.
+    let is_noted = match &item.volume {
+        Some(volume) if item.status.as_deref() == Some(GONE) => {
+            is_of_gone(session, storage, volume, &path).await?
+        }
+        _ => false,
+    };
+    if !is_noted && !is_named {
+        bail!("no note tells that it was a volume's of this cluster alone: name it to have it removed");
+    }
+    if !is_noted && !order.foreign {
+        bail!(
+            "no note tells that it was a volume's of this cluster alone, which is gone; it may be another cluster's, or \
+             somebody's own: --foreign removes it nevertheless"
+        );
+    }
+    Ok((path, item.volume.clone().unwrap_or_else(|| item.name.clone())))
 }
 
 /// Tells whether this cluster has noted the directory as that of a volume, which is gone.
@@ -242,13 +250,12 @@ async fn put_away(session: &Session, storage: &Storage, kind: Kind, path: &RelPa
 /// Returns the path of an entry of the trash under the name of one that is not kept.
 fn released(path: &RelPath) -> Option<RelPath> {
     let leaf = path.leaf();
-    let (name, place) = match TrashName::at_root(leaf.as_str()) {
-        Some(name) => (name, TrashPlace::Root),
-        None => {
-            let top = path.parents().next()?;
-            let number = ListOf::NUMBERS.into_iter().find(|number| numbered(TRASH, *number) == top.as_str())?;
-            (leaf.as_str().parse::<TrashName>().ok()?, TrashPlace::Directory(number))
-        }
+    let (name, place) = if let Some(name) = TrashName::at_root(leaf.as_str()) {
+        (name, TrashPlace::Root)
+    } else {
+        let top = path.parents().next()?;
+        let number = ListOf::NUMBERS.into_iter().find(|number| numbered(TRASH, *number) == top.as_str())?;
+        (leaf.as_str().parse::<TrashName>().ok()?, TrashPlace::Directory(number))
     };
     // Where the path did not fit into the name, nothing but its end is known, which stands for it.
     let directory = name.directory().cloned().or_else(|| RelPath::parse("unknown").ok())?;

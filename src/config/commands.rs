@@ -4,12 +4,22 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::values::address::ExportAddress;
+
 /// Subcommands: what the program does instead of serving.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Take this provisioner's finalizer off its volumes, before an uninstall or a rollback. Stop it first: it
     /// puts them back.
     RemoveFinalizers,
+
+    /// Have volumes point at another server or path, when the NFS server has moved or got another name. It copies no
+    /// files.
+    ///
+    /// A PersistentVolume cannot be edited, so each is made anew under its name; its claim stays, and is bound to
+    /// it again. Without --yes it only prints what it would do, and what stands in the way. It may be run again
+    /// after it was interrupted, and finishes first what was begun.
+    Rehome(Rehome),
 
     /// Check settings, API server, rights, classes and the export, and say what is wrong and how to mend it. It
     /// ends with 1 if anything is that keeps the provisioner from its work. A provisioner may run meanwhile.
@@ -71,7 +81,7 @@ impl Command {
     /// Tells whether the command says on its own, to a person, what there is to say. The log then has errors alone.
     #[must_use]
     pub fn speaks_for_itself(&self) -> bool {
-        !matches!(self, Self::RemoveFinalizers | Self::Doctor { .. })
+        !matches!(self, Self::RemoveFinalizers | Self::Rehome(_) | Self::Doctor { .. })
     }
 }
 
@@ -235,6 +245,30 @@ pub struct AdoptArgs {
     /// Make the volumes and claims, and not only print them.
     #[arg(long)]
     pub apply: bool,
+}
+
+/// What [`Command::Rehome`] is to do.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct Rehome {
+    /// Where the volumes are now: those of this provisioner at this path or beneath it are moved.
+    #[arg(long, value_name = "SERVER:PATH", value_parser = ExportAddress::parse)]
+    pub from: ExportAddress,
+
+    /// Where they are to be: the same directories beneath this path.
+    #[arg(long, value_name = "SERVER:PATH", value_parser = ExportAddress::parse)]
+    pub to: ExportAddress,
+
+    /// Only volumes of this StorageClass.
+    #[arg(long, value_name = "CLASS")]
+    pub class: Option<String>,
+
+    /// Also volumes whose claims Pods use. These Pods keep the old server mounted until they are started anew.
+    #[arg(long)]
+    pub in_use: bool,
+
+    /// Do it.
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// The form of a report.

@@ -18,8 +18,8 @@ mod settings;
 use args::IN_CLUSTER;
 pub use args::{Args, LogFormat};
 pub use commands::{
-    AdoptArgs, Command, FilterArgs, Format, KeptAction, ListArgs, ListOnly, OrphansAction, Output, RemoveArgs,
-    RestoreArgs, WishArgs,
+    AdoptArgs, Command, FilterArgs, Format, KeptAction, ListArgs, ListOnly, OrphansAction, Output, Rehome,
+    RemoveArgs, RestoreArgs, WishArgs,
 };
 use exports_file::{Mounted, read_exports};
 pub use glog::without_glog;
@@ -64,8 +64,8 @@ pub struct Http {
 }
 
 impl Args {
-    /// Returns what [`Command::RemoveFinalizers`] needs: the provisioner's name, and the kubeconfig if one is
-    /// named.
+    /// Returns what [`Command::RemoveFinalizers`] and [`Command::Rehome`] need: the provisioner's name, and the
+    /// kubeconfig if one is named.
     ///
     /// # Errors
     /// Returns what is wrong with them.
@@ -73,6 +73,21 @@ impl Args {
         let mut settings = Settings::default();
         let name = settings.required("PROVISIONER_NAME", self.provisioner_name.as_deref(), provisioner_name);
         settings.take(name.map(|name| (name, self.kubeconfig())))
+    }
+
+    /// Returns the exports that are set, if any are: people run some commands where none is.
+    ///
+    /// # Errors
+    /// Returns what is wrong with them.
+    pub fn exports(&self) -> Result<Option<Exports>, BadSettings> {
+        let is_set = |set: &Option<String>| set.as_ref().is_some_and(|text| !text.is_empty());
+        let has_file = self.exports_file.as_ref().is_some_and(|file| !file.is_empty());
+        if !has_file && !is_set(&self.nfs_server) && !is_set(&self.nfs_path) {
+            return Ok(None);
+        }
+        let mut settings = Settings::default();
+        let exports = mounted_exports(self, &mut settings).map(|(exports, _)| exports);
+        settings.take(exports).map(Some)
     }
 
     fn kubeconfig(&self) -> Option<PathBuf> {

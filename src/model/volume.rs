@@ -40,6 +40,15 @@ pub mod annotation {
     /// Names the archive, or the entry of the trash, that the volume's directory was before; written by us when it is
     /// brought back.
     pub const RESTORED_FROM: &str = "nfs-provisioner/restored-from";
+    /// Marks a volume that `nfs-provisioner rehome` is about to make anew, and the new one until all is done: the name of
+    /// its keeper.
+    pub const REHOMED_BY: &str = "nfs-provisioner/rehomed-by";
+    /// On a keeper, which is no volume for anybody: the volume that is made anew, as JSON.
+    pub const REHOME_OF: &str = "nfs-provisioner/rehome-of";
+    /// On a keeper: the server and the path that the new volume gets, as JSON.
+    pub const REHOME_TO: &str = "nfs-provisioner/rehome-to";
+    /// On a keeper: that the old volume is marked and cannot be reclaimed, and may be deleted.
+    pub const REHOME_READY: &str = "nfs-provisioner/rehome-ready";
     /// Names a group that the kubelet gives to Pods with the volume besides their own.
     pub const GID: &str = "pv.beta.kubernetes.io/gid";
     /// Names the class; from before `storageClassName` existed.

@@ -53,6 +53,25 @@ impl ExportAddress {
         Self { server, path }
     }
 
+    /// Parses `SERVER:PATH`, as `mount` takes it. An IPv6 address may be in brackets or not.
+    ///
+    /// # Errors
+    /// Returns what is wrong with it, in words for who has typed it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (server, path) = text
+            .split_once(":/")
+            .ok_or_else(|| format!("must be SERVER:PATH with an absolute path, not {text:?}"))?;
+        let server = Self::server(server).map_err(|words| format!("the server {words}"))?;
+        let path = Self::path(&format!("/{path}")).map_err(|words| format!("the path {words}"))?;
+        Ok(Self::new(server, path))
+    }
+
+    /// Returns the path of the export on its server.
+    #[must_use]
+    pub fn path_name(&self) -> &str {
+        &self.path
+    }
+
     /// Returns the server's name or address, as volumes carry it.
     #[must_use]
     pub fn server_name(&self) -> &str {
@@ -169,5 +188,27 @@ mod tests {
         }
         assert!(ExportAddress::server("nas:/x").is_err());
         assert!(ExportAddress::path("export").is_err());
+    }
+
+    #[test]
+    fn an_address_is_typed_as_mount_takes_it() {
+        let rows = [
+            ("nas:/export", Some(("nas", "/export"))),
+            ("nas.example.com:/export//a/", Some(("nas.example.com", "/export/a"))),
+            ("[fd00::1]:/export", Some(("fd00::1", "/export"))),
+            ("fd00::1:/export", Some(("fd00::1", "/export"))),
+            ("nas:/", Some(("nas", "/"))),
+            ("nas", None),
+            ("nas:export", None),
+            (":/export", None),
+            ("a b:/export", None),
+            ("/export", None),
+            ("nas:/a\nb", None),
+        ];
+        for (text, expected) in rows {
+            let found = ExportAddress::parse(text);
+            let found = found.as_ref().ok().map(|address| (address.server_name(), address.path_name()));
+            assert_eq!(found, expected, "{text:?}");
+        }
     }
 }

@@ -44,6 +44,7 @@ mod proxy;
 mod reclaim;
 mod recovery;
 mod refuse;
+mod rehome;
 mod requests;
 mod retention;
 mod rights;

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Endpoints;
 use k8s_openapi::api::rbac::v1::{ClusterRole, Role};
 use kube::api::Api;
 use nfs_provisioner::cluster::permissions::{
-    ENDPOINTS_READ, EXPAND, LEASE, LEASE_WATCH, NEEDED, PROTECT, Permission, missing,
+    ENDPOINTS_READ, EXPAND, LEASE, LEASE_WATCH, MARK, NEEDED, PROTECT, Permission, missing,
 };
 use nfs_provisioner::model::volume::FINALIZER;
 use serde_json::{Value, json};
@@ -195,9 +195,11 @@ async fn one_that_may_hold_no_lock_is_not_ready_until_it_may() {
 fn rbac_grants_what_is_used_and_nothing_else() {
     let (cluster, own) = rules_of_rbac();
     let own_used = [LEASE, LEASE_WATCH, ENDPOINTS_READ].concat();
-    for (rules, used) in [(cluster, [NEEDED, PROTECT, EXPAND].concat()), (own, own_used)] {
+    for (rules, used) in [(cluster, [NEEDED, PROTECT, EXPAND, MARK].concat()), (own, own_used)] {
         let mut granted = Vec::new();
         for rule in rules {
+            let is_of_namespaces = rule.resources.as_ref().unwrap().contains(&"namespaces".to_owned());
+            assert_eq!(rule.resource_names.as_deref(), is_of_namespaces.then_some(&["kube-system".to_owned()][..]));
             for group in rule.api_groups.unwrap() {
                 for resource in rule.resources.clone().unwrap() {
                     granted.extend(rule.verbs.iter().map(|verb| format!("{verb} {resource} {group}")));
