@@ -56,6 +56,8 @@ struct Origin {
     id: ExportId,
     /// Where it lies; `None` if an earlier run has moved it.
     lies_at: Option<RelPath>,
+    /// Where the volume's directory was, as far as the name tells.
+    directory: Option<String>,
     note: Option<Note>,
     /// Until when it certainly lies there whole; for ever if there is no such time.
     kept_until: Option<Timestamp>,
@@ -141,7 +143,9 @@ async fn find(session: &Session, order: &Order) -> Result<Origin> {
     if let Some((id, item)) = found.pop() {
         let note = note_of(session, order, id, &item).await?;
         let made = made.into_iter().find(|volume| is_on(volume, id));
-        return Ok(Origin { id, lies_at: item.lies_at, note, kept_until: item.kept_until, made });
+        let kept_until = item.kept_until;
+        let Item { lies_at, directory, .. } = item;
+        return Ok(Origin { id, lies_at, directory, note, kept_until, made });
     }
     for (id, _) in chosen {
         if let Some(volume) = made.iter().find(|volume| is_on(volume, id)) {
@@ -152,7 +156,14 @@ async fn find(session: &Session, order: &Order) -> Result<Origin> {
                     session.exports.get(id).storage.note_of_volume(&session.mark, volume.name.as_str()).await;
                 note = found?.and_then(FoundNote::ok);
             }
-            return Ok(Origin { id, lies_at: None, note, kept_until: None, made: Some(volume.clone()) });
+            return Ok(Origin {
+                id,
+                lies_at: None,
+                directory: None,
+                note,
+                kept_until: None,
+                made: Some(volume.clone()),
+            });
         }
     }
     let list = if order.kind == Kind::Trash { "trash" } else { "archives" };
@@ -190,7 +201,8 @@ async fn decide(session: &Session, order: &Order, origin: &Origin) -> Result<Rev
         (Some(made), _) => located(made, &session.served).map_err(|refusal| anyhow!("{refusal}"))?.path,
         (None, Some(note)) => note.directory.clone(),
         (None, None) => {
-            let named = order.name.strip_prefix(ARCHIVE_PREFIX).unwrap_or_default();
+            let named = origin.directory.as_deref().or_else(|| order.name.strip_prefix(ARCHIVE_PREFIX));
+            let named = named.unwrap_or_default();
             RelPath::parse(named).with_context(|| format!("no note tells where {:?} was", order.name))?
         }
     };

@@ -81,7 +81,7 @@ async fn a_volume_has_a_note_as_long_as_it_has_its_directory() {
     let class = space
         .class(
             "nfs",
-            json!({"mountOptions": ["hard"], "parameters": {"gidRange": "3000-3010", "onDelete": "archive"}}),
+            json!({"mountOptions": ["hard"], "parameters": {"gidRange": "3100-3110", "onDelete": "archive"}}),
         )
         .await;
     let unnoted = space.class("unnoted", json!({"parameters": {"recordVolume": "false"}})).await;
@@ -109,7 +109,7 @@ async fn a_volume_has_a_note_as_long_as_it_has_its_directory() {
         reclaim_policy: Some("Delete".into()),
         on_delete: Some("archive".into()),
         on_delete_of_claim: None,
-        gid: Some(3000),
+        gid: Some(3100),
         on_delete_of_volume: None,
         owners: None,
         provisioner: Some(space.provisioner.as_str().into()),
@@ -128,7 +128,7 @@ async fn a_volume_has_a_note_as_long_as_it_has_its_directory() {
     let archived = Note::parse(&archived).unwrap();
     assert_eq!(
         (archived.claim.as_deref(), archived.gid, archived.access_modes.len()),
-        (Some("data"), Some(3000), 1)
+        (Some("data"), Some(3100), 1)
     );
     assert!(archived.archived.is_some() && archived.owners.is_some_and(|owners| &*owners.mode == "2770"));
 }
@@ -148,12 +148,12 @@ impl ParsePath for str {
 async fn an_archive_is_restored_with_all_that_it_held() {
     let space = Space::new().await;
     let _provisioner = Process::start(&settings(&space));
-    let class = space.class("nfs", json!({"parameters": {"gidRange": "3000-3010"}})).await;
+    let class = space.class("nfs", json!({"parameters": {"gidRange": "3200-3210"}})).await;
     space.claim("data", &class, json!({})).await;
     let before = space.bound("data").await;
     let (name, directory) = (before.metadata.name.clone().unwrap(), Space::directory(&before));
     fs::write(space.at(&directory).join("file"), "kept").unwrap();
-    std::os::unix::fs::chown(space.at(&directory), Some(1234), Some(3000)).unwrap();
+    std::os::unix::fs::chown(space.at(&directory), Some(1234), Some(3200)).unwrap();
     let listed = items(&space, &["volumes"]);
     let [volume] = &listed[..] else { panic!("{listed:?}") };
     let fields = ["name", "directory", "namespace", "claim", "class", "requested", "status", "fate"];
@@ -192,7 +192,7 @@ async fn an_archive_is_restored_with_all_that_it_held() {
     assert_eq!((spec(&after), after.metadata.name.as_ref()), (spec(&before), before.metadata.name.as_ref()));
     assert_eq!(fs::read_to_string(space.at(&directory).join("file")).unwrap(), "kept");
     let found = fs::metadata(space.at(&directory)).unwrap();
-    assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (1234, 3000, 0o2770));
+    assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (1234, 3200, 0o2770));
     assert!(!space.at(NOTES).join(&archive).exists() && !space.at(&archive).exists());
     assert!(note_of(&space, &name).is_some());
 
@@ -235,7 +235,7 @@ async fn what_stands_in_the_way_of_a_restore_is_said_and_nothing_is_done() {
         assert!(space.at(NOTES).join(archive).exists());
         assert!(space.volumes().get_opt(&name).await.unwrap().is_none(), "a volume is left");
     };
-    assert!(restore(&["archived-nothing"]).contains("no archive"));
+    assert!(restore(&["archived-nothing"]).contains("there is no"));
     assert!(restore(&["../data"]).contains("not the name"));
     assert!(restore(&[archive, "--class", "none"]).contains("no StorageClass"));
     assert!(restore(&[archive, "--export", "none"]).contains("the exports are default"));
@@ -487,7 +487,7 @@ async fn a_cluster_that_was_thrown_away_is_rebuilt_from_its_export() {
     let provisioner = Process::start(&settings);
     let parameters = [
         ("web", json!({})),
-        ("archived", json!({"gidRange": "3000-3010"})),
+        ("archived", json!({"gidRange": "3300-3310"})),
         ("deleted", json!({"onDelete": "delete"})),
         ("nested", json!({"pathPattern": "team/${.PVC.name}"})),
     ];
@@ -548,5 +548,48 @@ async fn a_cluster_that_was_thrown_away_is_rebuilt_from_its_export() {
             (spec.capacity, spec.access_modes, spec.storage_class_name, spec.persistent_volume_reclaim_policy, gid)
         };
         assert_eq!(kept(&is), kept(was), "{claim}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_kept_in_the_trash_is_restored_or_removed_at_once() {
+    let space = Space::new().await;
+    let _provisioner = Process::start(&settings(&space));
+    let_it_claim(&space).await;
+    let parameters = json!({"onDelete": "delete", "deleteRetention": "1d", "gidRange": "3400-3410"});
+    let class = space.class("nfs", json!({"parameters": parameters})).await;
+    let mut entry_of = Vec::new();
+    for claim in ["one", "two"] {
+        space.claim(claim, &class, json!({})).await;
+        let volume = space.bound(claim).await;
+        let (name, directory) = (volume.metadata.name.clone().unwrap(), Space::directory(&volume));
+        fs::write(space.at(&directory).join("file"), claim).unwrap();
+        space.delete_claim(claim).await;
+        space.gone(&name).await;
+        assert!(!space.at(&directory).exists());
+        let listed = items(&space, &["trash"]);
+        let found = listed.iter().find(|item| item["claim"] == claim).unwrap_or_else(|| panic!("{listed:?}"));
+        assert_eq!((&found["status"], &found["directory"]), (&json!("is kept"), &json!(directory)));
+        assert!(found["keptUntil"].is_string() && found["requested"] == "1Mi", "{found}");
+        entry_of.push(found["name"].as_str().unwrap().to_owned());
+    }
+    succeeds(&space, &["trash", "restore", &entry_of[0]]);
+    let volume = space.bound("one").await;
+    assert_eq!(fs::read_to_string(space.at(&Space::directory(&volume)).join("file")).unwrap(), "one");
+    assert_eq!(volume.metadata.annotations.unwrap()["pv.beta.kubernetes.io/gid"], "3400");
+    let again = run(&space, &["trash", "restore", &entry_of[0]]);
+    assert!(again.status.success(), "twice is once: {again:?}");
+
+    let planned = succeeds(&space, &["trash", "remove", &entry_of[1]]);
+    assert!(planned.contains("would remove") && items(&space, &["trash"]).len() == 1, "{planned}");
+    succeeds(&space, &["trash", "remove", &entry_of[1], "--yes"]);
+    assert!(fails(&space, &["trash", "restore", &entry_of[1]]).contains("there is no"));
+    // From now on the provisioner may have begun to remove it.
+    for item in items(&space, &["trash"]) {
+        let name = item["name"].as_str().unwrap();
+        assert_eq!(item["status"], "is being removed");
+        let as_claim = format!("{}/two", space.namespace);
+        let words = fails(&space, &["trash", "restore", name, "--as", &as_claim, "--size", "1Mi"]);
+        assert!(words.contains("it is not kept any more") || words.contains("there is no"), "{words}");
     }
 }

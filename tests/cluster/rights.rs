@@ -199,7 +199,10 @@ fn rbac_grants_what_is_used_and_nothing_else() {
         let mut granted = Vec::new();
         for rule in rules {
             let is_of_namespaces = rule.resources.as_ref().unwrap().contains(&"namespaces".to_owned());
-            assert_eq!(rule.resource_names.as_deref(), is_of_namespaces.then_some(&["kube-system".to_owned()][..]));
+            assert_eq!(
+                rule.resource_names.as_deref(),
+                is_of_namespaces.then_some(&["kube-system".to_owned()][..])
+            );
             for group in rule.api_groups.unwrap() {
                 for resource in rule.resources.clone().unwrap() {
                     granted.extend(rule.verbs.iter().map(|verb| format!("{verb} {resource} {group}")));
