@@ -230,7 +230,12 @@ impl<'a> Reaper<'a> {
                 volume = name.volume(), entry = %name, %until, least, free = usage.bytes_free,
                 "the export has less free than the class wants: removing before its time what was deleted"
             );
-            self.learn(name, true);
+            // Under the name of one that is not kept, so that nobody takes for whole what is gone in part.
+            match self.storage.release(&name).await {
+                Ok(Some(released)) => self.learn(released, true),
+                Ok(None) => {}
+                Err(error) => warn!(entry = %name, %error, "failed to remove it before its time"),
+            }
             break;
         }
         if self.early.is_empty() {
@@ -264,7 +269,7 @@ impl<'a> Reaper<'a> {
                 info!(volume = name.volume(), entry = %name, entries, milliseconds, "removed from the trash");
                 self.queue.finish(&name, Next::Done);
                 let is_early = self.known.remove(&name).is_some_and(|known| known.is_early);
-                if name.keep().is_some() {
+                if is_early || name.keep().is_some() {
                     self.backlog.update(|counts| {
                         let freed = if is_early { &mut counts.freed_early } else { &mut counts.freed_due };
                         *freed += 1;

@@ -257,9 +257,7 @@ fn released(path: &RelPath) -> Option<RelPath> {
         let number = ListOf::NUMBERS.into_iter().find(|number| numbered(TRASH, *number) == top.as_str())?;
         (leaf.as_str().parse::<TrashName>().ok()?, TrashPlace::Directory(number))
     };
-    // Where the path did not fit into the name, nothing but its end is known, which stands for it.
-    let directory = name.directory().cloned().or_else(|| RelPath::parse("unknown").ok())?;
-    RelPath::parse(&TrashName::new_in(place, name.at(), None, name.volume(), &directory).path()).ok()
+    RelPath::parse(&name.found_in(place).released().path()).ok()
 }
 
 #[cfg(test)]

@@ -163,6 +163,12 @@ impl TrashName {
         self.kept_until().is_none_or(|until| until <= now)
     }
 
+    /// Returns the name of the same entry when it is not kept any more.
+    #[must_use]
+    pub fn released(&self) -> Self {
+        Self { keep: None, ..self.clone() }
+    }
+
     /// Returns the volume's name, cut if it is very long.
     #[must_use]
     pub fn volume(&self) -> &str {

@@ -2,8 +2,8 @@
 
 use std::time::SystemTime;
 
-use crate::layout::{ClusterMark, Note};
-use crate::storage::error::{Doing, StorageError};
+use crate::layout::{ClusterMark, Note, TrashName};
+use crate::storage::error::{Doing, Errno, Problem, StorageError};
 use crate::storage::handle::Storage;
 use crate::storage::ops::notes::{Entries, FoundNote, ListOf, NoteOf, Seen};
 use crate::storage::root::Root;
@@ -108,6 +108,20 @@ impl Storage {
         let (from, to) = (from.clone(), to.clone());
         let bring_back = move |root: &Root| root.bring_back_if(&|| fence.check(), &from, &to);
         self.change_all("bring back", paths, bring_back).await
+    }
+
+    /// Renames a kept entry of the trash so that it is not kept any more, and returns its new name; `None` if there is no
+    /// such entry.
+    ///
+    /// # Errors
+    /// Those of [`Root::bring_back`], and of [`Storage::record`].
+    pub async fn release(&self, name: &TrashName) -> Result<Option<TrashName>, StorageError> {
+        let path = |name: &TrashName| {
+            RelPath::parse(&name.path()).map_err(|_| Problem::Os(Errno::EINVAL)).doing("release", name)
+        };
+        let released = name.released();
+        let is_there = self.bring_back(&path(name)?, &path(&released)?).await?;
+        Ok(is_there.then_some(released))
     }
 
     /// Removes the note of an archive. None there is success.
