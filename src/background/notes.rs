@@ -213,8 +213,14 @@ impl Keeper<'_> {
         for name in left {
             self.wait().await;
             // What cannot be looked at stays.
-            if !in_trash.contains(name) && self.is_done_with(name, mark).await.unwrap_or(false) {
-                storage.forget(mark, name).await?;
+            if in_trash.contains(name) {
+                continue;
+            }
+            match self.end_of(name, mark).await {
+                Ok(End::Gone) => storage.forget(mark, name).await?,
+                Ok(End::Left(note)) => storage.record(mark, *note).await?,
+                Ok(End::Unclear) => {}
+                Err(error) => debug!(volume = &**name, %error, "failed to look whether the note is needed"),
             }
         }
         if mark.is_known() {
@@ -229,18 +235,34 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    /// Tells whether nobody needs the note of a volume that a list has not shown: it is ours and not of late, the API
-    /// server has no such volume, and the directory is not there either. What is no note that we can read is left.
-    async fn is_done_with(&self, name: &str, mark: &ClusterMark) -> anyhow::Result<bool> {
+    /// Finds what has become of a volume that a list has not shown. It must be ours and not of late, and the API server
+    /// must have no such volume. What is no note that we can read is left.
+    async fn end_of(&self, name: &str, mark: &ClusterMark) -> anyhow::Result<End> {
         let storage = &self.export.storage;
-        let Some(Ok(note)) = storage.note_of_volume(mark, name).await? else { return Ok(false) };
-        let is_young = note.created.is_none_or(|created| Timestamp::now().duration_since(created) < YOUNG);
-        if note.provisioner.as_deref() != Some(&*self.context.scope.provisioner) || is_young {
-            return Ok(false);
+        let Some(Ok(note)) = storage.note_of_volume(mark, name).await? else { return Ok(End::Unclear) };
+        let now = Timestamp::now();
+        let is_young = note.created.is_none_or(|created| now.duration_since(created) < YOUNG);
+        let is_ours = note.provisioner.as_deref() == Some(&*self.context.scope.provisioner);
+        if !is_ours || is_young || self.context.cluster.volume(&name.into()).await?.is_some() {
+            return Ok(End::Unclear);
         }
-        let has_gone = self.context.cluster.volume(&name.into()).await?.is_none();
-        Ok(has_gone && storage.look(&note.directory).await?.is_none())
+        if storage.look(&note.directory).await?.is_none() {
+            return Ok(End::Gone);
+        }
+        // A note without owners is that of a volume which nobody has seen: what lies there may never have been its.
+        let was_seen = note.owners.is_some() && note.released.is_none();
+        Ok(if was_seen { End::Left(Box::new(Note { released: Some(now), ..note })) } else { End::Unclear })
     }
+}
+
+/// What has become of a volume that is not there any more.
+enum End {
+    /// Its directory is gone, too, and nobody needs the note.
+    Gone,
+    /// Its directory is there, and the note is to say since when nobody has it.
+    Left(Box<Note>),
+    /// Nothing is certain.
+    Unclear,
 }
 
 /// Lists the names of the volumes that a cluster has notes of.
@@ -264,7 +286,10 @@ pub async fn noted(storage: &Storage, mark: &ClusterMark) -> Result<HashSet<Box<
 }
 
 /// Lists the names of the volumes that have directories in the trash.
-async fn trashed(storage: &Storage) -> Result<HashSet<Box<str>>, StorageError> {
+///
+/// # Errors
+/// Returns an error if they cannot be listed.
+pub async fn trashed(storage: &Storage) -> Result<HashSet<Box<str>>, StorageError> {
     let mut volumes = HashSet::new();
     for of in ListOf::NUMBERS.map(ListOf::Trash).chain([ListOf::Root]) {
         let Some(mut entries) = storage.entries(&of).await? else { continue };

@@ -1,8 +1,8 @@
 //! `nfs-provisioner adopt`: directories that are there become volumes with claims, as after a cluster was rebuilt.
 //!
-//! Nothing on the export is touched. Without `--apply` the objects are printed, to be looked at and applied by hand.
+//! Nothing on the export is touched but the notes. Without `--apply` the objects are printed, to be looked at and applied by hand.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::time::{Duration, SystemTime};
 
@@ -118,19 +118,42 @@ async fn one(
     Ok(())
 }
 
-/// Finds the note of a directory. That of another cluster counts if that is silent, or was said to be gone.
+/// Finds the note of a directory. Those of another cluster count if that is silent, or was said to be gone.
+///
+/// # Errors
+/// If another cluster may have the directory, or several claims are noted for it.
 async fn noted(session: &Session, order: &Order, export: &Export, path: &RelPath) -> Result<Option<Note>> {
-    let mut unread = Tally::default();
-    let mut own = None;
-    for mark in Notes::find(&export.storage, &session.mark).await?.marks {
-        let notes = each_note(export, &mark, &mut unread).await?;
-        let Some(note) = notes.into_iter().find(|note| note.directory == *path) else { continue };
-        if mark != session.mark && order.cluster.as_deref() != Some(mark.as_str()) {
+    let found = Notes::find(&export.storage, &session.mark).await?;
+    if found.is_partial && order.cluster.is_none() {
+        bail!(
+            "other clusters may have notes on the export that cannot be read: say by --cluster which one is gone"
+        );
+    }
+    let mut notes = Vec::new();
+    for mark in found.marks {
+        let mut unread = Tally::default();
+        let of_path: Vec<_> = each_note(export, &mark, &mut unread).await?;
+        let of_path: Vec<_> = of_path.into_iter().filter(|note| note.directory == *path).collect();
+        let is_own = mark == session.mark && mark.is_known();
+        let is_none_theirs = is_own || (of_path.is_empty() && unread.refused.is_empty());
+        if !is_none_theirs && order.cluster.as_deref() != Some(mark.as_str()) {
             is_silent(export, &mark).await?;
         }
-        own = own.or(Some(note));
+        notes.extend(of_path);
     }
-    Ok(own)
+    let live = notes.iter().filter(|note| note.released.is_none());
+    let of_claims: HashSet<_> = live.map(whose).collect();
+    if of_claims.len() > 1 && order.wish.claim.is_none() {
+        bail!("several claims are noted for it: say by --as NAMESPACE/CLAIM which one is to have it");
+    }
+    // What a claim has left there counts if no claim has it.
+    notes.sort_by_key(|note| note.released.is_some());
+    Ok(notes.into_iter().next())
+}
+
+/// Returns the claim that a note names.
+fn whose(note: &Note) -> (Option<Box<str>>, Option<Box<str>>) {
+    (note.namespace.clone(), note.claim.clone())
 }
 
 /// Reads all notes of a cluster's volumes on an export. What is no note that we can read is noted as refused.
@@ -147,16 +170,50 @@ async fn each_note(export: &Export, mark: &ClusterMark, tally: &mut Tally) -> Re
     Ok(notes)
 }
 
+/// Adopts what the notes of a cluster that is gone tell of, but for what claims had left behind. A claim has one volume,
+/// and a directory one claim: what is noted otherwise is for a person to decide.
 async fn all(session: &Session, order: &Order, ledger: &mut Ledger, tally: &mut Tally) -> Result<()> {
+    let mut notes = Vec::new();
     for (id, export) in session.chosen(order.export.as_deref())? {
-        let notes = match source(session, export, order.cluster.as_deref()).await {
+        let read = match source(session, export, order.cluster.as_deref()).await {
             Ok(Some(mark)) => each_note(export, &mark, tally).await,
             Ok(None) => continue,
             Err(error) => Err(error),
         };
-        match notes {
-            Ok(notes) => all_of(session, order, id, notes, ledger, tally).await,
+        match read {
+            Ok(read) => notes.extend(read.into_iter().map(|note| (id, note))),
             Err(error) => tally.refused.push(format!("the export {}: {error:#}", export.name)),
+        }
+    }
+    let is_ours = |note: &Note| note.provisioner.as_deref().is_none_or(|name| name == session.provisioner);
+    notes.retain(|(_, note)| is_ours(note));
+    let (left, notes): (Vec<_>, Vec<_>) = notes.into_iter().partition(|(_, note)| note.released.is_some());
+    tally.left = left.len();
+    let (mut of_claim, mut of_place) = (HashMap::new(), HashMap::new());
+    for (id, note) in &notes {
+        *of_claim.entry(whose(note)).or_insert(0_usize) += 1;
+        *of_place.entry((*id, note.directory.clone())).or_insert(0_usize) += 1;
+    }
+    for (id, note) in &notes {
+        // One that is adopted already, by an earlier run or by hand.
+        if ledger.exists(&VolumeName::from(&*note.volume)) {
+            continue;
+        }
+        let path = &note.directory;
+        let taken = if of_claim.get(&whose(note)) > Some(&1) {
+            Err(anyhow!("several directories are noted as this claim's: adopt the right one by its name"))
+        } else if of_place.get(&(*id, path.clone())) > Some(&1) {
+            Err(anyhow!("several claims are noted for it: adopt it by its name, for one of them by --as"))
+        } else {
+            take(session, order, *id, path, Some(note), ledger).await
+        };
+        match taken {
+            Ok(()) => tally.done += 1,
+            Err(error) => {
+                let claim = whose(note);
+                let (namespace, claim) = (claim.0.unwrap_or_default(), claim.1.unwrap_or_default());
+                tally.refused.push(format!("{path} ({namespace}/{claim}): {error:#}"));
+            }
         }
     }
     if tally.done == 0 && tally.refused.is_empty() {
@@ -166,44 +223,6 @@ async fn all(session: &Session, order: &Order, ledger: &mut Ledger, tally: &mut 
         )?;
     }
     Ok(())
-}
-
-/// Adopts what these notes tell of, but for what their claims had left behind: a claim has one volume.
-async fn all_of(
-    session: &Session,
-    order: &Order,
-    id: ExportId,
-    notes: Vec<Note>,
-    ledger: &mut Ledger,
-    tally: &mut Tally,
-) {
-    let is_ours = |note: &Note| note.provisioner.as_deref().is_none_or(|name| name == session.provisioner);
-    let (kept, notes): (Vec<_>, Vec<_>) =
-        notes.into_iter().filter(is_ours).partition(|note| note.released.is_some());
-    tally.left += kept.len();
-    let whose = |note: &Note| (note.namespace.clone(), note.claim.clone());
-    let mut of_claim = HashMap::new();
-    for note in &notes {
-        of_claim.entry(whose(note)).or_insert_with(Vec::new).push(note.directory.to_string());
-    }
-    for note in &notes {
-        let (path, volume) = (&note.directory, VolumeName::from(&*note.volume));
-        // One that is adopted already, by an earlier run or by hand.
-        if ledger.exists(&volume) {
-            continue;
-        }
-        let taken = match of_claim.get(&whose(note)).map(Vec::as_slice) {
-            Some(several @ [_, _, ..]) => Err(anyhow!(
-                "several directories are noted as this claim's ({}): adopt the right one by its name",
-                several.join(", ")
-            )),
-            _ => take(session, order, id, path, Some(note), ledger).await,
-        };
-        match taken {
-            Ok(()) => tally.done += 1,
-            Err(error) => tally.refused.push(format!("{path}: {error:#}")),
-        }
-    }
 }
 
 /// Finds the cluster whose notes count: the one that was said, else the only other one, if it is silent.
@@ -282,6 +301,9 @@ async fn take(
         None => false,
     };
     if order.apply {
+        // Before the volume is made, so that other clusters see that it is somebody's.
+        let noted = revival.note(note, &session.provisioner, &session.mark);
+        export.storage.record(&session.mark, noted).await.context("the volume's note cannot be written")?;
         make(session, &revival).await?;
     } else {
         let claim = if has_claim { String::new() } else { format!("---\n{}", manifest(&revival.claim_object())?) };

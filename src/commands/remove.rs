@@ -9,9 +9,10 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Result, bail};
 use jiff::Timestamp;
 
+use crate::background::notes::trashed;
 use crate::commands::inventory::{GONE, Item, Kind, Notes, Query, Source, by_name};
 use crate::commands::session::Session;
-use crate::layout::{TRASH, TrashName, TrashPlace, numbered};
+use crate::layout::{Note, TRASH, TrashName, TrashPlace, numbered};
 use crate::ledger::Ledger;
 use crate::model::exports::{ExportId, Location};
 use crate::storage::{FoundNote, ListOf, Storage};
@@ -157,10 +158,7 @@ async fn prove(
                 }
                 bail!("no note tells whose it is: name it to have it removed");
             };
-            let is_own = session.mark.is_known()
-                && note.cluster.as_deref() == Some(session.mark.as_str())
-                && note.provisioner.as_deref() == Some(&*session.provisioner);
-            if !is_own && !is_named {
+            if !is_own(session, &note) && !is_named {
                 bail!("its note does not tell that it is this cluster's: name it to have it removed");
             }
             Ok((path, note.volume.to_string()))
@@ -171,8 +169,7 @@ async fn prove(
             let note = Notes::find(storage, &session.mark).await?;
             let volume = item.volume.clone().unwrap_or_default();
             let noted = note.of_volume(storage, &volume).await;
-            let is_own = noted.is_some_and(|(mark, _)| *mark == session.mark && mark.is_known());
-            if !is_own && !is_named {
+            if !noted.is_some_and(|(_, note)| is_own(session, &note)) && !is_named {
                 bail!("its note does not tell that it is this cluster's: name it to have it removed");
             }
             Ok((path, volume))
@@ -215,14 +212,22 @@ async fn prove_orphan(
     Ok((path, item.volume.clone().unwrap_or_else(|| item.name.clone())))
 }
 
-/// Tells whether this cluster has noted the directory as that of a volume, which is gone.
+/// Tells whether this provisioner has noted, for this cluster, that the directory is what a volume has left there. What
+/// the volume has in the trash is that; what lies at its path by then is not.
 async fn is_of_gone(session: &Session, storage: &Storage, volume: &str, path: &RelPath) -> Result<bool> {
-    if !session.mark.is_known() {
-        return Ok(false);
-    }
     let note = storage.note_of_volume(&session.mark, volume).await?.and_then(FoundNote::ok);
-    let is_noted = note.is_some_and(|note| note.directory == *path && &*note.volume == volume);
-    Ok(is_noted && session.cluster.volume(&volume.into()).await?.is_none())
+    let is_noted = note.is_some_and(|note| {
+        is_own(session, &note) && note.directory == *path && &*note.volume == volume && note.released.is_some()
+    });
+    let is_left = is_noted && !trashed(storage).await?.contains(volume);
+    Ok(is_left && session.cluster.volume(&volume.into()).await?.is_none())
+}
+
+/// Tells whether a note is of this cluster and this provisioner, and certainly of no other.
+fn is_own(session: &Session, note: &Note) -> bool {
+    session.mark.is_known()
+        && note.cluster.as_deref() == Some(session.mark.as_str())
+        && note.provisioner.as_deref() == Some(&*session.provisioner)
 }
 
 /// Renames it into the trash, or within the trash to a name that says that it is not kept; then removes its note.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::info;
 
 use crate::cluster::permissions::{PROTECT, Permission, missing};
@@ -25,6 +25,7 @@ use crate::model::exports::{ExportId, Location};
 use crate::model::volume::{Phase, ReclaimPolicy, Volume, annotation};
 use crate::storage::FoundNote;
 use crate::values::path::RelPath;
+use crate::values::time::BootTime;
 
 /// How long a provisioner that works meanwhile may take to see the new volume, before anything is looked at that it could
 /// be about to use.
@@ -32,6 +33,9 @@ const SETTLES: Duration = Duration::from_secs(2);
 
 /// How long the claim may take to be bound, for the command to say so.
 const BOUND_MAX: Duration = Duration::from_secs(30);
+
+/// How long it may take from the last look at the cluster's volumes to the rename.
+const PROOF_FOR: Duration = Duration::from_secs(10);
 
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(250);
@@ -93,6 +97,7 @@ pub async fn restore(session: &Session, order: &Order) -> Result<()> {
         if origin.made.is_none() {
             // It was made a moment ago, with no claim and nothing to reclaim.
             let _ = session.cluster.delete_volume(&volume).await;
+            let _ = timeout(PROOF_FOR, export.storage.forget(&session.mark, volume.name.as_str())).await;
         }
         return Err(error);
     }
@@ -142,7 +147,12 @@ async fn find(session: &Session, order: &Order) -> Result<Origin> {
     }
     if let Some((id, item)) = found.pop() {
         let note = note_of(session, order, id, &item).await?;
-        let made = made.into_iter().find(|volume| is_on(volume, id));
+        // One that is complete, or about to go, was made of an earlier one of this name.
+        let is_unfinished = |volume: &Volume| {
+            let is_kept = volume.reclaim == ReclaimPolicy::Retain && volume.own_claim().is_none();
+            is_kept && !volume.deleting && volume.disposed.is_none()
+        };
+        let made = made.into_iter().find(|volume| is_on(volume, id) && is_unfinished(volume));
         let kept_until = item.kept_until;
         let Item { lies_at, directory, .. } = item;
         return Ok(Origin { id, lies_at, directory, note, kept_until, made });
@@ -336,12 +346,18 @@ async fn bring_back(
             revival.directory.as_str()
         );
     }
-    let mut note = revival.note(origin.note.as_ref(), &session.provisioner);
-    note.cluster = session.mark.is_known().then(|| session.mark.as_str().into());
-    if let Err(error) = storage.record(&session.mark, note).await {
-        info!(export = &**name, %error, "the volume's note is written later");
+    let until = BootTime::now() + PROOF_FOR;
+    let note = revival.note(origin.note.as_ref(), &session.provisioner, &session.mark);
+    match timeout(PROOF_FOR, storage.record(&session.mark, note)).await {
+        Ok(Ok(())) => {}
+        found => info!(export = &**name, ?found, "the volume's note is written later"),
     }
-    let was_there = storage.bring_back(from, &revival.directory).await?;
+    let was_there = match storage.clone().until(until).bring_back(from, &revival.directory).await {
+        Ok(was_there) => was_there,
+        // The server may have done it, and the answer been lost.
+        Err(error) if storage.look(from).await?.is_some() => return Err(error.into()),
+        Err(_) => false,
+    };
     if !was_there && storage.look(&revival.directory).await?.is_none() {
         bail!("{from} has gone meanwhile");
     }

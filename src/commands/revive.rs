@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::core::ObjectMeta;
 
-use crate::layout::Note;
+use crate::layout::{ClusterMark, Note};
 use crate::model::class::Class;
 use crate::model::volume::{NfsSource, ReclaimPolicy, Volume, annotation};
 use crate::values::address::ExportAddress;
@@ -112,6 +112,9 @@ impl Revival {
             (annotation::ON_DELETE_OF_CLASS, fate(note, wish, class)),
             (annotation::ON_DELETE_OF_CLAIM, noted(|note| note.on_delete_of_claim.as_deref())),
             (annotation::ON_DELETE, noted(|note| note.on_delete_of_volume.as_deref())),
+            (annotation::DELETE_RETENTION, noted(|note| note.delete_retention.as_deref())),
+            (annotation::DELETE_RETENTION_MIN_FREE, noted(|note| note.delete_retention_min_free.as_deref())),
+            (annotation::ARCHIVE_RETENTION, noted(|note| note.archive_retention.as_deref())),
             (annotation::GID, note.and_then(|note| note.gid).map(|gid| gid.to_string())),
         ];
         Ok(Self {
@@ -208,7 +211,7 @@ impl Revival {
 
     /// Returns the note of the volume.
     #[must_use]
-    pub fn note(&self, from: Option<&Note>, provisioner: &str) -> Note {
+    pub fn note(&self, from: Option<&Note>, provisioner: &str, cluster: &ClusterMark) -> Note {
         let texts = |all: &[String]| all.iter().map(|text| text.as_str().into()).collect();
         let annotated = |key| self.annotations.get(key).map(|text| text.as_str().into());
         Note {
@@ -230,9 +233,12 @@ impl Revival {
             on_delete_of_claim: annotated(annotation::ON_DELETE_OF_CLAIM),
             gid: from.and_then(|note| note.gid),
             on_delete_of_volume: annotated(annotation::ON_DELETE),
+            delete_retention: annotated(annotation::DELETE_RETENTION),
+            delete_retention_min_free: annotated(annotation::DELETE_RETENTION_MIN_FREE),
+            archive_retention: annotated(annotation::ARCHIVE_RETENTION),
             owners: from.and_then(|note| note.owners.clone()),
             provisioner: Some(provisioner.into()),
-            cluster: None,
+            cluster: cluster.is_known().then(|| cluster.as_str().into()),
         }
     }
 }

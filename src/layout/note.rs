@@ -92,6 +92,15 @@ pub struct Note {
     /// The fate that an admin had set on the volume.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_delete_of_volume: Option<Box<str>>,
+    /// For how long what is deleted was to be kept in the trash, as the class's parameter had it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delete_retention: Option<Box<str>>,
+    /// The free space below which that was to go earlier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delete_retention_min_free: Option<Box<str>>,
+    /// For how long archives were to be kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archive_retention: Option<Box<str>>,
     /// The group that the volume's Pods had besides their own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gid: Option<u32>,
@@ -229,6 +238,9 @@ mod tests {
             on_delete_of_claim: None,
             gid: None,
             on_delete_of_volume: None,
+            delete_retention: None,
+            delete_retention_min_free: None,
+            archive_retention: None,
             owners: None,
             provisioner: None,
             cluster: None,
@@ -257,6 +269,9 @@ mod tests {
             on_delete_of_claim: Some("retain".into()),
             owners: Some(Owners { mode: "2770".into(), uid: 0, gid: 2000 }),
             on_delete_of_volume: None,
+            delete_retention: None,
+            delete_retention_min_free: None,
+            archive_retention: None,
             cluster: Some("7-8".into()),
             ..old()
         };

@@ -78,6 +78,15 @@ impl Storage {
         self.pool.call("list", move |root| root.entries(&of)).await
     }
 
+    /// Tells whether a directory is another user's; see [`Root::is_closed`].
+    ///
+    /// # Errors
+    /// Those of [`Root::is_closed`], and if the export cannot be used.
+    pub async fn is_closed(&self, of: &ListOf) -> Result<bool, StorageError> {
+        let of = of.clone();
+        self.pool.call("look", move |root| root.is_closed(&of)).await
+    }
+
     /// Reads the next page of a listing; see [`Entries::next_page`].
     ///
     /// # Errors

@@ -53,6 +53,8 @@ struct Volumes {
 pub struct Notes {
     /// The marks of the clusters.
     pub marks: Vec<ClusterMark>,
+    /// Whether there may be more, or notes of theirs, in directories of other users.
+    pub is_partial: bool,
 }
 
 impl Notes {
@@ -62,7 +64,9 @@ impl Notes {
     /// If they cannot be listed.
     pub async fn find(storage: &Storage, own: &ClusterMark) -> Result<Self> {
         let mut marks = vec![own.clone()];
+        let mut is_partial = false;
         for number in ListOf::NUMBERS {
+            is_partial |= storage.is_closed(&ListOf::Clusters(number)).await?;
             let Some(mut entries) = storage.entries(&ListOf::Clusters(number)).await? else { continue };
             loop {
                 let (rest, page) = storage.page(entries).await?;
@@ -76,7 +80,11 @@ impl Notes {
         }
         let mut seen = HashSet::new();
         marks.retain(|mark| seen.insert(mark.clone()));
-        Ok(Self { marks })
+        for (number, mark) in ListOf::NUMBERS.flat_map(|number| marks.iter().map(move |mark| (number, mark))) {
+            // A directory above that is closed has been met already.
+            is_partial |= storage.is_closed(&ListOf::Volumes(number, mark.clone())).await.unwrap_or(true);
+        }
+        Ok(Self { marks, is_partial })
     }
 
     /// Reads the note of a volume, of whichever cluster. A note that cannot be read is none.
@@ -170,7 +178,7 @@ impl Source {
     async fn find_orphans(&self, session: &Session, id: ExportId) -> Result<Vec<Item>> {
         let export = session.exports.get(id);
         let found = orphans::find(&export.storage, id, &self.volumes.ledger).await?;
-        let mut noted = self.notes_on(export, found.iter().map(String::as_str).collect()).await?;
+        let (mut noted, is_complete) = self.notes_on(export, found.iter().map(String::as_str).collect()).await?;
         let mut items = Vec::new();
         for name in found {
             let lies_at = RelPath::parse(&name).ok();
@@ -185,6 +193,7 @@ impl Source {
             let status = match others {
                 Some(mark) => format!("noted by the cluster {mark}"),
                 None if noted.is_empty() => "not noted".to_owned(),
+                None if !is_complete => format!("{GONE}, but some notes cannot be read"),
                 None => GONE.to_owned(),
             };
             let note = noted.into_iter().next().map(|(_, note)| note);
@@ -195,15 +204,17 @@ impl Source {
         Ok(items)
     }
 
-    /// Reads the notes of these directories, by whichever cluster. Those of volumes that this cluster has are left out.
+    /// Reads the notes of these directories, by whichever cluster, and tells whether there certainly are no others. Those
+    /// of volumes that this cluster has are left out.
     async fn notes_on(
         &self,
         export: &Export,
         directories: HashSet<&str>,
-    ) -> Result<BTreeMap<String, Vec<(ClusterMark, Note)>>> {
+    ) -> Result<(BTreeMap<String, Vec<(ClusterMark, Note)>>, bool)> {
+        let mut is_complete = !self.notes.is_partial;
         let mut noted = BTreeMap::<String, Vec<_>>::new();
         if directories.is_empty() {
-            return Ok(noted);
+            return Ok((noted, is_complete));
         }
         for (number, mark) in
             ListOf::NUMBERS.flat_map(|number| self.notes.marks.iter().map(move |mark| (number, mark)))
@@ -217,17 +228,20 @@ impl Source {
                 }
                 let is_there = |name: &str| self.volumes.ledger.exists(&VolumeName::from(name));
                 for (volume, _) in page.iter().filter(|(name, _)| !is_there(name)) {
-                    if let Ok(Some(Ok(note))) = export.storage.note_of_volume(mark, volume).await
-                        && directories.contains(note.directory.as_str())
-                    {
-                        // This cluster's own are read first.
-                        noted.entry(note.directory.to_string()).or_default().push((mark.clone(), note));
+                    match export.storage.note_of_volume(mark, volume).await {
+                        Ok(Some(Ok(note))) if directories.contains(note.directory.as_str()) => {
+                            // This cluster's own are read first.
+                            noted.entry(note.directory.to_string()).or_default().push((mark.clone(), note));
+                        }
+                        Ok(Some(Ok(_)) | None) => {}
+                        // It may be of any of them.
+                        Ok(Some(Err(_))) | Err(_) => is_complete = false,
                     }
                 }
                 entries = rest;
             }
         }
-        Ok(noted)
+        Ok((noted, is_complete))
     }
 }
 

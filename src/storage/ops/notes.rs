@@ -164,6 +164,24 @@ impl Root {
         }
     }
 
+    /// Tells whether a directory is another user's, so that what it holds cannot be known.
+    ///
+    /// # Errors
+    /// If it is a link or no directory, or the file system refuses for another reason.
+    pub fn is_closed(&self, of: &ListOf) -> Result<bool, StorageError> {
+        let opened = match of {
+            ListOf::Root => self.dir.reopen(Access::Read),
+            ListOf::Trash(number) => self.own(TRASH, *number, None),
+            ListOf::Clusters(number) => self.own(VOLUME_NOTES, *number, None),
+            ListOf::Volumes(number, cluster) => self.own(VOLUME_NOTES, *number, Some(cluster.as_str())),
+        };
+        match opened.and_then(|dir| dir.listing()) {
+            Ok(_) | Err(Problem::Os(Errno::ENOENT)) => Ok(false),
+            Err(problem) if problem.is_denial() => Ok(true),
+            Err(problem) => Err(problem).doing("look at", of.path()),
+        }
+    }
+
     /// Looks at a directory; `None` if there is none.
     ///
     /// # Errors
