@@ -272,15 +272,8 @@ enum End {
 pub async fn noted(storage: &Storage, mark: &ClusterMark) -> Result<HashSet<Box<str>>, StorageError> {
     let mut names = HashSet::new();
     for number in ListOf::NUMBERS {
-        let Some(mut entries) = storage.entries(&ListOf::Volumes(number, mark.clone())).await? else { continue };
-        loop {
-            let (rest, page) = storage.page(entries).await?;
-            if page.is_empty() {
-                break;
-            }
-            names.extend(page.into_iter().map(|(name, _)| name.into_boxed_str()));
-            entries = rest;
-        }
+        let of = ListOf::Volumes(number, mark.clone());
+        storage.each_entry(&of, |name, _| names.extend([name.into_boxed_str()])).await?;
     }
     Ok(names)
 }
@@ -292,17 +285,9 @@ pub async fn noted(storage: &Storage, mark: &ClusterMark) -> Result<HashSet<Box<
 pub async fn trashed(storage: &Storage) -> Result<HashSet<Box<str>>, StorageError> {
     let mut volumes = HashSet::new();
     for of in ListOf::NUMBERS.map(ListOf::Trash).chain([ListOf::Root]) {
-        let Some(mut entries) = storage.entries(&of).await? else { continue };
         let read = |name: &str| if of == ListOf::Root { TrashName::at_root(name) } else { name.parse().ok() };
-        loop {
-            let (rest, page) = storage.page(entries).await?;
-            if page.is_empty() {
-                break;
-            }
-            let names = page.iter().filter_map(|(name, _)| read(name));
-            volumes.extend(names.map(|name| Box::from(name.volume())));
-            entries = rest;
-        }
+        let add = |name: String, _| volumes.extend(read(&name).map(|name| Box::from(name.volume())));
+        storage.each_entry(&of, add).await?;
     }
     Ok(volumes)
 }

@@ -302,7 +302,7 @@ async fn take(
     };
     if order.apply {
         // Before the volume is made, so that other clusters see that it is somebody's.
-        let noted = revival.note(note, &session.provisioner, &session.mark);
+        let noted = revival.note(note, &at, &session.mark);
         export.storage.record(&session.mark, noted).await.context("the volume's note cannot be written")?;
         make(session, &revival).await?;
     } else {

@@ -347,7 +347,7 @@ async fn bring_back(
         );
     }
     let until = BootTime::now() + PROOF_FOR;
-    let note = revival.note(origin.note.as_ref(), &session.provisioner, &session.mark);
+    let note = revival.note(origin.note.as_ref(), at, &session.mark);
     match timeout(PROOF_FOR, storage.record(&session.mark, note)).await {
         Ok(Ok(())) => {}
         found => info!(export = &**name, ?found, "the volume's note is written later"),

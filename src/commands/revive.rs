@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     NFSVolumeSource, ObjectReference, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec,
     PersistentVolumeSpec, VolumeResourceRequirements,
@@ -9,8 +10,10 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::core::ObjectMeta;
 
+use crate::decide::record;
 use crate::layout::{ClusterMark, Note};
 use crate::model::class::Class;
+use crate::model::exports::Location;
 use crate::model::volume::{NfsSource, ReclaimPolicy, Volume, annotation};
 use crate::values::address::ExportAddress;
 use crate::values::path::RelPath;
@@ -209,37 +212,12 @@ impl Revival {
         wish.class.clone().or_else(noted).unwrap_or_default()
     }
 
-    /// Returns the note of the volume.
+    /// Returns the note of the volume, at its directory. The directory is as `from` tells.
     #[must_use]
-    pub fn note(&self, from: Option<&Note>, provisioner: &str, cluster: &ClusterMark) -> Note {
-        let texts = |all: &[String]| all.iter().map(|text| text.as_str().into()).collect();
-        let annotated = |key| self.annotations.get(key).map(|text| text.as_str().into());
-        Note {
-            directory: self.directory.clone(),
-            volume: self.volume.as_str().into(),
-            class: self.class.as_str().into(),
-            namespace: Some(self.namespace.as_str().into()),
-            claim: Some(self.claim.as_str().into()),
-            claim_uid: None,
-            archived: None,
-            created: Some(jiff::Timestamp::now()),
-            released: None,
-            kept_until: None,
-            capacity: Some(self.size.as_str().into()),
-            access_modes: texts(&self.access_modes),
-            mount_options: texts(&self.mount_options),
-            reclaim_policy: Some(self.policy.as_str().into()),
-            on_delete: annotated(annotation::ON_DELETE_OF_CLASS),
-            on_delete_of_claim: annotated(annotation::ON_DELETE_OF_CLAIM),
-            gid: from.and_then(|note| note.gid),
-            on_delete_of_volume: annotated(annotation::ON_DELETE),
-            delete_retention: annotated(annotation::DELETE_RETENTION),
-            delete_retention_min_free: annotated(annotation::DELETE_RETENTION_MIN_FREE),
-            archive_retention: annotated(annotation::ARCHIVE_RETENTION),
-            owners: from.and_then(|note| note.owners.clone()),
-            provisioner: Some(provisioner.into()),
-            cluster: cluster.is_known().then(|| cluster.as_str().into()),
-        }
+    pub fn note(&self, from: Option<&Note>, at: &Location, cluster: &ClusterMark) -> Note {
+        let volume = Volume::read(&self.volume_object(self.policy, None));
+        let owners = from.and_then(|note| note.owners.clone());
+        Note { created: Some(Timestamp::now()), owners, ..record::of_volume(&volume, at, cluster) }
     }
 }
 

@@ -387,7 +387,7 @@ impl Provisioner {
     async fn record(&self, Provision { volume, at, .. }: &Provision) {
         let Context { state, records, .. } = &self.context;
         if record::is_wanted(state.class(&volume.class).as_deref(), records.wanted) {
-            let note = record::of_new(volume, &at.path, &records.mark(), Timestamp::now());
+            let note = record::of_new(volume, at, &records.mark(), Timestamp::now());
             records.write(self.context.export(at), note).await;
         }
     }

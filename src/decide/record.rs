@@ -6,7 +6,6 @@ use crate::layout::{ClusterMark, Note};
 use crate::model::class::Class;
 use crate::model::exports::Location;
 use crate::model::volume::{NewVolume, Phase, Volume};
-use crate::values::path::RelPath;
 
 /// Tells whether a volume of this class gets a note: as the class's parameter `recordVolume` says, else as the setting
 /// `RECORD_VOLUMES` does.
@@ -15,37 +14,11 @@ pub fn is_wanted(class: Option<&Class>, setting: bool) -> bool {
     class.and_then(|class| class.parameters.record).unwrap_or(setting)
 }
 
-/// Returns the note of a volume that is about to be made at `directory`. Its directory's mode and owners are not known
+/// Returns the note of a volume that is about to be made. Its directory's mode and owners are not known
 /// yet.
 #[must_use]
-pub fn of_new(volume: &NewVolume, directory: &RelPath, cluster: &ClusterMark, now: Timestamp) -> Note {
-    let text = |text: &String| text.as_str().into();
-    Note {
-        directory: directory.clone(),
-        volume: volume.name().as_str().into(),
-        class: volume.class.as_str().into(),
-        namespace: Some(volume.claim.namespace.clone()),
-        claim: Some(volume.claim.name.clone()),
-        claim_uid: Some(volume.claim.uid.as_str().into()),
-        archived: None,
-        created: Some(now),
-        released: None,
-        kept_until: None,
-        capacity: Some(text(&volume.request.0)),
-        access_modes: volume.access_modes.iter().map(text).collect(),
-        mount_options: volume.mount_options.iter().map(text).collect(),
-        reclaim_policy: Some(volume.reclaim.as_str().into()),
-        on_delete: Some(volume.fate.as_str().into()),
-        on_delete_of_claim: volume.fate_of_claim.map(|fate| fate.as_str().into()),
-        gid: volume.gid,
-        on_delete_of_volume: None,
-        delete_retention: volume.retention.delete.clone(),
-        delete_retention_min_free: volume.retention.delete_min_free.clone(),
-        archive_retention: volume.retention.archive.clone(),
-        owners: None,
-        provisioner: Some(volume.provisioner.clone()),
-        cluster: known(cluster),
-    }
+pub fn of_new(volume: &NewVolume, at: &Location, cluster: &ClusterMark, now: Timestamp) -> Note {
+    Note { created: Some(now), ..of_volume(&Volume::read(&volume.object()), at, cluster) }
 }
 
 /// Returns the note of a volume that exists.

@@ -40,36 +40,16 @@ pub struct Note {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claim_uid: Option<Box<str>>,
     /// The time at which the directory was archived; unset in the note of a volume.
-    #[serde(
-        default,
-        serialize_with = "maybe_as_text",
-        deserialize_with = "time",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, with = "time", skip_serializing_if = "Option::is_none")]
     pub archived: Option<Timestamp>,
     /// The time at which the volume was made, or its first note was written if the API server did not tell that.
-    #[serde(
-        default,
-        serialize_with = "maybe_as_text",
-        deserialize_with = "time",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, with = "time", skip_serializing_if = "Option::is_none")]
     pub created: Option<Timestamp>,
     /// The time at which the claim had gone while the directory stayed where it was; unset if it had not.
-    #[serde(
-        default,
-        serialize_with = "maybe_as_text",
-        deserialize_with = "time",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, with = "time", skip_serializing_if = "Option::is_none")]
     pub released: Option<Timestamp>,
     /// The time until which the archive is kept; unset if that is for ever.
-    #[serde(
-        default,
-        serialize_with = "maybe_as_text",
-        deserialize_with = "time",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, with = "time", skip_serializing_if = "Option::is_none")]
     pub kept_until: Option<Timestamp>,
     /// The volume's capacity, as the API server spells it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -192,23 +172,27 @@ fn as_text<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, 
     serializer.collect_str(value)
 }
 
-#[expect(clippy::ref_option, reason = "serde passes fields so")]
-fn maybe_as_text<S: Serializer>(value: &Option<impl Display>, serializer: S) -> Result<S::Ok, S::Error> {
-    match value {
-        Some(value) => serializer.collect_str(value),
-        None => serializer.serialize_none(),
-    }
-}
-
 fn directory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RelPath, D::Error> {
     let text = Box::<str>::deserialize(deserializer)?;
     RelPath::parse(&text).map_err(|error| D::Error::custom(format_args!("the directory {error}")))
 }
 
-fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
-    let text = Box::<str>::deserialize(deserializer)?;
-    // The error would quote the text, control characters and all.
-    text.parse().map(Some).map_err(|_| D::Error::custom("a time is not one as in RFC 3339"))
+/// Times as in RFC 3339, where there may be none.
+mod time {
+    use jiff::Timestamp;
+    use serde::de::{Deserialize, Deserializer, Error as _};
+    use serde::{Serialize, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde passes fields so")]
+    pub(super) fn serialize<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+        time.as_ref().map(ToString::to_string).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+        let text = Box::<str>::deserialize(deserializer)?;
+        // The error would quote the text, control characters and all.
+        text.parse().map(Some).map_err(|_| D::Error::custom("a time is not one as in RFC 3339"))
+    }
 }
 
 #[cfg(test)]

@@ -78,6 +78,25 @@ impl Storage {
         self.pool.call("list", move |root| root.entries(&of)).await
     }
 
+    /// Passes the name of each entry of a directory to `take`, with whether it is a directory. None of one that is not
+    /// there, or is another user's.
+    ///
+    /// # Errors
+    /// Those of [`Storage::entries`] and [`Storage::page`].
+    pub async fn each_entry(&self, of: &ListOf, mut take: impl FnMut(String, bool)) -> Result<(), StorageError> {
+        let Some(mut entries) = self.entries(of).await? else { return Ok(()) };
+        loop {
+            let (rest, page) = self.page(entries).await?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            for (name, is_directory) in page {
+                take(name, is_directory);
+            }
+            entries = rest;
+        }
+    }
+
     /// Tells whether a directory is another user's; see [`Root::is_closed`].
     ///
     /// # Errors

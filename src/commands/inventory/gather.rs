@@ -67,16 +67,10 @@ impl Notes {
         let mut is_partial = false;
         for number in ListOf::NUMBERS {
             is_partial |= storage.is_closed(&ListOf::Clusters(number)).await?;
-            let Some(mut entries) = storage.entries(&ListOf::Clusters(number)).await? else { continue };
-            loop {
-                let (rest, page) = storage.page(entries).await?;
-                if page.is_empty() {
-                    break;
-                }
-                let found = page.iter().filter(|(_, is_directory)| *is_directory);
-                marks.extend(found.filter_map(|(name, _)| ClusterMark::parse(name)));
-                entries = rest;
-            }
+            let add = |name: String, is_directory: bool| {
+                marks.extend(ClusterMark::parse(&name).filter(|_| is_directory));
+            };
+            storage.each_entry(&ListOf::Clusters(number), add).await?;
         }
         let mut seen = HashSet::new();
         marks.retain(|mark| seen.insert(mark.clone()));

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use crate::layout::{NOTE_MAX, NOTES, NUMBERED_MAX, Note, RootEntry, TrashName, classify, numbered};
-use crate::storage::dir::{Dir, File};
+use crate::storage::dir::Dir;
 use crate::storage::entry::{Access, Attributes, FileKind, Time};
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
+use crate::storage::ops::notes::read_whole;
 use crate::storage::root::{Check, LISTED, Root, open_private};
 use crate::values::path::{Name, RelPath};
 
@@ -210,19 +211,4 @@ impl Notes {
         let note = std::str::from_utf8(&text).ok().and_then(|text| Note::parse(text).ok());
         Ok(note.map(|note| (note, found.modified)))
     }
-}
-
-/// Reads a file, up to a byte more than a note may have.
-fn read_whole(file: &File) -> Result<Vec<u8>, Problem> {
-    let mut block = vec![0; NOTE_MAX + 1];
-    let mut read = 0;
-    while let Some(rest) = block.get_mut(read..).filter(|rest| !rest.is_empty()) {
-        let more = file.read_at(rest, u64::try_from(read).unwrap_or(u64::MAX))?;
-        if more == 0 {
-            break;
-        }
-        read += more;
-    }
-    block.truncate(read);
-    Ok(block)
 }

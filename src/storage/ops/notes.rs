@@ -5,8 +5,8 @@ use std::time::SystemTime;
 use crate::layout::{
     ClusterMark, NOTE_MAX, NOTES, NUMBERED_MAX, Note, NoteError, Owners, TRASH, VOLUME_NOTES, numbered,
 };
-use crate::storage::dir::{Dir, Listing};
-use crate::storage::entry::{Access, FileKind};
+use crate::storage::dir::{Dir, File, Listing};
+use crate::storage::entry::{Access, Attributes, FileKind};
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
 use crate::storage::root::{LISTED, Root, make_private, make_usable};
 use crate::values::path::{Name, RelPath};
@@ -150,13 +150,8 @@ impl Root {
     /// # Errors
     /// If it is a link or no directory, or the file system refuses.
     pub fn entries(&self, of: &ListOf) -> Result<Option<Entries>, StorageError> {
-        let opened = match of {
-            ListOf::Root => self.dir.reopen(Access::Read),
-            ListOf::Trash(number) => self.own(TRASH, *number, None),
-            ListOf::Clusters(number) => self.own(VOLUME_NOTES, *number, None),
-            ListOf::Volumes(number, cluster) => self.own(VOLUME_NOTES, *number, Some(cluster.as_str())),
-        };
-        let listed = opened.and_then(|dir| Ok(Entries { listing: dir.listing()?, dir, path: of.path() }));
+        let listed =
+            self.open_list(of).and_then(|dir| Ok(Entries { listing: dir.listing()?, dir, path: of.path() }));
         match listed {
             Err(Problem::Os(Errno::ENOENT)) => Ok(None),
             Err(problem) if problem.is_denial() && *of != ListOf::Root => Ok(None),
@@ -169,13 +164,7 @@ impl Root {
     /// # Errors
     /// If it is a link or no directory, or the file system refuses for another reason.
     pub fn is_closed(&self, of: &ListOf) -> Result<bool, StorageError> {
-        let opened = match of {
-            ListOf::Root => self.dir.reopen(Access::Read),
-            ListOf::Trash(number) => self.own(TRASH, *number, None),
-            ListOf::Clusters(number) => self.own(VOLUME_NOTES, *number, None),
-            ListOf::Volumes(number, cluster) => self.own(VOLUME_NOTES, *number, Some(cluster.as_str())),
-        };
-        match opened.and_then(|dir| dir.listing()) {
+        match self.open_list(of).and_then(|dir| dir.listing()) {
             Ok(_) | Err(Problem::Os(Errno::ENOENT)) => Ok(false),
             Err(problem) if problem.is_denial() => Ok(true),
             Err(problem) => Err(problem).doing("look at", of.path()),
@@ -190,8 +179,7 @@ impl Root {
         let looked = self.volume(directory).and_then(|found| {
             let Some(dir) = found else { return Ok(None) };
             let found = dir.inode().attributes()?;
-            let owners = Owners { mode: format!("{:04o}", found.mode).into(), uid: found.uid, gid: found.gid };
-            Ok(Some(Seen { owners, changed: found.changed.into(), modified: found.modified.into() }))
+            Ok(Some(Seen { owners: told(found), changed: found.changed.into(), modified: found.modified.into() }))
         });
         looked.doing("look at", directory)
     }
@@ -249,6 +237,16 @@ impl Root {
         }
     }
 
+    /// Opens a directory to list it.
+    fn open_list(&self, of: &ListOf) -> Result<Dir, Problem> {
+        match of {
+            ListOf::Root => self.dir.reopen(Access::Read),
+            ListOf::Trash(number) => self.own(TRASH, *number, None),
+            ListOf::Clusters(number) => self.own(VOLUME_NOTES, *number, None),
+            ListOf::Volumes(number, cluster) => self.own(VOLUME_NOTES, *number, Some(cluster.as_str())),
+        }
+    }
+
     /// Opens a directory of our own as it is, or the one of this name in it.
     fn own(&self, top: &str, number: u8, inner: Option<&str>) -> Result<Dir, Problem> {
         let access = |is_last| if is_last { Access::Read } else { Access::Pass };
@@ -279,8 +277,11 @@ impl Entries {
 
 /// Finds the mode and the owners of a directory in `above`, as far as they are told.
 pub(crate) fn owners(above: &Dir, leaf: &Name) -> Option<Owners> {
-    let found = above.entry(leaf.as_str()).ok()?;
-    Some(Owners { mode: format!("{:04o}", found.mode).into(), uid: found.uid, gid: found.gid })
+    above.entry(leaf.as_str()).ok().map(told)
+}
+
+fn told(Attributes { mode, uid, gid, .. }: Attributes) -> Owners {
+    Owners { mode: format!("{mode:04o}").into(), uid, gid }
 }
 
 /// Reads the content of a file, no more of it than a note may have and one byte. What is not text any more is replaced.
@@ -289,14 +290,20 @@ fn text(dir: &Dir, name: &str) -> Result<String, Problem> {
     if file.inode().attributes()?.kind != FileKind::File {
         return Ok(String::new());
     }
-    let mut content = vec![0; NOTE_MAX + 1];
-    let mut length = 0;
-    while let Some(rest) = content.get_mut(length..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, length as u64)? {
-            0 => break,
-            read => length += read,
+    Ok(String::from_utf8_lossy(&read_whole(&file)?).into_owned())
+}
+
+/// Reads a file, up to a byte more than a note may have.
+pub(crate) fn read_whole(file: &File) -> Result<Vec<u8>, Problem> {
+    let mut block = vec![0; NOTE_MAX + 1];
+    let mut read = 0;
+    while let Some(rest) = block.get_mut(read..).filter(|rest| !rest.is_empty()) {
+        let more = file.read_at(rest, u64::try_from(read).unwrap_or(u64::MAX))?;
+        if more == 0 {
+            break;
         }
+        read += more;
     }
-    content.truncate(length);
-    Ok(String::from_utf8_lossy(&content).into_owned())
+    block.truncate(read);
+    Ok(block)
 }
