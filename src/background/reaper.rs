@@ -43,9 +43,10 @@ const LEADS: Duration = Duration::from_secs(1);
 /// all known entries are gone.
 const LEARNED_MAX: usize = 256;
 
-/// How many times as long as a listing took is waited before the next one: where very much is kept, a listing takes
-/// long.
-const LOOK_PAUSE: u32 = 4;
+/// How many times as long as a listing took is waited before the next one, and how long at the most for each entry
+/// that is kept: where very much is kept, a listing takes long. It also does while the server is away, but then
+/// nothing is to wait for that afterwards.
+const LOOK_PAUSE: (u32, Duration) = (4, Duration::from_micros(100));
 
 /// The time between the end of a removal and the question whether there is room now: some file systems free what was
 /// removed a moment later.
@@ -184,7 +185,7 @@ impl<'a> Reaper<'a> {
         self.look_at = None;
         // Even a listing that has all known entries in it then has room for that many new ones.
         let found = self.storage.trashed(self.known.len() + LEARNED_MAX, now).await;
-        self.not_before = Instant::now() + begun.elapsed() * LOOK_PAUSE;
+        self.not_before = Instant::now() + pause(begun.elapsed(), found.as_ref().map_or(0, |found| found.kept.count));
         said.say(&found);
         let Ok(Trashed { names, kept, .. }) = found else { return self.count() };
         said.say_little(&kept);
@@ -319,6 +320,12 @@ impl<'a> Reaper<'a> {
     }
 }
 
+/// Returns how long the trash is left alone after a listing that took so long, where so many entries are kept.
+fn pause(took: Duration, kept: usize) -> Duration {
+    let (times, for_each) = LOOK_PAUSE;
+    (took * times).min(for_each * u32::try_from(kept).unwrap_or(u32::MAX))
+}
+
 /// Waits for a time; for ever if there is none.
 async fn reached(time: Option<Instant>) {
     match time {
@@ -406,5 +413,19 @@ impl Trouble {
                 self.error = Some(error.clone());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_is_paused_after_where_much_is_kept_and_not_where_the_server_was_away() {
+        let (second, minute) = (Duration::from_secs(1), Duration::from_mins(1));
+        assert_eq!(pause(minute, 0), Duration::ZERO);
+        assert!(pause(minute, 100) < second);
+        assert_eq!(pause(10 * second, 1_000_000), 40 * second);
+        assert_eq!(pause(minute, 1_000_000), 100 * second);
     }
 }
