@@ -11,6 +11,9 @@ pub enum Failpoint {
     /// next round for the claim adopts the directory and sets the mode; if the claim has gone meanwhile, the
     /// directory stays, empty, and is counted as an orphan.
     DirectoryMade,
+    /// The note of a volume says what is about to be brought back for its claim. Left: the note. The next round for the
+    /// claim goes on; if the claim has gone meanwhile, the note is removed within two hours.
+    RestoreNoted,
     /// The claim's directory is complete. Left: as before.
     DirectoryReady,
     /// The staging place for a copy has been made. Left: an empty staging place. The next round for the claim puts
@@ -53,7 +56,10 @@ impl Failpoint {
     /// Lists the steps of `archives restore`.
     pub const OF_RESTORE: [Self; 3] = [Self::VolumeRestored, Self::DirectoryRestored, Self::ClaimRestored];
 
-    /// Lists all steps of the provisioner.
+    /// Lists the steps of serving a claim that gets something back.
+    pub const OF_CLAIM_RESTORE: [Self; 3] = [Self::RestoreNoted, Self::DirectoryReady, Self::VolumeCreated];
+
+    /// Lists all steps of the provisioner, those of a claim that gets something back aside.
     pub const ALL: [Self; 11] = [
         Self::DirectoryMade,
         Self::DirectoryReady,
@@ -73,6 +79,7 @@ impl Failpoint {
     pub fn name(self) -> &'static str {
         match self {
             Self::DirectoryMade => "directory-made",
+            Self::RestoreNoted => "restore-noted",
             Self::DirectoryReady => "directory-ready",
             Self::CopyStaged => "copy-staged",
             Self::CopyMarked => "copy-marked",

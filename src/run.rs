@@ -35,6 +35,7 @@ use crate::controllers::pool::{Workers, wake_on_return};
 use crate::controllers::provisioner::Provisioner;
 use crate::controllers::reclaimer::Reclaimer;
 use crate::controllers::records::Records;
+use crate::controllers::restorable::Restorable;
 use crate::decide::scope::Scope;
 use crate::export::{self, Export};
 use crate::model::exports::PerExport;
@@ -150,10 +151,11 @@ async fn serve(config: Config, parts: Parts, lead: Lead, listing: ListMode, stop
         () = watches.all_listed() => {
             let exports = staging::noted_as_ours(&fenced(&exports, &leadership), &state);
             let (refreshed, classes) = (Arc::default(), Arc::default());
+            let restorable = Restorable::default();
             let records = Records::new(config.record);
             notes::learn_mark(&cluster, &records).await;
             let context =
-                Context { scope, state, exports, cluster, recorder, metrics, refreshed, classes, records };
+                Context { scope, state, exports, cluster, recorder, metrics, refreshed, classes, records, restorable };
             Box::pin(work_until(context, expand, config.usage_calls, leadership, stop)).await;
         }
         () = came_true(stop.clone()) => {}

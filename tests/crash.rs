@@ -29,7 +29,7 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{Api, DeleteParams};
 use nfs_provisioner::failpoint::Failpoint;
-use nfs_provisioner::layout::STAGING;
+use nfs_provisioner::layout::{STAGING, TRASH};
 use serde_json::json;
 use support::eventually;
 use support::process::Process;
@@ -253,5 +253,42 @@ async fn a_restore_that_dies_at_any_step_is_finished_by_the_next() {
         assert_eq!(fs::read_to_string(space.at(&directory).join("file")).unwrap(), "kept", "{step:?}");
         let policy = volume.spec.unwrap().persistent_volume_reclaim_policy;
         assert_eq!((policy.as_deref(), space.at(&archive).exists()), (Some("Delete"), false), "{step:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_claim_gets_its_data_back_whenever_the_process_dies() {
+    let keeps = json!({"onDelete": "delete", "deleteRetention": "1h", "claimRestore": "always",
+        "pathPattern": "${.PVC.namespace}"});
+    for (step, parameters) in Failpoint::OF_CLAIM_RESTORE
+        .into_iter()
+        .flat_map(|step| [(step, keeps.clone()), (step, json!({"claimRestore": "always"}))])
+    {
+        let space = Space::new().await;
+        let mut provisioner = start(&space, None);
+        let class = space.class("nfs", json!({"parameters": parameters})).await;
+        space.claim("data", &class, json!({})).await;
+        let volume = space.bound("data").await;
+        fs::write(space.at(&Space::directory(&volume)).join("file"), "kept").unwrap();
+        space.delete_claim("data").await;
+        space.gone(volume.metadata.name.as_deref().unwrap()).await;
+        provisioner.stop();
+        provisioner = start(&space, Some(step));
+        let mut deaths = 0;
+        space.claim("data", &class, json!({})).await;
+        through(&space, &mut provisioner, &mut deaths, || is_bound(&space, "data")).await;
+        for _ in 0..250 {
+            if deaths > 0 || !provisioner.is_running() {
+                deaths = deaths.max(1);
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(deaths, 1, "{step:?} was not met:\n{}", provisioner.log());
+        let directory = Space::directory(&space.bound("data").await);
+        assert_eq!(fs::read_to_string(space.at(&directory).join("file")).unwrap(), "kept", "{step:?}");
+        assert_eq!(space.entries(), [directory], "{step:?}");
+        let trash = fs::read_dir(space.at(TRASH)).into_iter().flatten().count();
+        assert_eq!(trash, 0, "{step:?}");
     }
 }

@@ -185,7 +185,8 @@ impl<'a> Reaper<'a> {
         self.look_at = None;
         // Even a listing that has all known entries in it then has room for that many new ones.
         let found = self.storage.trashed(self.known.len() + LEARNED_MAX, now).await;
-        self.not_before = Instant::now() + pause(begun.elapsed(), found.as_ref().map_or(0, |found| found.kept.count));
+        self.not_before =
+            Instant::now() + pause(begun.elapsed(), found.as_ref().map_or(0, |found| found.kept.count));
         said.say(&found);
         let Ok(Trashed { names, kept, .. }) = found else { return self.count() };
         said.say_little(&kept);

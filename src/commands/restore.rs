@@ -16,6 +16,7 @@ use crate::cluster::permissions::{PROTECT, Permission, missing};
 use crate::commands::inventory::{Item, Kind, Notes, by_name};
 use crate::commands::revive::{Revival, Wish};
 use crate::commands::session::Session;
+use crate::decide::restore::KEPT_MARGIN;
 use crate::decide::volume::located;
 use crate::export::Export;
 use crate::failpoint::Failpoint;
@@ -265,7 +266,16 @@ async fn check(session: &Session, origin: &Origin, revival: &Revival, at: &Locat
              is complete; rbac/rbac.yaml has it"
         );
     }
-    if origin.lies_at.is_some() && export.storage.look(directory).await?.is_some() {
+    let is_there = export.storage.look(directory).await?.is_some();
+    if origin.lies_at.is_none() && !is_there {
+        bail!(
+            "neither that nor the directory {:?} of the volume {volume:?}, which an earlier run has made for it, is on the \
+             export {}: it was brought back in another way. Delete that volume",
+            directory.as_str(),
+            export.name
+        );
+    }
+    if origin.lies_at.is_some() && is_there {
         bail!(
             "there is a directory {:?} on the export {} already: move it away first, or remove it if it is not \
              needed any more (`nfs-provisioner orphans` tells whose it is)",
@@ -293,8 +303,7 @@ fn is_free(origin: &Origin, ledger: &Ledger, from: &RelPath) -> Result<()> {
     if !ledger.is_alone(&"".into(), &at) {
         bail!("a volume of the cluster has this directory, one above it or one in it");
     }
-    // Who removes it may have another clock.
-    let margin = SignedDuration::from_mins(5);
+    let margin = SignedDuration::from_secs(KEPT_MARGIN);
     let is_trash = classify(from.as_str().split('/').next().unwrap_or_default()) == RootEntry::Trash;
     if is_trash && origin.kept_until.is_none_or(|until| until.duration_since(Timestamp::now()) < margin) {
         bail!("it is not kept any more: a part of it may have been removed already");

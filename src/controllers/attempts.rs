@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::controllers::copies::{Copy, CopyFailure, CopyJob, CopyState};
 use crate::decide::copy::CopySource;
+use crate::decide::restore::Entry;
 use crate::ledger::Reserved;
 use crate::model::exports::{ExportId, Location};
 use crate::storage::Created;
@@ -20,6 +21,8 @@ pub(super) enum Stage {
     Reserved,
     /// The directory was made, or existed before.
     Made(Created),
+    /// What the claim gets back is at its path.
+    Restored(Box<Entry>),
     /// A copy was ordered, and is being made or has ended one way or the other.
     Copying(Copy),
     /// A copy has failed, and is made again.
@@ -46,6 +49,8 @@ pub(super) enum Left {
     Nothing,
     /// A directory.
     Directory(Created),
+    /// What was archived or deleted.
+    Restored(Box<Entry>),
     /// A copy that is not in its place yet.
     Unplaced(Copy),
     /// A complete copy that is still where it was made.
@@ -60,6 +65,7 @@ impl Stage {
         match self {
             Self::Reserved | Self::VolumeCreated => Left::Nothing,
             Self::Made(created) => Left::Directory(*created),
+            Self::Restored(entry) => Left::Restored(entry.clone()),
             Self::Copying(copy) => match copy.state() {
                 CopyState::Waiting | CopyState::Running => Left::Unplaced(copy.clone()),
                 CopyState::Ended(Ok(created)) => Left::Placed(created),
@@ -111,7 +117,7 @@ impl Attempts {
     /// Returns the export on which a claim's directory was begun, and has to be finished.
     pub(super) fn export(&self, claim: &ClaimUid) -> Option<ExportId> {
         self.get(claim).and_then(|(at, stage)| match stage {
-            Stage::Made(_) | Stage::Copying(_) => Some(at.export),
+            Stage::Made(_) | Stage::Restored(_) | Stage::Copying(_) => Some(at.export),
             // A copy that found no room, say, may be made elsewhere.
             Stage::Failed(failure) => failure.copy.complete.map(|_| at.export),
             Stage::Reserved | Stage::VolumeCreated => None,

@@ -10,10 +10,11 @@ use crate::cluster::events::Reason;
 use crate::controllers::report::{Count, Fields, Report};
 use crate::decide::claim::ClaimIgnored;
 use crate::decide::refusal::{ClaimRefusal, Passing};
+use crate::decide::restore::Entry;
 use crate::model::claim::{Claim, DataSource};
 use crate::model::parameters::{BadParameter, Fate};
-use crate::model::volume::annotation;
 use crate::queue::{Next, RetryReason};
+use crate::storage::{Problem, StorageError};
 use crate::values::names::VolumeName;
 use crate::values::time::milliseconds;
 
@@ -37,6 +38,13 @@ pub(super) enum ClaimOutcome {
     WaitsForMove,
     /// The claim waits until a volume with the same directory, whose claim has gone, has been reclaimed.
     WaitsForRelease {
+        /// The volume.
+        volume: VolumeName,
+        /// How often the claim has waited for it in a row.
+        failures: u32,
+    },
+    /// The claim waits until a volume, whose data it is to get back, has been reclaimed.
+    WaitsForData {
         /// The volume.
         volume: VolumeName,
         /// How often the claim has waited for it in a row.
@@ -80,10 +88,12 @@ pub(super) enum Unread {
     Gids,
     /// The volume in the place that the claim had before.
     Elsewhere,
+    /// The cluster's mark.
+    Mark,
 }
 
 /// The origin of a volume's directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Directory {
     /// The directory was made.
     New,
@@ -91,6 +101,8 @@ pub(super) enum Directory {
     Adopted,
     /// The directory is a copy.
     Copied,
+    /// The directory was archived or deleted, and brought back.
+    Restored(Box<Entry>),
 }
 
 /// The facts about a round that its report names.
@@ -149,6 +161,14 @@ impl ClaimRound<'_> {
 }
 
 impl ClaimOutcome {
+    /// Returns the outcome of a round in which the export has refused something, `words` being the error and its remedy.
+    pub(super) fn failed_to_make(error: &StorageError, words: &str) -> Self {
+        if error.problem == Problem::NotLeading {
+            return Self::NotLeading;
+        }
+        Self::FailedToMake { words: words.to_owned(), path: error.path.clone() }
+    }
+
     /// Returns the report of the outcome.
     pub(super) fn report(&self, round: &ClaimRound<'_>) -> Report {
         let quiet = |message: &'static str, next| Report::quiet(message, round.who(), next);
@@ -166,7 +186,10 @@ impl ClaimOutcome {
             Self::WaitsForMove => {
                 quiet("waits until what is at its path has been moved away", Next::Retry(RetryReason::Neighbour))
             }
-            Self::WaitsForRelease { volume, failures } => waits_for_release(volume, *failures, round),
+            Self::WaitsForRelease { volume, failures } => {
+                waits_for_release(volume, SAME_DIRECTORY, *failures, round)
+            }
+            Self::WaitsForData { volume, failures } => waits_for_release(volume, GETS_BACK, *failures, round),
             Self::WaitsForList => quiet("waits for a list of all volumes", Next::Retry(RetryReason::Changed)),
             Self::WaitsForPromise => {
                 let message = "other claims were promised the free capacity first; will look again";
@@ -180,7 +203,7 @@ impl ClaimOutcome {
             Self::FailedToRead(what, error) => round.warning(what.message(), error),
             Self::FailedToMake { words, path } => failed_to_make(words, path, round),
             Self::FailedToCreate(error) => failed_to_create(error, round),
-            Self::Provisioned(directory) => provisioned(*directory, round),
+            Self::Provisioned(directory) => provisioned(directory, round),
         }
     }
 }
@@ -209,6 +232,7 @@ impl Unread {
             Self::Source => "failed to read the claim to copy",
             Self::Predecessor => "failed to find out whose directory the claim is to have",
             Self::Gids => "failed to read which groups are in use",
+            Self::Mark => "failed to read the namespace kube-system, which marks this cluster's notes",
             Self::Elsewhere => "failed to find out whether the claim has a volume at another path",
         }
     }
@@ -243,19 +267,31 @@ fn refused(refusal: &ClaimRefusal, next: Next, round: &ClaimRound<'_>) -> Report
     }
 }
 
+/// Why a claim waits for a volume with the same directory, and what can be done.
+const SAME_DIRECTORY: (&str, &str) = (
+    "and which has the same directory",
+    ". To keep its data for this claim instead, annotate the volume with nfs-provisioner/on-delete: retain",
+);
+
+/// Why a claim waits for a volume whose data it is to get back.
+const GETS_BACK: (&str, &str) = ("and whose data this claim is to get back", "");
+
 /// Reports a wait for another volume: as a rule it is over within a second, and not worth an event.
-fn waits_for_release(volume: &VolumeName, failures: u32, round: &ClaimRound<'_>) -> Report {
+fn waits_for_release(
+    volume: &VolumeName,
+    (why, advice): (&str, &str),
+    failures: u32,
+    round: &ClaimRound<'_>,
+) -> Report {
     const SHORT: u32 = 3;
     let next = Next::Retry(RetryReason::Neighbour);
     if failures < SHORT || !RetryReason::Neighbour.is_worth_saying(failures) {
-        return Report::quiet("waits for a volume with the same directory to be reclaimed", round.who(), next);
+        return Report::quiet("waits for a volume whose claim has gone to be reclaimed", round.who(), next);
     }
     let message = format!(
-        "waits for the volume {:?}, whose claim has gone and which has the same directory, to be reclaimed: kubectl \
-         describe pv tells what is in its way. To keep its data for this claim instead, annotate the volume with {}: \
-         retain",
+        "waits for the volume {:?}, whose claim has gone {why}, to be reclaimed: kubectl describe pv tells what is in its \
+         way{advice}",
         volume.as_str(),
-        annotation::ON_DELETE
     );
     let fields = Fields { reason: Some(message.clone()), ..round.who() };
     Report {
@@ -295,18 +331,19 @@ fn failed_to_create(error: &ApiError, round: &ClaimRound<'_>) -> Report {
     }
 }
 
-fn provisioned(directory: Directory, round: &ClaimRound<'_>) -> Report {
+fn provisioned(directory: &Directory, round: &ClaimRound<'_>) -> Report {
     let how = match directory {
-        Directory::New => "",
-        Directory::Adopted => " in a directory that was there before",
-        Directory::Copied => " as a copy",
+        Directory::New => Cow::Borrowed(""),
+        Directory::Adopted => Cow::Borrowed(" in a directory that was there before"),
+        Directory::Copied => Cow::Borrowed(" as a copy"),
+        Directory::Restored(entry) => Cow::Owned(entry.in_words()),
     };
     let message = format!("Successfully provisioned volume {}{how}", round.claim.volume_name());
     let (class, source, took) = (round.claim.class.clone(), round.source(), round.took);
     Report {
         level: Level::INFO,
         message: Cow::Borrowed("provisioned"),
-        fields: Fields { adopted: Some(directory == Directory::Adopted), ..round.whole() },
+        fields: Fields { adopted: Some(*directory == Directory::Adopted), ..round.whole() },
         event: Some((Reason::ProvisioningSucceeded, message)),
         counts: vec![Count::Provisioned { class, source, took }],
         next: Next::Done,

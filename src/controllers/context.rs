@@ -13,10 +13,12 @@ use crate::cluster::state::ClusterState;
 use crate::controllers::classes::ReadClasses;
 use crate::controllers::records::Records;
 use crate::controllers::report::Report;
+use crate::controllers::restorable::Restorable;
 use crate::decide::scope::Scope;
 use crate::export::Export;
 use crate::model::class::Class;
 use crate::model::exports::{ExportId, Location, PerExport};
+use crate::model::volume::Volume;
 use crate::observe::metrics::Metrics;
 use crate::queue::Next;
 use crate::storage::STUCK_AFTER;
@@ -44,6 +46,8 @@ pub struct Context {
     pub classes: Arc<parking_lot::Mutex<ReadClasses>>,
     /// Which volumes get notes on the export, and under which mark.
     pub records: Records,
+    /// Whose archives, and kept entries of the trash, have been read.
+    pub restorable: Restorable,
 }
 
 /// The time after which a round that waits for the export frees its slot for another one.
@@ -74,13 +78,31 @@ impl Context {
         if refreshed.is_some_and(|refreshed| refreshed >= since) {
             return Ok(());
         }
+        *refreshed = Some(self.read_all(|_| ()).await?);
+        Ok(())
+    }
+
+    /// Reads all volumes, so that all that exist now are known, and passes them to `each`.
+    ///
+    /// # Errors
+    /// Returns any API error.
+    pub async fn read_volumes(&self, each: impl FnMut(&Volume)) -> Result<(), ApiError> {
+        let mut refreshed = self.refreshed.lock().await;
+        *refreshed = Some(self.read_all(each).await?);
+        Ok(())
+    }
+
+    /// Reads all volumes, one such list at a time, and returns when it began.
+    async fn read_all(&self, mut each: impl FnMut(&Volume)) -> Result<Instant, ApiError> {
         let now = Instant::now();
         self.state.begin_reading();
-        let read = self.cluster.volumes(|volume| self.state.heard_of(&volume)).await;
+        let learn = |volume: Volume| {
+            self.state.heard_of(&volume);
+            each(&volume);
+        };
+        let read = self.cluster.volumes(learn).await;
         self.state.end_reading();
-        read?;
-        *refreshed = Some(now);
-        Ok(())
+        read.map(|()| now)
     }
 
     /// Returns a class as it was a few seconds ago at most, and not otherwise than the watch has shown it since; `None`

@@ -494,6 +494,7 @@ mod tests {
             cluster: Cluster::new(client.clone(), "p"),
             recorder: Recorder::new(client, "p".to_owned()).0,
             refreshed: Arc::default(),
+            restorable: crate::controllers::restorable::Restorable::default(),
             classes: Arc::default(),
             records: Records::default(),
         };

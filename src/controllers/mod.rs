@@ -6,6 +6,7 @@
 pub mod report;
 pub mod classes;
 pub mod records;
+pub mod restorable;
 pub mod context;
 pub mod pool;
 mod copy_slots;
@@ -18,6 +19,7 @@ mod confirm;
 mod claim_copies;
 mod take_back;
 mod there;
+mod restores;
 pub mod provisioner;
 pub mod reclaimer;
 pub mod expander;

@@ -15,23 +15,25 @@ use crate::controllers::attempts::{Attempts, Stage};
 use crate::controllers::claim_copies::{ClaimCopies, copy_job};
 use crate::controllers::claim_outcome::{ClaimOutcome, ClaimRound, Directory, Unread, awaited};
 use crate::controllers::context::{Context, Slot};
-use crate::controllers::copies::{Copies, CopyError};
+use crate::controllers::copies::{Copies, CopyError, CopyJob};
+use crate::controllers::restores::{self, Restores};
 use crate::controllers::take_back::TakeBack;
 use crate::controllers::there::{predecessor, there};
 use crate::decide::choice::There;
 use crate::decide::claim::{ClaimFacts, ClaimPlan, Denial, Provision, denied, for_claim};
 use crate::decide::copy::{Origin, names};
 use crate::decide::record;
+use crate::decide::restore::{Entry, RestoreProblem};
 use crate::decide::volume::located;
 use crate::failpoint::Failpoint;
-use crate::ledger::{GidRequest, Reservation};
+use crate::ledger::{GidRequest, Reservation, ReserveError};
 use crate::model::claim::{Claim, DataSource};
 use crate::model::class::Class;
 use crate::model::exports::{Location, PerExport};
 use crate::model::parameters::{BadParameter, Fate};
 use crate::model::volume::Phase;
 use crate::queue::Next;
-use crate::storage::{Problem, StorageError, explain};
+use crate::storage::{Created, StorageError, explain};
 use crate::values::headroom::Headroom;
 use crate::values::names::ClaimUid;
 use tokio::time::Instant;
@@ -43,6 +45,7 @@ pub struct Provisioner {
     leadership: Leadership,
     attempts: Arc<Attempts>,
     copies: ClaimCopies,
+    restores: Arc<Restores>,
     take_back: TakeBack,
 }
 
@@ -64,8 +67,10 @@ impl Provisioner {
     pub fn new(context: Context, leadership: Leadership, copies: Copies) -> Self {
         let attempts = Arc::<Attempts>::default();
         let copies = ClaimCopies::new(context.clone(), copies, Arc::clone(&attempts));
-        let take_back = TakeBack::new(context.clone(), leadership.clone(), copies.clone(), Arc::clone(&attempts));
-        Self { context, leadership, attempts, copies, take_back }
+        let restores = Arc::new(Restores::new(context.clone(), leadership.clone()));
+        let (ours, others) = (Arc::clone(&attempts), Arc::clone(&restores));
+        let take_back = TakeBack::new(context.clone(), leadership.clone(), copies.clone(), others, ours);
+        Self { context, leadership, attempts, copies, restores, take_back }
     }
 
     /// Tells whether a claim waits for a volume, or an attempt for it is under way.
@@ -107,6 +112,7 @@ impl Provisioner {
         let facts =
             ClaimFacts { claim, class: class.as_deref(), headrooms: &headroom, there: &there, origin: &origin };
         let plan = for_claim(&facts, &self.context.scope);
+        let plan = self.with_wish(round, plan, &facts, slot).await?;
         self.keep_source(claim, &plan)?;
         match plan {
             ClaimPlan::Ignore(why) => Ok(ClaimOutcome::Ignored(why)),
@@ -119,7 +125,7 @@ impl Provisioner {
                 round.at = Some(provision.at.clone());
                 round.doubt = provision.doubt.clone().map(|bad| (bad, provision.volume.fate));
                 self.take_back.leave_elsewhere(claim, &provision.at).await?;
-                let known = self.wait_for_place(round, &provision.at).await?;
+                let known = self.wait_for_place(round, &provision).await?;
                 let provision = self.reserve(round, *provision, known, slot).await?;
                 round.started = Instant::now();
                 self.provision(round, &provision, slot).await
@@ -196,6 +202,35 @@ impl Provisioner {
         Ok(true)
     }
 
+    /// Finds what a claim is to get back, if it wants that, and plans for it: on the export where it lies.
+    async fn with_wish(
+        &self,
+        round: &Round<'_>,
+        plan: ClaimPlan,
+        facts: &ClaimFacts<'_>,
+        slot: &mut Slot,
+    ) -> Result<ClaimPlan, ClaimOutcome> {
+        let (claim, scope) = (round.claim, &self.context.scope);
+        let (ClaimPlan::Provision(provision), Some(class)) = (&plan, facts.class) else { return Ok(plan) };
+        let Some(wish) = &provision.wish else { return Ok(plan) };
+        let found = self.context.cluster.volume(&claim.volume_name()).await;
+        let found = found.map_err(|error| ClaimOutcome::FailedToRead(Unread::Elsewhere, error))?;
+        if found.is_some_and(|volume| volume.was_made_for(&claim.claim.uid, &scope.provisioner)) {
+            // As after a restart: nothing is missing that was to come back.
+            return Err(ClaimOutcome::AwaitsBinding);
+        }
+        let exports = scope.exports.meant_by(&class.parameters.export).unwrap_or_default();
+        let finding = self.restores.find(claim, wish, &provision.at.path, &exports, round.failures);
+        let found = self.context.wait(slot, &claim.claim, provision.at.export, finding).await?;
+        let Some(entry) = found else { return Ok(plan) };
+        let lies_on = |id| if id == entry.lies_at.export { There::Directory } else { There::Nothing };
+        let there = self.context.exports.map(|(id, _)| lies_on(id));
+        Ok(match for_claim(&ClaimFacts { there: &there, ..*facts }, scope) {
+            ClaimPlan::Provision(provision) => ClaimPlan::Provision(Box::new(provision.restoring(entry))),
+            refused @ (ClaimPlan::Ignore(_) | ClaimPlan::Refuse(_)) => refused,
+        })
+    }
+
     /// Notes which volume has to stay because the claim is to be a copy of it, from now on until the claim is bound or
     /// gone; or that none has to, because the claim is refused for good.
     fn keep_source(&self, claim: &Claim, plan: &ClaimPlan) -> Result<(), ClaimOutcome> {
@@ -229,15 +264,19 @@ impl Provisioner {
     /// Makes sure that all volumes are known that may lie around the claim's directory, and lets the one go first that is
     /// about to take the directory away; unless the directory was begun already. Returns since when what is known of
     /// volumes must not have been doubted again.
-    async fn wait_for_place(&self, round: &Round<'_>, at: &Location) -> Result<Option<Instant>, ClaimOutcome> {
-        let claim = round.claim;
+    async fn wait_for_place(
+        &self,
+        round: &Round<'_>,
+        provision: &Provision,
+    ) -> Result<Option<Instant>, ClaimOutcome> {
+        let (claim, at, restores) = (round.claim, &provision.at, provision.restored.is_some());
         if self.attempts.get(&claim.claim.uid).is_some_and(|(begun, _)| begun == *at) {
             return Ok(None);
         }
         // Nobody has anything around a name with the volume's own in it.
         let first = at.path.as_str().split('/').next();
         let is_own = first.is_some_and(|name| name.contains(claim.volume_name().as_str()));
-        let known = if is_own { None } else { Some(self.know_volumes(Unread::Predecessor).await?) };
+        let known = if is_own && !restores { None } else { Some(self.know_volumes(Unread::Predecessor).await?) };
         let found = predecessor(&self.context, claim, at).await;
         match found.map_err(|error| ClaimOutcome::FailedToRead(Unread::Predecessor, error))? {
             Some(volume) => Err(ClaimOutcome::WaitsForRelease { volume, failures: round.failures }),
@@ -270,6 +309,7 @@ impl Provisioner {
             None => None,
         };
         let gid = GidRequest { range: provision.gid_range, there };
+        let gid = provision.restored.as_ref().map_or(gid, Entry::gid_request);
         let (across, bytes, limit) = (provision.across, provision.request, provision.limit);
         let wanted = Reservation { across, bytes, limit, gid };
         let ledger = self.context.state.ledger();
@@ -283,6 +323,11 @@ impl Provisioner {
                 self.attempts.begin(&claim.claim.uid, at, provision.copy_of.clone(), reserved);
                 Ok(provision.granted(grant))
             }
+            Err(ReserveError::NoGidLeft(_)) if let Some(entry) = &provision.restored => Err(restores::refused(
+                &entry.name,
+                RestoreProblem::GroupTaken(entry.gid.unwrap_or_default()),
+                round.failures,
+            )),
             Err(error) => Err(match denied(error, at) {
                 Denial::Moving => ClaimOutcome::WaitsForMove,
                 Denial::Promised => ClaimOutcome::WaitsForPromise,
@@ -326,33 +371,8 @@ impl Provisioner {
     ) -> Result<ClaimOutcome, Ended> {
         let (claim, at) = (round.claim, &provision.at);
         let uid = &claim.claim.uid;
-        let copy = copy_job(claim, provision);
-        let _under_way = self.say_start(round, copy.is_some());
-        let created = if let Some(job) = copy {
-            if round.failures > 0 {
-                let looking = self.copies.look_again(claim);
-                let looked = self.context.wait(slot, &claim.claim, at.export, looking).await;
-                looked.map_err(|error| self.failed_to_make(at, &error))?;
-            }
-            if self.copies.is_outdated(claim, &job)
-                && self.take_back.trash_copy(&claim.volume_name(), at).await.is_err()
-            {
-                return Ok(ClaimOutcome::WaitsForMove);
-            }
-            let Some(copied) = self.copies.result(claim, job) else { return Ok(ClaimOutcome::Copying) };
-            let copied = copied.map_err(|error| self.failed_to_copy(provision, &error))?;
-            self.record(provision).await;
-            copied
-        } else {
-            let storage = &self.context.export(at).storage;
-            // At the same time, so that a claim takes hardly longer for its note.
-            let creating = async {
-                futures::join!(storage.create_as(&at.path, provision.ownership), self.record(provision)).0
-            };
-            let made = self.context.wait(slot, &claim.claim, at.export, creating).await;
-            let created = made.map_err(|error| self.failed_to_make(at, &error))?;
-            self.attempts.made(uid, created)
-        };
+        let _under_way = self.say_start(round, provision.copy_of.is_some());
+        let created = self.make_directory(round, provision, slot).await?;
         Failpoint::DirectoryReady.passed();
         if self.context.state.claim(uid).is_none_or(|claim| claim.deleting) {
             return Err(Ended::Gone);
@@ -360,10 +380,13 @@ impl Provisioner {
         let volume = match self.context.cluster.create_volume(&provision.volume).await {
             Ok(volume) => volume,
             Err(error) => {
-                // A finished copy stays, and is known, for the next round.
-                let is_refused = error.is_refusal() && provision.copy_of.is_none();
+                // A finished copy stays, and is known, for the next round, and so does what was brought back.
+                let is_new = provision.copy_of.is_none() && provision.restored.is_none();
                 // Only what this process has made is removed, and only while it is empty.
-                if is_refused && self.take_back.undo_refused(&claim.volume_name(), at, created).await {
+                if error.is_refusal()
+                    && is_new
+                    && self.take_back.undo_refused(&claim.volume_name(), at, created).await
+                {
                     self.attempts.set(uid, Stage::Reserved);
                 }
                 return Ok(ClaimOutcome::FailedToCreate(error));
@@ -376,11 +399,67 @@ impl Provisioner {
         if is_copy {
             self.copies.clear_later(claim.volume_name(), at.export);
         }
-        Ok(ClaimOutcome::Provisioned(match (is_copy, created.made) {
-            (true, _) => Directory::Copied,
-            (false, 0) => Directory::Adopted,
-            (false, _) => Directory::New,
+        Ok(ClaimOutcome::Provisioned(match (&provision.restored, created.made) {
+            (Some(entry), _) => {
+                self.restores.forget(provision, entry).await;
+                Directory::Restored(Box::new(entry.clone()))
+            }
+            (None, _) if is_copy => Directory::Copied,
+            (None, 0) => Directory::Adopted,
+            (None, _) => Directory::New,
         }))
+    }
+
+    /// Makes the directory: copied, brought back, or new.
+    async fn make_directory(
+        &self,
+        round: &Round<'_>,
+        provision: &Provision,
+        slot: &mut Slot,
+    ) -> Result<Created, ClaimOutcome> {
+        let (claim, at) = (round.claim, &provision.at);
+        let uid = &claim.claim.uid;
+        if let Some(job) = copy_job(claim, provision) {
+            return self.copy(round, provision, job, slot).await;
+        }
+        if let Some(entry) = &provision.restored {
+            let restoring = self.restores.bring_back(claim, provision, entry);
+            self.context.wait(slot, &claim.claim, at.export, restoring).await?;
+            self.attempts.set(uid, Stage::Restored(Box::new(entry.clone())));
+            return Ok(Created { made: 0 });
+        }
+        let storage = &self.context.export(at).storage;
+        // At the same time, so that a claim takes hardly longer for its note.
+        let creating =
+            async { futures::join!(storage.create_as(&at.path, provision.ownership), self.record(provision)).0 };
+        let made = self.context.wait(slot, &claim.claim, at.export, creating).await;
+        let created = made.map_err(|error| self.failed_to_make(at, &error))?;
+        Ok(self.attempts.made(uid, created))
+    }
+
+    /// Has a copy made, and returns it once it is in its place.
+    async fn copy(
+        &self,
+        round: &Round<'_>,
+        provision: &Provision,
+        job: CopyJob,
+        slot: &mut Slot,
+    ) -> Result<Created, ClaimOutcome> {
+        let (claim, at) = (round.claim, &provision.at);
+        if round.failures > 0 {
+            let looking = self.copies.look_again(claim);
+            let looked = self.context.wait(slot, &claim.claim, at.export, looking).await;
+            looked.map_err(|error| self.failed_to_make(at, &error))?;
+        }
+        if self.copies.is_outdated(claim, &job)
+            && self.take_back.trash_copy(&claim.volume_name(), at).await.is_err()
+        {
+            return Err(ClaimOutcome::WaitsForMove);
+        }
+        let copied = self.copies.result(claim, job).ok_or(ClaimOutcome::Copying)?;
+        let copied = copied.map_err(|error| self.failed_to_copy(provision, &error))?;
+        self.record(provision).await;
+        Ok(copied)
     }
 
     /// Writes the volume's note, if it is to have one.
@@ -411,11 +490,7 @@ impl Provisioner {
     }
 
     fn failed_to_make(&self, at: &Location, error: &StorageError) -> ClaimOutcome {
-        if error.problem == Problem::NotLeading {
-            return ClaimOutcome::NotLeading;
-        }
-        let words = explain(error, &self.context.export(at).address);
-        ClaimOutcome::FailedToMake { words, path: error.path.clone() }
+        ClaimOutcome::failed_to_make(error, &explain(error, &self.context.export(at).address))
     }
 }
 

@@ -212,7 +212,10 @@ impl Reclaimer {
             Fate::Archive => {
                 let note = self.note(volume, at, retentions.archive);
                 match storage.archive(&at.path, name, &note).await? {
-                    Some(archive) => Disposal::Archived(archive, note.kept_until),
+                    Some(archive) => {
+                        self.context.restorable.forget(at.export, archive.as_str());
+                        Disposal::Archived(archive, note.kept_until)
+                    }
                     None => Disposal::Missing(fate),
                 }
             }

@@ -14,6 +14,8 @@ use crate::controllers::claim_copies::ClaimCopies;
 use crate::controllers::claim_outcome::{ClaimOutcome, Unread};
 use crate::controllers::confirm::know_neighbours;
 use crate::controllers::context::Context;
+use crate::controllers::restores::Restores;
+use crate::decide::restore::Entry;
 use crate::decide::volume::located;
 use crate::ledger::Departure;
 use crate::model::claim::Claim;
@@ -29,6 +31,7 @@ pub(super) struct TakeBack {
     context: Context,
     leadership: Leadership,
     copies: ClaimCopies,
+    restores: Arc<Restores>,
     attempts: Arc<Attempts>,
 }
 
@@ -38,9 +41,10 @@ impl TakeBack {
         context: Context,
         leadership: Leadership,
         copies: ClaimCopies,
+        restores: Arc<Restores>,
         attempts: Arc<Attempts>,
     ) -> Self {
-        Self { context, leadership, copies, attempts }
+        Self { context, leadership, copies, restores, attempts }
     }
 
     /// Removes what earlier rounds made for the claim in another place than it is to have now. That comes before
@@ -64,7 +68,7 @@ impl TakeBack {
                 self.copies.clear(&claim.volume_name(), &elsewhere).await;
                 return Ok(());
             }
-            Left::Directory(_) | Left::Placed(_) => {}
+            Left::Directory(_) | Left::Restored(_) | Left::Placed(_) => {}
         }
         let volume = claim.volume_name();
         let found = self.find_volume(&volume, &elsewhere).await;
@@ -76,6 +80,11 @@ impl TakeBack {
             Found::Nowhere => {
                 if let Left::Directory(created) | Left::Placed(created) = left {
                     self.undo(&volume, &elsewhere, created).await;
+                }
+                if let Left::Restored(entry) = &left
+                    && !self.put_back(&volume, &elsewhere, entry).await
+                {
+                    return Err(ClaimOutcome::WaitsForMove);
                 }
                 if let Left::Placed(_) = left {
                     let (path, export) = (elsewhere.path.as_str(), &*self.context.export(&elsewhere).name);
@@ -166,6 +175,20 @@ impl TakeBack {
         Ok(())
     }
 
+    /// Puts what was brought back for a claim where it was, unless another volume or claim uses the directory by now. Tells
+    /// whether nothing more is to be done.
+    async fn put_back(&self, volume: &VolumeName, at: &Location, entry: &Entry) -> bool {
+        if !self.knows_neighbours(volume).await {
+            return false;
+        }
+        match self.context.state.ledger().depart(volume, at) {
+            Some(departure) if departure.is_alone() => self.restores.put_back(volume, at, entry).await,
+            // Whoever has it keeps it.
+            Some(_) => true,
+            None => false,
+        }
+    }
+
     /// Makes sure that other volumes are known well enough: one of them may lie in what is taken back.
     async fn knows_neighbours(&self, volume: &VolumeName) -> bool {
         if !self.leadership.is_held() {
@@ -206,7 +229,7 @@ impl TakeBack {
                 return Next::Done;
             }
             Left::Staged => self.copies.clear(&volume, &at).await,
-            Left::Directory(_) | Left::Placed(_) => {
+            Left::Directory(_) | Left::Restored(_) | Left::Placed(_) => {
                 let found = match self.find_volume(&volume, &at).await {
                     Ok(found) => found,
                     Err(error) => {
@@ -232,6 +255,9 @@ impl TakeBack {
     async fn take_back(&self, volume: VolumeName, at: Location, left: &Left, found: Found) -> Result<(), Next> {
         match (left, found) {
             (Left::Directory(created), Found::Nowhere) => self.undo(&volume, &at, *created).await,
+            (Left::Restored(entry), Found::Nowhere) if !self.put_back(&volume, &at, entry).await => {
+                return Err(Next::Retry(RetryReason::Export));
+            }
             (Left::Placed(_), Found::Nowhere) => self.trash_copy(&volume, &at).await?,
             (Left::Placed(_), _) => self.copies.clear_later(volume, at.export),
             _ => {}

@@ -20,14 +20,17 @@ use crate::decide::claim::ClaimIgnored;
 use crate::decide::copy::BadSource;
 use crate::decide::expansion::{ExpansionIgnored, ExpansionRefusal};
 use crate::decide::refusal::ClaimRefusal;
+use crate::decide::restore::Entry;
 use crate::decide::volume::{Doubt, VolumeIgnored, VolumeRefusal};
 use crate::ledger::placements::{Neighbour, Relation};
 use crate::model::claim::Claim;
 use crate::model::expansion::Expansion;
+use crate::model::exports::{Choice, Exports, Location};
 use crate::model::parameters::{BadParameter, Fate};
 use crate::model::volume::Volume;
 use crate::queue::{Next, RetryReason};
-use crate::values::path::Name;
+use crate::values::address::ExportAddress;
+use crate::values::path::{Name, RelPath};
 
 const OURS: &str = "example.com/nfs";
 const TOOK: Duration = Duration::from_millis(1500);
@@ -85,7 +88,7 @@ fn claim_round(claim: &Claim, class_exists: bool) -> ClaimRound<'_> {
 #[test]
 fn of_each_outcome_of_a_claim_is_told_what_its_author_can_use() {
     use ClaimOutcome as Outcome;
-    use claim_outcome::Unread::{Class, Elsewhere, Gids, Predecessor, Source};
+    use claim_outcome::Unread::{Class, Elsewhere, Gids, Mark, Predecessor, Source};
     let refused = |refusal, by_neighbour, is_said| Outcome::Refused { refusal, by_neighbour, is_said };
     let no_source = || ClaimRefusal::Source { name: "origin".into(), problem: BadSource::Missing };
     let failed = Some(Reason::ProvisioningFailed);
@@ -133,7 +136,7 @@ fn of_each_outcome_of_a_claim_is_told_what_its_author_can_use() {
             (Level::INFO, Some(Reason::ProvisioningSucceeded), vec!["provisioned"], Next::Done),
         ),
     ];
-    let unread = [Class, Source, Predecessor, Gids, Elsewhere]
+    let unread = [Class, Source, Predecessor, Gids, Elsewhere, Mark]
         .map(|what| (Outcome::FailedToRead(what, error()), (warn, None, vec![], retry(RetryReason::ApiServer))));
     let claim = claim(false);
     for (outcome, expected) in rows.into_iter().chain(unread) {
@@ -154,18 +157,52 @@ fn a_claim_of_a_class_that_does_not_exist_makes_no_series() {
 }
 
 #[test]
+fn that_a_claim_waits_for_its_data_is_told_once_that_takes_long() {
+    let told_after = |failures| {
+        let outcome = ClaimOutcome::WaitsForData { volume: "pvc-2".into(), failures };
+        outcome.report(&claim_round(&claim(false), true))
+    };
+    let next = retry(RetryReason::Neighbour);
+    assert_eq!(told(&told_after(2)), (Level::DEBUG, None, vec![], next));
+    let report = told_after(3);
+    assert_eq!(told(&report), (Level::WARN, Some(Reason::ProvisioningFailed), vec!["not provisioned"], next));
+    let (_, message) = report.event.unwrap();
+    assert!(
+        message.contains("\"pvc-2\"") && message.contains("whose data this claim is to get back"),
+        "{message}"
+    );
+}
+
+#[test]
 fn where_a_directory_comes_from_is_said_and_a_copy_is_counted_by_its_source() {
+    let exports = Exports::single(ExportAddress::new("nas".into(), "/export".into()));
+    let export = exports.meant_by(&Choice::First).unwrap()[0];
+    let home = RelPath::parse("archived-x").unwrap();
+    let restored = Entry {
+        name: "archived-x".into(),
+        home: home.clone(),
+        lies_at: Location { export, path: home },
+        at: "2026-11-30T12:00:00.5Z".parse().ok(),
+        gid: None,
+        volume: "".into(),
+    };
     for (directory, words, adopted) in [
         (Directory::New, "Successfully provisioned volume pvc-1-2", false),
         (Directory::Adopted, "volume pvc-1-2 in a directory that was there before", true),
         (Directory::Copied, "volume pvc-1-2 as a copy", false),
+        (
+            Directory::Restored(Box::new(restored)),
+            "volume pvc-1-2 with the data that was put away at 2026-11-30T12:00:00Z as archived-x",
+            false,
+        ),
     ] {
-        let claim = claim(directory == Directory::Copied);
+        let is_copy = directory == Directory::Copied;
+        let claim = claim(is_copy);
         let report = ClaimOutcome::Provisioned(directory).report(&claim_round(&claim, true));
         let (_, message) = report.event.as_ref().unwrap();
         assert!(message.ends_with(words), "{message}");
         assert_eq!(report.fields.adopted, Some(adopted));
-        let source = if directory == Directory::Copied { "PersistentVolumeClaim" } else { "provisioned" };
+        let source = if is_copy { "PersistentVolumeClaim" } else { "provisioned" };
         assert_eq!(told(&report).2, [source]);
     }
 }

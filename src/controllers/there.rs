@@ -21,7 +21,7 @@ use crate::model::exports::{Location, PerExport};
 use crate::model::parameters::Fate;
 use crate::model::volume::{Phase, Volume};
 use crate::storage::explain;
-use crate::values::names::VolumeName;
+use crate::values::names::{ClaimRef, VolumeName};
 
 /// Of how many volumes in a directory the API server is asked whose they are. A directory that more of them share
 /// is meant to be shared, and nobody's files in it go with one of them.
@@ -85,7 +85,7 @@ pub(super) async fn predecessor(
         let volume = match context.state.volume(&name) {
             Some(volume) => Some(Volume::clone(&volume)),
             None if are_few && !is_being_made(context, &name) => match context.cluster.volume(&name).await? {
-                Some(volume) => Some(volume).filter(|volume| is_of_earlier(volume, claim)),
+                Some(volume) => Some(volume).filter(|volume| is_of_earlier(volume, &claim.claim)),
                 // It has gone meanwhile, or was not made in the end.
                 None => continue,
             },
@@ -107,15 +107,15 @@ fn is_being_made(context: &Context, volume: &VolumeName) -> bool {
 }
 
 /// Tells whether a volume was made for another claim that had the same name, and so has gone.
-fn is_of_earlier(volume: &Volume, claim: &Claim) -> bool {
+pub(super) fn is_of_earlier(volume: &Volume, claim: &ClaimRef) -> bool {
     volume.own_claim().is_some_and(|own| {
-        let is_namesake = (&own.namespace, &own.name) == (&claim.claim.namespace, &claim.claim.name);
-        is_namesake && own.uid != claim.claim.uid
+        let is_namesake = (&own.namespace, &own.name) == (&claim.namespace, &claim.name);
+        is_namesake && own.uid != claim.uid
     })
 }
 
 /// Tells whether a volume takes its directory along once it is released.
-fn takes_directory(context: &Context, volume: Volume) -> bool {
+pub(super) fn takes_directory(context: &Context, volume: Volume) -> bool {
     let class = context.state.class(&volume.class);
     let released = Volume { phase: Phase::Released, ..volume };
     let facts = VolumeFacts { volume: &released, class: class.as_deref() };

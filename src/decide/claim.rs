@@ -3,11 +3,12 @@
 use crate::decide::choice::{Demand, There, choose};
 use crate::decide::copy::{CopySource, Origin, copy_source};
 use crate::decide::refusal::{BadAnnotation, ClaimRefusal};
+use crate::decide::restore::{Entry, LATEST, Wish, wish};
 use crate::decide::scope::Scope;
 use crate::layout::{default_directory, new_directory};
 use crate::ledger::placements::Conflict;
 use crate::ledger::{Grant, ReserveError};
-use crate::model::claim::{Claim, DataSource};
+use crate::model::claim::{self, Claim, DataSource};
 use crate::model::class::{Binding, Class};
 use crate::model::exports::{Location, PerExport};
 use crate::model::parameters::{BadParameter, FATE, Fate, parameter};
@@ -63,11 +64,24 @@ pub struct Provision {
     pub limit: Option<u128>,
     /// The source, if the volume is to be a copy.
     pub copy_of: Option<CopySource>,
+    /// What the claim wants back of what was archived or deleted.
+    pub wish: Option<Wish>,
+    /// What it gets back.
+    pub restored: Option<Entry>,
     /// The class's parameter that leaves the fate of the volume's directory in doubt, for the claim's author to know.
     pub doubt: Option<BadParameter>,
 }
 
 impl Provision {
+    /// Lets the volume be what was archived or deleted: its directory, with mode and owners as they are, and its group.
+    #[must_use]
+    pub fn restoring(mut self, entry: Entry) -> Self {
+        self.volume.restored_from = Some(entry.name.clone());
+        self.gid_range = None;
+        self.restored = Some(entry);
+        self
+    }
+
     /// Applies what the ledger has granted: the volume and its directory get that group, and a directory that
     /// another volume shares keeps its mode and owners.
     #[must_use]
@@ -193,6 +207,10 @@ fn plan(facts: &ClaimFacts<'_>, class: &Class, scope: &Scope) -> Result<Provisio
     let demand = Demand { choice: &class.parameters.export, requirements, request, near };
     let export = choose(&scope.exports, &demand, headrooms, there)?;
     let fate_of_claim = fate_of_claim(claim, class)?;
+    let wish = wish(claim, class).map_err(|problem| {
+        let name = said(claim, claim::annotation::RESTORE_FROM).unwrap_or(LATEST).into();
+        ClaimRefusal::Restore { name, problem }
+    })?;
     let ownership = ownership(claim, class)?;
     let address = &scope.exports.get(export).address;
     let options = &class.mount_options;
@@ -210,6 +228,7 @@ fn plan(facts: &ClaimFacts<'_>, class: &Class, scope: &Scope) -> Result<Provisio
         fate_of_claim,
         retention: class.parameters.recorded_retention(),
         gid: None,
+        restored_from: None,
         finalizer: scope.may_patch.is_granted() && class.reclaim == ReclaimPolicy::Delete,
     };
     Ok(Provision {
@@ -221,6 +240,8 @@ fn plan(facts: &ClaimFacts<'_>, class: &Class, scope: &Scope) -> Result<Provisio
         request,
         limit: requirements.limit(headrooms.get(export)),
         copy_of,
+        wish,
+        restored: None,
         doubt: class.parameters.doubt().cloned(),
     })
 }

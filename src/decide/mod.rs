@@ -6,6 +6,7 @@ pub mod volume;
 pub mod record;
 pub mod copy;
 pub mod choice;
+pub mod restore;
 pub mod refusal;
 pub mod claim;
 pub mod expansion;

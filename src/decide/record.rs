@@ -49,6 +49,7 @@ pub fn of_volume(volume: &Volume, at: &Location, cluster: &ClusterMark) -> Note 
         archive_retention: volume.retention.archive.clone(),
         owners: None,
         provisioner: volume.provisioned_by.clone(),
+        restored_from: volume.restored_from.clone(),
         cluster: known(cluster),
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::decide::choice::NotChosen;
 use crate::decide::copy::BadSource;
+use crate::decide::restore::RestoreProblem;
 use crate::layout::ARCHIVE_PREFIX;
 use crate::ledger::placements::Relation;
 use crate::model::parameters::{BadParameter, parameter};
@@ -61,6 +62,13 @@ pub enum ClaimRefusal {
     },
     /// The claim has an annotation that is invalid, or that its class does not allow.
     Annotation(BadAnnotation),
+    /// The claim asks for what was archived or deleted, and cannot have it now.
+    Restore {
+        /// What it asks for.
+        name: Box<str>,
+        /// The problem with that.
+        problem: RestoreProblem,
+    },
     /// The class's pattern is strict, and the claim has no value for this token.
     NoValue(Box<str>),
     /// All groups of the class's range are in use.
@@ -152,7 +160,8 @@ impl ClaimRefusal {
         if matches!(self, Self::NoRoom(_)) {
             return Some(Passing::Headroom);
         }
-        if matches!(self, Self::NotSaid(_)) {
+        let may_pass = matches!(self, Self::Restore { problem, .. } if problem.may_pass());
+        if may_pass || matches!(self, Self::NotSaid(_)) {
             return Some(Passing::Export);
         }
         matches!(self, Self::Source { problem, .. } if problem.may_pass()).then_some(Passing::Source)
@@ -178,6 +187,7 @@ impl ClaimRefusal {
             Self::NotSaid(_) => "not_said",
             Self::OtherNamespace { .. } => "other_namespace",
             Self::Annotation(_) => "annotation",
+            Self::Restore { .. } => "restore",
             Self::NoValue(_) => "no_value",
             Self::NoGroupLeft(_) => "no_group_left",
             Self::NoGroupThere(_) => "no_group_there",
@@ -265,6 +275,7 @@ impl fmt::Display for ClaimRefusal {
                 parameter::SHARE_ACROSS_NAMESPACES,
             ),
             Self::Annotation(bad) => write!(f, "{bad}"),
+            Self::Restore { name, problem } => write!(f, "{name:?} cannot be restored for this claim: {problem}"),
             Self::NoValue(token) => write!(
                 f,
                 "the claim has no value for {token:?} in the class parameter {}, which must have one because the \

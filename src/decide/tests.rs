@@ -14,6 +14,7 @@ use crate::decide::claim::*;
 use crate::decide::copy::*;
 use crate::decide::expansion::*;
 use crate::decide::refusal::*;
+use crate::decide::restore::*;
 use crate::decide::scope::*;
 use crate::decide::volume::*;
 use crate::model::claim::{Claim, DataSource, SourceClaim};
@@ -34,6 +35,7 @@ mod copy;
 mod volume;
 mod expansion;
 mod choice;
+mod restore;
 
 const OURS: &str = "example.com/nfs";
 
@@ -135,6 +137,12 @@ impl Volume {
         let source = NfsSource { server: server.into(), path: path.into() };
         self.with(|volume| volume.source = Some(source))
     }
+}
+
+/// A claim that asks for something of this name.
+fn asking(name: &str) -> Claim {
+    let annotations = BTreeMap::from([("nfs-provisioner/restore-from".to_owned(), name.to_owned())]);
+    mk_claim().with(|claim| claim.annotations = annotations)
 }
 
 fn scope(export: &str) -> Scope {

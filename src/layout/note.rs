@@ -19,8 +19,9 @@ const WORDS_MAX: usize = 200;
 
 /// The origin of a directory on the export, as one line of JSON.
 ///
-/// A note informs and never authorises: anybody who can write at the export's root can write a note, so nothing is
-/// removed, moved or handed out because a note says so. A volume's Pods cannot: they mount the volume's directory, and
+/// A note informs and never authorises a removal: anybody who can write at the export's root can write a note. The only thing
+/// that is handed out because a note says so is an archive, or what the trash keeps, to a claim of a class that wants that
+/// (`claimRestore`). A volume's Pods cannot: they mount the volume's directory, and
 /// notes lie beside it, in a directory that is root's alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -90,6 +91,9 @@ pub struct Note {
     /// The name of the provisioner that made the volume.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provisioner: Option<Box<str>>,
+    /// The name of the archive, or of the entry of the trash, that the directory was before, if it was brought back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restored_from: Option<Box<str>>,
     /// The [`ClusterMark`](super::ClusterMark) of the cluster that had the volume, if it was known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<Box<str>>,
@@ -227,6 +231,7 @@ mod tests {
             archive_retention: None,
             owners: None,
             provisioner: None,
+            restored_from: None,
             cluster: None,
         }
     }

@@ -10,7 +10,7 @@ use crate::values::names::{ClaimRef, ClaimUid, ClassName, VolumeName};
 use crate::values::quantity::STORAGE;
 
 /// The annotations of a claim that we read.
-mod annotation {
+pub mod annotation {
     /// Names the provisioner that the claim is for; written by the controller manager.
     pub(super) const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
     /// Names the provisioner, too: the older key, which Kubernetes 1.36 still writes.
@@ -20,6 +20,9 @@ mod annotation {
     /// Says that the claim's volume was found, and that the claim is Lost without it; written by the controller
     /// manager, and copied along by who copies a claim.
     pub(super) const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
+    /// Names the archive, or the kept entry of the trash, that the claim wants back, or asks for the `latest` of its own;
+    /// written by users.
+    pub const RESTORE_FROM: &str = "nfs-provisioner/restore-from";
     /// Names the class; written by users before `storageClassName` existed.
     pub(super) const CLASS_BETA: &str = "volume.beta.kubernetes.io/storage-class";
 }

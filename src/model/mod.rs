@@ -1,6 +1,7 @@
 //! The parts of Kubernetes' objects that we keep, and the objects that we write.
 
 pub mod exports;
+pub mod claim_restore;
 pub mod parameters;
 pub mod volume;
 pub mod class;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use crate::model::claim_restore::{CLAIM_RESTORE, ClaimRestore};
 use crate::model::exports::Choice;
 use crate::values::address::ExportAddress;
 use crate::values::headroom::{Least, Requirements};
@@ -95,9 +96,11 @@ pub mod parameter {
     pub const DELETE_RETENTION_MIN_FREE: &str = "deleteRetentionMinFree";
     /// Sets for how long an archive is kept; for ever if unset.
     pub const ARCHIVE_RETENTION: &str = "archiveRetention";
+    /// Tells whether claims get back what was archived or deleted: `off`, `onRequest` or `always`.
+    pub const CLAIM_RESTORE: &str = "claimRestore";
     pub use crate::values::headroom::{MAX_OVERCOMMIT, MIN_FREE_INODES, MIN_FREE_SPACE};
     /// All parameters.
-    pub const ALL: [&str; 22] = [
+    pub const ALL: [&str; 23] = [
         ON_DELETE,
         ARCHIVE_ON_DELETE,
         PATH_PATTERN,
@@ -120,6 +123,7 @@ pub mod parameter {
         DELETE_RETENTION,
         DELETE_RETENTION_MIN_FREE,
         ARCHIVE_RETENTION,
+        CLAIM_RESTORE,
     ];
 }
 
@@ -240,6 +244,8 @@ pub struct Parameters {
     pub keep: Option<Keep>,
     /// For how long an archive is kept; `None` for ever.
     pub archive_retention: Option<Retention>,
+    /// Whether claims get back what was archived or deleted.
+    pub claim_restore: ClaimRestore,
     /// The invalid parameters. A claim is refused for any of them, except for those of [`Parameters::doubt`]. For a
     /// volume that exists, an invalid parameter counts as unset, and one that leaves its fate in doubt never has data
     /// deleted, whatever else is set.
@@ -360,6 +366,7 @@ impl Parameters {
             ratio: reader.read(parameter::MAX_OVERCOMMIT, RATIO, |text| text.parse().ok()),
         };
         let record = reader.read(parameter::RECORD_VOLUME, BOOL, go_bool);
+        let claim_restore = reader.read(parameter::CLAIM_RESTORE, CLAIM_RESTORE, |text| text.parse().ok());
         let mut wrong = reader.wrong;
         if let Some(token) = pattern.as_ref().filter(|_| strict).and_then(Pattern::unknown) {
             wrong.push(BadParameter::Token(token.into()));
@@ -380,6 +387,7 @@ impl Parameters {
             record,
             keep,
             archive_retention,
+            claim_restore: claim_restore.unwrap_or_default(),
             wrong,
             unknown: unknown.map(|key| key.as_str().into()).collect(),
         }

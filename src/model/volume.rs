@@ -319,6 +319,8 @@ pub struct NewVolume {
     pub retention: RecordedRetention,
     /// The group that the volume's Pods have besides their own.
     pub gid: Option<u32>,
+    /// What the volume's directory was before, if it was brought back.
+    pub restored_from: Option<Box<str>>,
     /// Whether the volume gets our [`FINALIZER`]. It must not get one that we could not take off again.
     pub finalizer: bool,
 }
@@ -384,6 +386,7 @@ impl NewVolume {
             (annotation::DELETE_RETENTION_MIN_FREE, text(&self.retention.delete_min_free)),
             (annotation::ARCHIVE_RETENTION, text(&self.retention.archive)),
             (annotation::GID, self.gid.map(|gid| gid.to_string())),
+            (annotation::RESTORED_FROM, text(&self.restored_from)),
         ];
         said.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
     }

@@ -45,6 +45,7 @@ fn note(directory: &RelPath) -> Note {
         delete_retention: None,
         delete_retention_min_free: None,
         archive_retention: None,
+        restored_from: None,
         owners: None,
         provisioner: None,
         cluster: None,

@@ -60,6 +60,12 @@ pub struct GidRange {
 }
 
 impl GidRange {
+    /// Makes the range of one group; `None` for one that is never given to a volume.
+    #[must_use]
+    pub fn only(gid: u32) -> Option<Self> {
+        (0 < gid && gid <= GID_MAX).then_some(Self { first: gid, last: gid })
+    }
+
     /// Tells whether a group is in the range.
     #[must_use]
     pub fn contains(self, gid: u32) -> bool {

@@ -22,6 +22,7 @@
 mod support;
 
 mod chart;
+mod claim_restore;
 mod clone;
 mod connect;
 mod copies;

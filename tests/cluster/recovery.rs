@@ -18,7 +18,7 @@ use crate::support::process::{Process, Settings};
 use crate::support::space::{PATH, Rules, Space, create, from_json, named};
 
 /// A test's settings, with a server of its own: paths of several tests are the same.
-fn settings(space: &Space) -> Settings {
+pub(crate) fn settings(space: &Space) -> Settings {
     Settings { server: space.own_server(), ..space.settings() }
 }
 
@@ -114,6 +114,7 @@ async fn a_volume_has_a_note_as_long_as_it_has_its_directory() {
         delete_retention: None,
         delete_retention_min_free: None,
         archive_retention: None,
+        restored_from: None,
         owners: None,
         provisioner: Some(space.provisioner.as_str().into()),
         cluster: Some(mark.as_str().into()),
@@ -594,5 +595,43 @@ async fn what_is_kept_in_the_trash_is_restored_or_removed_at_once() {
         let as_claim = format!("{}/two", space.namespace);
         let words = fails(&space, &["trash", "restore", name, "--as", &as_claim, "--size", "1Mi"]);
         assert!(words.contains("it is not kept any more") || words.contains("there is no"), "{words}");
+    }
+}
+
+/// The most memory in KiB that a command has taken by its end, and how many lines it has said.
+fn peak_of(space: &Space, arguments: &[&str]) -> (u64, usize) {
+    let said = space.at("../said");
+    let mut command = settings(space).command();
+    let mut child = command.args(arguments).stdout(fs::File::create(&said).unwrap()).spawn().unwrap();
+    let mut peak = 0;
+    loop {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        peak = peak.max(kibibytes.unwrap_or(0));
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success(), "{arguments:?}");
+            return (peak, fs::read_to_string(said).unwrap().lines().count());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+#[tokio::test]
+async fn a_list_of_very_many_archives_takes_no_more_memory() {
+    const MANY: usize = 30_000;
+    let space = Space::new().await;
+    let grow = |numbers: std::ops::Range<usize>| {
+        for number in numbers {
+            fs::create_dir(space.at(&format!("archived-shop-data-{number}-{}", "x".repeat(100)))).unwrap();
+        }
+    };
+    grow(0..300);
+    let forms = ["table", "json", "name"].map(|form| (form, peak_of(&space, &["archives", "list", "-o", form]).0));
+    grow(300..MANY);
+    for (form, few) in forms {
+        let (many, lines) = peak_of(&space, &["archives", "list", "-o", form]);
+        assert!(lines >= MANY, "{form}: {lines} lines");
+        assert!(many < few + few / 5, "{form}: {many} KiB for {MANY}, {few} KiB for 300");
     }
 }

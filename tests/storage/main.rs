@@ -192,6 +192,7 @@ fn note(path: &str) -> Note {
         delete_retention: None,
         delete_retention_min_free: None,
         archive_retention: None,
+        restored_from: None,
         owners: None,
         provisioner: None,
         cluster: None,

@@ -241,6 +241,7 @@ fn to_be_changed(refusal: &ClaimRefusal) -> &'static [&'static str] {
         // Depends on more than the claim.
         ClaimRefusal::NoGroupLeft(_) => &["gidRange"],
         ClaimRefusal::NoGroupThere(_) => &["gidRange", "pathPattern"],
+        ClaimRefusal::Restore { .. } => &["nfs-provisioner/restore-from", "\"archived-x\"", "claimRestore"],
         ClaimRefusal::NoValue(_) => &["pathPattern", "${.PVC.labels.team}", "strictPathPattern"],
         // Depends on more than the claim; see the tests of placements and those on a control plane.
         ClaimRefusal::OtherNamespace { .. } => {
@@ -272,6 +273,7 @@ fn every_refusal_of_a_claim_says_what_to_change() {
         (mk_claim(), Some(mk_class(&[("export", "slow")]))),
         (mk_claim(), Some(mk_class(&[("minFreeSpace", "10%")]))),
         (wanting("remove"), Some(mk_class(&[("claimOnDelete", "retain,archive")]))),
+        (asking("archived-x"), ours()),
         (wanting("delete"), Some(mk_class(&[("claimOnDelete", "retain,archive")]))),
         (mk_claim(), Some(mk_class(&[("strictPathPattern", "maybe")]))),
         (mk_claim(), Some(mk_class(&[("strictPathPattern", "true"), ("pathPattern", "${.PVC.uid}")]))),
@@ -297,7 +299,7 @@ fn every_refusal_of_a_claim_says_what_to_change() {
             assert!(message.contains(words), "{words} is not in: {message}");
         }
     }
-    assert_eq!(met.len(), 17, "a refusal has no row");
+    assert_eq!(met.len(), 18, "a refusal has no row");
 }
 
 #[test]

@@ -1,0 +1,459 @@
+//! Brings back for a claim what was archived, or deleted and kept.
+//!
+//! The note of the claim's volume says first what is about to be brought back; then the directory is renamed to the
+//! claim's path, which is the proof that no other claim gets it; then the volume is made. A round that finds such a note
+//! goes on where an earlier one was cut: by the name that the note tells, or with what lies at its path already. If the
+//! claim goes before it has its volume, the directory goes home again; if nobody leads by then, it stays where it is, and
+//! is listed among the orphans with its note.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::cluster::api::ApiError;
+use crate::cluster::election::Leadership;
+use crate::controllers::claim_outcome::{ClaimOutcome, Unread, awaited};
+use crate::controllers::context::Context;
+use crate::controllers::restorable::{Finder, note};
+use crate::controllers::there::{is_of_earlier, takes_directory};
+use crate::decide::claim::Provision;
+use crate::decide::record;
+use crate::decide::refusal::{ClaimRefusal, Passing};
+use crate::decide::restore::{Entry, KEPT_MARGIN, LATEST, RestoreProblem, Wish, may_have};
+use crate::failpoint::Failpoint;
+use crate::layout::{ClusterMark, Note, RootEntry, TrashName, TrashPlace, classify};
+use crate::model::claim::Claim;
+use crate::model::exports::{ExportId, Location};
+use crate::model::volume::Volume;
+use crate::storage::{ListOf, StorageError, explain};
+use crate::values::names::{ClaimRef, ClaimUid, VolumeName};
+use crate::values::path::RelPath;
+use crate::values::time::{BootTime, seconds_now};
+
+/// How long it may take from the last look at what is brought back to the rename.
+const PROOF_FOR: Duration = Duration::from_secs(10);
+
+/// Brings back for claims what was put away.
+#[derive(Debug)]
+pub(super) struct Restores {
+    context: Context,
+    leadership: Leadership,
+    finder: Finder,
+    lister: Lister,
+    /// Under which leadership the finder has learned what it knows.
+    reign: parking_lot::Mutex<Option<Instant>>,
+}
+
+/// What is wanted, and by whom.
+struct Search<'a> {
+    claim: &'a Claim,
+    wish: &'a Wish,
+    mark: ClusterMark,
+    failures: u32,
+}
+
+/// The volumes that a list has shown, as far as they matter for a claim.
+#[derive(Debug, Default)]
+struct Others {
+    /// The volumes of earlier claims of its name.
+    earlier: Vec<Volume>,
+    /// What is being brought back for somebody else.
+    in_revival: Arc<HashSet<Box<str>>>,
+}
+
+/// The volumes of earlier claims of their names, by the claims that ask; and what is being brought back for others.
+type Listed = (HashMap<ClaimUid, Vec<Volume>>, HashSet<Box<str>>);
+
+/// Lists the volumes for all claims that wait for that at the same time.
+#[derive(Debug, Default)]
+struct Lister {
+    waiting: parking_lot::Mutex<Vec<(ClaimRef, oneshot::Sender<Others>)>>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Restores {
+    /// Puts it together from its parts.
+    pub(super) fn new(context: Context, leadership: Leadership) -> Self {
+        let finder = Finder::new(context.exports.clone(), context.restorable.clone());
+        Self { context, leadership, finder, lister: Lister::default(), reign: parking_lot::Mutex::default() }
+    }
+
+    /// Finds what a claim is to get back, on one of these exports; `None` if it is to get an empty directory.
+    ///
+    /// # Errors
+    /// Returns how the round ends if it cannot have what it asks for, or not yet.
+    pub(super) async fn find(
+        &self,
+        claim: &Claim,
+        wish: &Wish,
+        path: &RelPath,
+        exports: &[ExportId],
+        failures: u32,
+    ) -> Result<Option<Entry>, ClaimOutcome> {
+        self.begin_reign();
+        let mark = self.mark().await?;
+        let search = Search { claim, wish, mark, failures };
+        if !search.mark.is_known() {
+            return Err(search.refused(RestoreProblem::NoMark));
+        }
+        for id in exports {
+            let begun = self.begun(&search, *id).await;
+            if let Some(entry) = begun.map_err(|error| self.failed(*id, &error))? {
+                return Ok(Some(entry));
+            }
+        }
+        let others = self.others(claim).await;
+        let others = others.map_err(|error| ClaimOutcome::FailedToRead(Unread::Predecessor, error))?;
+        if !matches!(wish, Wish::Named(_)) {
+            self.wait_for_latest(&search, &others)?;
+        }
+        for id in exports {
+            let there = self.context.exports.get(*id).storage.look(path).await;
+            if there.map_err(|error| self.failed(*id, &error))?.is_some() {
+                return match wish {
+                    // That is what it gets. Nobody takes it away, or that would have been waited for.
+                    Wish::LatestIfAny => Ok(None),
+                    Wish::Named(_) | Wish::Latest => Err(search.refused(RestoreProblem::PathTaken(path.clone()))),
+                };
+            }
+        }
+        match wish {
+            Wish::Named(name) => self.named(&search, name, exports, &others).await.map(Some),
+            Wish::Latest | Wish::LatestIfAny => self.latest(&search, exports, &others).await,
+        }
+    }
+
+    /// Finds what an earlier round has begun to bring back for the claim.
+    async fn begun(&self, search: &Search<'_>, id: ExportId) -> Result<Option<Entry>, StorageError> {
+        let storage = &self.context.exports.get(id).storage;
+        let volume = search.claim.volume_name();
+        let found = storage.note_of_volume(&search.mark, volume.as_str()).await?;
+        let Some(Ok(Note { restored_from: Some(name), directory, gid, .. })) = found else { return Ok(None) };
+        // Where it came from is looked at first: it goes from there to here, and never back.
+        if let Some((entry, note)) = self.read(search, id, &name).await? {
+            // Another one may have that name by now.
+            return Ok(self.may_have(search, &note).then_some(entry));
+        }
+        let home = homes(&name).into_iter().next();
+        let (Some(home), Some(_)) = (home, storage.look(&directory).await?) else { return Ok(None) };
+        let trash = trash_name(&name);
+        let at = match &trash {
+            Some(trash) => second(trash.at()),
+            None => match storage.note_of_archive(&name).await {
+                Ok(Some(Ok(note))) => note.archived,
+                _ => None,
+            },
+        };
+        let volume = trash.map(|trash| trash.volume().into()).unwrap_or_default();
+        Ok(Some(Entry { name, home, lies_at: Location { export: id, path: directory }, at, gid, volume }))
+    }
+
+    async fn named(
+        &self,
+        search: &Search<'_>,
+        name: &str,
+        exports: &[ExportId],
+        others: &Others,
+    ) -> Result<Entry, ClaimOutcome> {
+        let mut found = Vec::new();
+        for id in exports {
+            let read = self.read(search, *id, name).await;
+            let read = read.map_err(|error| self.failed(*id, &error))?;
+            found.extend(read.filter(|(_, note)| self.may_have(search, note)).map(|(entry, _)| entry));
+        }
+        let names = found.iter().map(|entry| &*self.context.export(&entry.lies_at).name);
+        let names = names.collect::<Vec<_>>().join(", ");
+        match (found.pop(), found.is_empty()) {
+            (None, _) => Err(search.refused(RestoreProblem::NotFound)),
+            (Some(_), false) => Err(search.refused(RestoreProblem::Several(names.into()))),
+            (Some(entry), true) if self.is_free(&entry, others) => Ok(entry),
+            (Some(_), true) => Err(search.refused(RestoreProblem::InUse)),
+        }
+    }
+
+    async fn latest(
+        &self,
+        search: &Search<'_>,
+        exports: &[ExportId],
+        others: &Others,
+    ) -> Result<Option<Entry>, ClaimOutcome> {
+        let mut found = Vec::new();
+        for id in exports {
+            let names = self.finder.names(*id, &search.claim.claim, &search.mark).await;
+            for name in names.map_err(|error| self.failed(*id, &error))? {
+                let read = self.read(search, *id, &name).await;
+                found.extend(read.map_err(|error| self.failed(*id, &error))?);
+            }
+        }
+        let latest = found
+            .into_iter()
+            .filter(|(entry, note)| self.may_have(search, note) && self.is_free(entry, others))
+            .max_by_key(|(entry, _)| entry.at);
+        match (latest, search.wish) {
+            (Some((entry, _)), _) => Ok(Some(entry)),
+            (None, Wish::LatestIfAny) => Ok(None),
+            (None, _) => Err(search.refused(RestoreProblem::NotFound)),
+        }
+    }
+
+    /// Lets the volumes of earlier claims of the name be reclaimed first: what is about to be put away is the latest.
+    fn wait_for_latest(&self, search: &Search<'_>, others: &Others) -> Result<(), ClaimOutcome> {
+        let is_going = |earlier: &&Volume| takes_directory(&self.context, Volume::clone(earlier));
+        match others.earlier.iter().find(is_going) {
+            Some(Volume { name, .. }) => {
+                Err(ClaimOutcome::WaitsForData { volume: name.clone(), failures: search.failures })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Reads an archive, or a kept entry of the trash, with its note; `None` if there is none that is certainly whole, or
+    /// it has no note.
+    async fn read(
+        &self,
+        search: &Search<'_>,
+        id: ExportId,
+        name: &str,
+    ) -> Result<Option<(Entry, Note)>, StorageError> {
+        let storage = &self.context.exports.get(id).storage;
+        let trash = trash_name(name);
+        let is_whole =
+            |trash: &TrashName| trash.kept_until() > Some(seconds_now().saturating_add_signed(KEPT_MARGIN));
+        if trash.as_ref().is_some_and(|trash| !is_whole(trash)) {
+            return Ok(None);
+        }
+        for home in homes(name) {
+            if storage.look(&home).await?.is_none() {
+                continue;
+            }
+            let Some(Ok(note)) = note(storage, &search.mark, name, trash.as_ref()).await? else { break };
+            let entry = Entry {
+                name: name.into(),
+                lies_at: Location { export: id, path: home.clone() },
+                home,
+                at: trash.as_ref().map_or(note.archived, |trash| second(trash.at())),
+                gid: note.gid,
+                volume: trash.map(|trash| trash.volume().into()).unwrap_or_default(),
+            };
+            return Ok(Some((entry, note)));
+        }
+        Ok(None)
+    }
+
+    fn may_have(&self, search: &Search<'_>, note: &Note) -> bool {
+        may_have(search.claim, search.wish, note, &search.mark, &self.context.scope)
+    }
+
+    /// Tells whether no volume has anything to do with an entry.
+    fn is_free(&self, entry: &Entry, others: &Others) -> bool {
+        let is_alone = self.context.state.ledger().is_alone(&VolumeName::from(""), &entry.lies_at);
+        is_alone && !others.in_revival.contains(&entry.name)
+    }
+
+    /// Lists all volumes, so that what the ledger says is true, and returns those that matter for a claim. Claims that ask
+    /// while volumes are being listed share the next list.
+    async fn others(&self, claim: &Claim) -> Result<Others, ApiError> {
+        let Lister { waiting, turn } = &self.lister;
+        loop {
+            let (send, mut receive) = oneshot::channel();
+            waiting.lock().push((claim.claim.clone(), send));
+            let _turn = turn.lock().await;
+            match receive.try_recv() {
+                Ok(others) => return Ok(others),
+                // Whoever had the list has failed, or was stopped.
+                Err(oneshot::error::TryRecvError::Closed) => continue,
+                Err(oneshot::error::TryRecvError::Empty) => {}
+            }
+            let asked = std::mem::take(&mut *waiting.lock());
+            let (mut earlier, in_revival) = self.list(asked.iter().map(|(claim, _)| claim)).await?;
+            let in_revival = Arc::new(in_revival);
+            for (claim, answer) in asked {
+                let earlier = earlier.remove(&claim.uid).unwrap_or_default();
+                // Who does not wait any more does not need it.
+                let _ = answer.send(Others { earlier, in_revival: Arc::clone(&in_revival) });
+            }
+            if let Ok(others) = receive.try_recv() {
+                return Ok(others);
+            }
+        }
+    }
+
+    async fn list(&self, claims: impl Iterator<Item = &ClaimRef>) -> Result<Listed, ApiError> {
+        let mut earlier: HashMap<ClaimUid, Vec<Volume>> = HashMap::new();
+        let mut in_revival = HashSet::new();
+        let by_name: HashMap<_, _> = claims.map(|claim| ((&*claim.namespace, &*claim.name), claim)).collect();
+        let provisioner = &self.context.scope.provisioner;
+        let learn = |volume: &Volume| {
+            let namesake = volume.own_claim().and_then(|own| by_name.get(&(&*own.namespace, &*own.name)));
+            if let Some(claim) = namesake
+                && is_of_earlier(volume, claim)
+                && volume.is_of(provisioner)
+            {
+                earlier.entry(claim.uid.clone()).or_default().push(volume.clone());
+            }
+            // A command makes the volume first.
+            if volume.own_claim().is_none() {
+                in_revival.extend(volume.restored_from.clone());
+            }
+        };
+        self.context.read_volumes(learn).await?;
+        Ok((earlier, in_revival))
+    }
+
+    /// Renames what the claim gets back to its path, unless that was done.
+    ///
+    /// # Errors
+    /// Returns how the round ends if that is not done, or not certainly.
+    pub(super) async fn bring_back(
+        &self,
+        claim: &Claim,
+        provision: &Provision,
+        entry: &Entry,
+    ) -> Result<(), ClaimOutcome> {
+        let (at, from) = (&provision.at, &entry.lies_at);
+        if from == at {
+            return Ok(());
+        }
+        let until = BootTime::now() + PROOF_FOR;
+        let storage = &self.context.export(at).storage;
+        let failed = |error: StorageError| self.failed(at.export, &error);
+        if !self.context.state.ledger().is_alone(&claim.volume_name(), from) {
+            return Err(refused(&entry.name, RestoreProblem::InUse, 0));
+        }
+        let mark = self.context.records.mark();
+        let volume = &provision.volume;
+        // Without it nobody could tell what lies at the claim's path.
+        storage.record(&mark, record::of_new(volume, at, &mark, Timestamp::now())).await.map_err(failed)?;
+        Failpoint::RestoreNoted.passed();
+        let back = storage.clone().until(until).bring_back(&from.path, &at.path).await;
+        // If it has gone meanwhile, it is looked for anew.
+        if back.map_err(failed)? { Ok(()) } else { Err(ClaimOutcome::WaitsForMove) }
+    }
+
+    /// Puts what was brought back for a claim where it was, because the claim has gone. Tells whether it lies there.
+    pub(super) async fn put_back(&self, volume: &VolumeName, at: &Location, entry: &Entry) -> bool {
+        let export = self.context.export(at);
+        let (path, name) = (at.path.as_str(), &*export.name);
+        match export.storage.bring_back(&at.path, &entry.home).await {
+            Ok(_) => {
+                self.context.records.remove(export, volume.as_str()).await;
+                true
+            }
+            Err(error) => {
+                warn!(path, home = %entry.home, export = name, %error, "failed to put away again what was restored");
+                false
+            }
+        }
+    }
+
+    /// Forgets the notes that decide nothing any more once the volume is there: that of what has been brought back, and that
+    /// of the volume if it is to have none.
+    pub(super) async fn forget(&self, provision: &Provision, entry: &Entry) {
+        let export = self.context.export(&provision.at);
+        let Context { state, records, .. } = &self.context;
+        let class = state.class(&provision.volume.class);
+        if !record::is_wanted(class.as_deref(), records.wanted) {
+            records.remove(export, provision.volume.name().as_str()).await;
+        }
+        if entry.volume.is_empty() {
+            // What is left of it is told by nobody.
+            let _ = export.storage.forget_archive(&entry.name).await;
+        } else if !self.context.state.ledger().exists(&VolumeName::from(&*entry.volume)) {
+            self.context.records.remove(export, &entry.volume).await;
+        }
+    }
+
+    /// Forgets what was learned under an earlier leadership: another leader may have put anything away since.
+    fn begin_reign(&self) {
+        let since = self.leadership.since();
+        if std::mem::replace(&mut *self.reign.lock(), since) != since {
+            self.context.restorable.forget_all();
+        }
+    }
+
+    async fn mark(&self) -> Result<ClusterMark, ClaimOutcome> {
+        let records = &self.context.records;
+        if !records.mark().is_known() {
+            match self.context.cluster.mark().await {
+                Ok(mark) => records.learn(mark),
+                Err(error) if error.is_forbidden() => {}
+                Err(error) => return Err(ClaimOutcome::FailedToRead(Unread::Mark, error)),
+            }
+        }
+        Ok(records.mark())
+    }
+
+    fn failed(&self, id: ExportId, error: &StorageError) -> ClaimOutcome {
+        ClaimOutcome::failed_to_make(error, &explain(error, &self.context.exports.get(id).address))
+    }
+}
+
+impl Search<'_> {
+    fn refused(&self, problem: RestoreProblem) -> ClaimOutcome {
+        let name = if let Wish::Named(name) = self.wish { name } else { LATEST };
+        refused(name, problem, self.failures)
+    }
+}
+
+pub(super) fn refused(name: &str, problem: RestoreProblem, failures: u32) -> ClaimOutcome {
+    let is_said = awaited(Passing::Export).is_worth_saying(failures);
+    let refusal = ClaimRefusal::Restore { name: name.into(), problem };
+    ClaimOutcome::Refused { refusal, by_neighbour: false, is_said }
+}
+
+/// Reads the name of an entry of the trash, wherever it lies.
+fn trash_name(name: &str) -> Option<TrashName> {
+    TrashName::at_root(name).or_else(|| name.parse().ok())
+}
+
+/// Returns the paths at which an archive, or an entry of the trash, of this name can lie. None if it is the name of
+/// neither.
+fn homes(name: &str) -> Vec<RelPath> {
+    let paths = match (TrashName::at_root(name), name.parse::<TrashName>()) {
+        (Some(trash), _) => vec![trash.path()],
+        (None, Ok(trash)) => {
+            ListOf::NUMBERS.map(|number| trash.clone().found_in(TrashPlace::Directory(number)).path()).collect()
+        }
+        (None, Err(_)) if classify(name) == RootEntry::Archive && !name.contains('/') => vec![name.to_owned()],
+        (None, Err(_)) => Vec::new(),
+    };
+    paths.iter().filter_map(|path| RelPath::parse(path).ok()).collect()
+}
+
+fn second(seconds: u64) -> Option<Timestamp> {
+    i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_archives_and_entries_of_the_trash_can_be_brought_back() {
+        let paths = |name: &str| homes(name).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(paths("archived-shop-data"), ["archived-shop-data"]);
+        let name = "1700000000+3600~pvc-1~shop%2Fdata";
+        let found = paths(name);
+        assert_eq!(found.len(), ListOf::NUMBERS.count());
+        assert_eq!(found[0], format!(".nfs-provisioner-trash/{name}"));
+        let at_root = format!(".nfs-provisioner-trash~{name}");
+        assert_eq!(paths(&at_root), [&*at_root]);
+        for name in [
+            "",
+            "shop-data",
+            "archived-a/b",
+            "archived-/../x",
+            "../archived-x",
+            ".nfs-provisioner-notes",
+            ".nfs-provisioner-trash",
+            "1+1~v",
+        ] {
+            assert_eq!(paths(name), [""; 0], "{name}");
+        }
+    }
+}
