@@ -92,8 +92,8 @@ async fn pod(space: &Space, name: &str, patch: Value, states: Vec<Value>) {
     // There may be no ServiceAccount in the namespace yet.
     eventually("the Pod to be made", || async { pods.create(&PostParams::default(), &object).await.ok() }).await;
     let phase = if states.is_empty() { "Pending" } else { "Running" };
-    let status = json!({"status": {"phase": phase, "containerStatuses": states}});
-    pods.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    let patch = json!({"status": {"phase": phase, "containerStatuses": states}});
+    pods.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
 }
 
 async fn ready(space: &Space, name: &str, patch: Value) {
