@@ -14,6 +14,7 @@
 # make chaos          has all go wrong at random for 10 minutes, or FOR=<seconds>, on a control plane of its own, and checks
 #                     that no directory was moved, removed or given wrongly; SEED=<number> repeats a run
 # make image          the container image as an OCI archive, without Docker or a registry
+# make plugin         the plugin for kubectl, packed, and krew's manifest of it; REPOSITORY=<address> is where it is released
 CONTROLPLANE := target/controlplane/controlplane
 TOOLS := target/tools/helm
 KUBELET := target/node/kubelet
@@ -37,7 +38,7 @@ progress = awk '/^[^ :]*$$/ { if (++n % 100 == 0) print "  " n " packages compil
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: demo test test-e2e test-conformance test-compat check bench fuzz properties chaos static image shell controlplane tools node prerequisites
+.PHONY: demo test test-e2e test-conformance test-compat check bench fuzz properties chaos static image plugin shell controlplane tools node prerequisites
 .DEFAULT_GOAL := test
 
 demo: prerequisites $(CONTROLPLANE)
@@ -97,6 +98,10 @@ static: prerequisites
 image: static
 	deploy/image.sh target/image/nfs-provisioner.tar $(PACKAGE) $(ARCHITECTURE)=target/static/nfs-provisioner
 	@ls -sh target/image/nfs-provisioner.tar
+
+# The plugin for kubectl, and krew's manifest of it, for a release at REPOSITORY.
+plugin:
+	deploy/kubectl-plugin/package.sh target/plugin $(or $(REPOSITORY),https://example.com/nfs-provisioner)
 
 # Completion scripts and the manual page.
 shell: prerequisites

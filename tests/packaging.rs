@@ -1,4 +1,4 @@
-//! The image and the workflows that release it.
+//! The image, the plugin for kubectl, and the workflows that release them.
 
 #![allow(
     clippy::disallowed_methods,
@@ -300,4 +300,84 @@ fn the_documents_and_the_chart_name_the_versions_that_are_tested() {
     let chart: Value = serde_saphyr::from_str(&read("deploy/helm/nfs-provisioner/Chart.yaml")).unwrap();
     // Vendors put words of their own behind the version, which count as earlier than it.
     assert_eq!(chart["kubeVersion"], format!(">={oldest}.0-0"));
+}
+
+/// The plugin for kubectl and krew's manifest of it, as `make plugin` makes them.
+fn plugin(directory: &Path, repository: &str) -> std::process::Output {
+    let mut command = Command::new(project("deploy/kubectl-plugin/package.sh"));
+    command.arg(directory).arg(repository).env_remove("SOURCE_DATE_EPOCH").output().unwrap()
+}
+
+/// Whether krew installs it: what its `ValidatePlugin` wants, and that it finds the files.
+#[test]
+fn krew_s_manifest_of_the_plugin_tells_of_the_archive_beside_it() {
+    const REPOSITORY: &str = "https://example.com/someone/nfs-provisioner";
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let made = plugin(&at("first"), REPOSITORY);
+    assert!(made.status.success(), "{made:?}");
+    let text = fs::read_to_string(at("first/nfs-provisioner.yaml")).unwrap();
+    assert!(!text.contains('@'), "something was not put in: {text}");
+    let manifest: Value = serde_saphyr::from_str(&text).unwrap();
+    assert_eq!(manifest["apiVersion"], "krew.googlecontainertools.github.com/v1alpha2");
+    assert_eq!((&manifest["kind"], &manifest["metadata"]["name"]), (&"Plugin".into(), &"nfs-provisioner".into()));
+    let spec = &manifest["spec"];
+    assert_eq!(spec["version"], concat!("v", env!("CARGO_PKG_VERSION")));
+    assert_eq!(spec["homepage"], REPOSITORY);
+    let short = spec["shortDescription"].as_str().unwrap();
+    assert!((1..=50).contains(&short.len()) && !short.contains('\n'), "{short}");
+
+    let platforms = spec["platforms"].as_array().unwrap();
+    assert_eq!(platforms.len(), 1);
+    let platform = &platforms[0];
+    let systems = serde_json::json!([{"key": "os", "operator": "In", "values": ["darwin", "linux"]}]);
+    assert_eq!(platform["selector"]["matchExpressions"], systems);
+    let released = concat!("/releases/download/v", env!("CARGO_PKG_VERSION"), "/kubectl-nfs_provisioner.tar.gz");
+    assert_eq!(platform["uri"], format!("{REPOSITORY}{released}"));
+    let archive = at("first/kubectl-nfs_provisioner.tar.gz");
+    assert_eq!(platform["sha256"], sha256(&archive));
+
+    // As kubectl wants the file of a plugin of this name to be called.
+    assert_eq!(platform["bin"], "kubectl-nfs_provisioner");
+    let unpacked = at("unpacked");
+    fs::create_dir(&unpacked).unwrap();
+    run(Command::new("tar").arg("xzf").arg(&archive).arg("-C").arg(&unpacked));
+    let moved: BTreeSet<&str> = platform["files"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|file| {
+            assert_eq!(file["to"], ".");
+            file["from"].as_str().unwrap()
+        })
+        .collect();
+    let packed: BTreeSet<String> =
+        fs::read_dir(&unpacked).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(packed, ["LICENSE", "kubectl-nfs_provisioner"].map(str::to_owned).into());
+    assert_eq!(moved, packed.iter().map(String::as_str).collect());
+    let help = run(Command::new(unpacked.join("kubectl-nfs_provisioner")).arg("--help"));
+    assert!(help.contains("kubectl nfs-provisioner [FLAG ...] COMMAND"), "{help}");
+}
+
+#[test]
+fn the_archive_of_the_plugin_is_the_same_each_time_and_a_release_has_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    for name in ["first", "second"] {
+        assert!(plugin(&at(name), "https://example.com/x").status.success());
+        // The archive must not tell when it was made.
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+    }
+    for name in ["kubectl-nfs_provisioner.tar.gz", "nfs-provisioner.yaml"] {
+        assert_eq!(sha256(&at("first").join(name)), sha256(&at("second").join(name)), "{name}");
+    }
+    for wrong in ["", "example.com/x", "https://example.com/x|e", "https://example.com/x/", "https://<owner>/x"] {
+        let refused = plugin(&at("third"), wrong);
+        assert!(!refused.status.success() && !at("third").exists(), "{wrong}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("is not where a release can be"), "{refused:?}");
+    }
+    let release = workflow("release.yaml");
+    for line in ["make plugin REPOSITORY=", "cp target/plugin/kubectl-nfs_provisioner.tar.gz out/"] {
+        assert!(release.contains(line), "a release has no plugin: {line}");
+    }
 }

@@ -39,6 +39,7 @@ mod monitoring;
 mod neighbours;
 mod openshift;
 mod ownership;
+mod plugin;
 mod programs;
 mod provision;
 mod proxy;

@@ -46,6 +46,8 @@ func main() {
 	case "kube-scheduler":
 		os.Exit(runComponent(scheduler.NewSchedulerCommand(), args))
 	case "kubectl":
+		// It looks for plugins by the arguments of the process.
+		os.Args = os.Args[1:]
 		os.Exit(runComponent(kubectl.NewDefaultKubectlCommand(), args))
 	default:
 		fmt.Fprint(os.Stderr, usage)

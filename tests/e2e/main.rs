@@ -31,6 +31,7 @@ mod faults;
 #[path = "../nfs/harness.rs"]
 mod harness;
 mod node;
+mod plugin;
 #[allow(dead_code, reason = "the tests on NFS alone use all of it")]
 #[path = "../nfs/rig.rs"]
 mod rig;
@@ -52,6 +53,7 @@ fn shared() -> &'static Node {
 }
 
 fn main() -> ExitCode {
-    let trials = [workloads::trials(), faults::trials(), update::trials(), conformance::trials()];
+    let trials =
+        [workloads::trials(), faults::trials(), plugin::trials(), update::trials(), conformance::trials()];
     harness::run("the tests on a real node", node::missing, trials.into_iter().flatten().collect())
 }
