@@ -29,6 +29,7 @@ async fn put_away(space: &Space, claim: &str, class: &str, text: &str) -> String
     let directory = Space::directory(&volume);
     fs::write(space.at(&directory).join("file"), text).unwrap();
     space.delete_claim(claim).await;
+    space.claim_gone(claim).await;
     space.gone(volume.metadata.name.as_deref().unwrap()).await;
     directory
 }
@@ -107,6 +108,7 @@ async fn a_claim_gets_back_the_latest_of_its_own_name_from_archives_and_trash() 
     assert_eq!(annotations(&volume.metadata)["nfs-provisioner/restored-from"], entry);
     assert!(fs::read_dir(space.at(TRASH)).unwrap().next().is_none());
     space.delete_claim("data").await;
+    space.claim_gone("data").await;
     space.gone(volume.metadata.name.as_deref().unwrap()).await;
     // By its name, too; and then the first one is the latest.
     put_away(&space, "third", &deletes, "third").await;
@@ -119,6 +121,7 @@ async fn a_claim_gets_back_the_latest_of_its_own_name_from_archives_and_trash() 
         .await;
     // Once there is one, it comes.
     space.delete_claim("nothing").await;
+    space.claim_gone("nothing").await;
     put_away(&space, "nothing", &archives, "something").await;
     space.claim("nothing", &archives, asks("latest")).await;
     assert_eq!(given(&space, "nothing").await.1.as_deref(), Some("something"));
@@ -305,6 +308,7 @@ async fn what_was_brought_back_for_a_claim_that_goes_is_put_away_again() {
     assert!(!space.at(&archive).exists());
     for claim in ["one", "two"] {
         space.delete_claim(claim).await;
+        space.claim_gone(claim).await;
     }
     let home = [space.at(TRASH).join(&trash), space.at(&archive)];
     eventually("both to be put away again", || async { home.iter().all(|path| path.exists()).then_some(()) })
