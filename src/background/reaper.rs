@@ -90,11 +90,20 @@ struct Reaper<'a> {
     not_before: Instant,
 }
 
+/// Why an entry goes that was kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WasKept {
+    /// Its time has come.
+    Due,
+    /// The export had too little room.
+    Early,
+}
+
 /// What is known of an entry.
 #[derive(Default)]
 struct Known {
-    /// Whether it goes before its time.
-    is_early: bool,
+    /// Why it goes, if it was kept.
+    was_kept: Option<WasKept>,
     /// The error that the log last told of it.
     said: Option<StorageError>,
     /// How many files, links and directories of it were removed by now.
@@ -147,7 +156,7 @@ impl<'a> Reaper<'a> {
                     self.want_look(Duration::ZERO);
                 }
                 (name, _) = self.queue.take(), if under_way.len() < ENTRIES_MAX && leads() => {
-                    if self.may_go(&name) {
+                    if self.may_go(&name) && self.is_released(&name).await {
                         under_way.push(reap(self.storage, name));
                     }
                 }
@@ -191,7 +200,7 @@ impl<'a> Reaper<'a> {
         let Ok(Trashed { names, kept, .. }) = found else { return self.count() };
         said.say_little(&kept);
         for name in names {
-            self.learn(name, false);
+            self.learn(name, None);
         }
         if let Some(left) = kept.next.map(|next| Duration::from_secs(next.saturating_sub(now)))
             && left < LOOK
@@ -205,9 +214,9 @@ impl<'a> Reaper<'a> {
     }
 
     /// Queues an entry, unless that was done.
-    fn learn(&mut self, name: TrashName, is_early: bool) {
+    fn learn(&mut self, name: TrashName, was_kept: Option<WasKept>) {
         if !self.known.contains_key(&name) {
-            self.known.insert(name.clone(), Known { is_early, ..Known::default() });
+            self.known.insert(name.clone(), Known { was_kept, ..Known::default() });
             self.queue.push(name);
         }
     }
@@ -232,9 +241,8 @@ impl<'a> Reaper<'a> {
                 volume = name.volume(), entry = %name, %until, least, free = usage.bytes_free,
                 "the export has less free than the class wants: removing before its time what was deleted"
             );
-            // Under the name of one that is not kept, so that nobody takes for whole what is gone in part.
             match self.storage.release(&name).await {
-                Ok(Some(released)) => self.learn(released, true),
+                Ok(Some(released)) => self.learn(released, Some(WasKept::Early)),
                 Ok(None) => {}
                 Err(error) => warn!(entry = %name, %error, "failed to remove it before its time"),
             }
@@ -247,15 +255,36 @@ impl<'a> Reaper<'a> {
     }
 
     /// Tells whether an entry that was queued may still be removed: the clock may have been ahead when it was. Else
-    /// it is forgotten until it is listed again. What was begun is finished.
+    /// it is forgotten until it is listed again.
     fn may_go(&mut self, name: &TrashName) -> bool {
-        let is_begun = self.known.get(name).is_some_and(|known| known.is_early || known.entries > 0);
-        let may_go = is_begun || name.is_due(seconds_now());
+        let may_go = name.is_due(seconds_now());
         if !may_go {
-            self.queue.finish(name, Next::Done);
-            self.known.remove(name);
+            self.forget(name);
         }
         may_go
+    }
+
+    /// Tells whether an entry has the name of one that is not kept. One whose time has come gets that name before anything
+    /// of it is removed, so that nobody takes for whole what is gone in part, and is then worked on under that.
+    async fn is_released(&mut self, name: &TrashName) -> bool {
+        if name.keep().is_none() {
+            return true;
+        }
+        match self.storage.release(name).await {
+            Ok(released) => {
+                self.forget(name);
+                if let Some(released) = released {
+                    self.learn(released, Some(WasKept::Due));
+                }
+            }
+            Err(error) => self.block(name, 1, error),
+        }
+        false
+    }
+
+    fn forget(&mut self, name: &TrashName) {
+        self.queue.finish(name, Next::Done);
+        self.known.remove(name);
     }
 
     /// Logs the result of work on an entry, and decides when the entry is tried again.
@@ -270,13 +299,12 @@ impl<'a> Reaper<'a> {
             Some(Ok(Reaped { left: Left::Nothing, .. })) => {
                 info!(volume = name.volume(), entry = %name, entries, milliseconds, "removed from the trash");
                 self.queue.finish(&name, Next::Done);
-                let is_early = self.known.remove(&name).is_some_and(|known| known.is_early);
-                if is_early || name.keep().is_some() {
-                    self.backlog.update(|counts| {
-                        let freed = if is_early { &mut counts.freed_early } else { &mut counts.freed_due };
-                        *freed += 1;
-                    });
-                }
+                let was_kept = self.known.remove(&name).and_then(|known| known.was_kept);
+                self.backlog.update(|counts| match was_kept {
+                    Some(WasKept::Early) => counts.freed_early += 1,
+                    Some(WasKept::Due) => counts.freed_due += 1,
+                    None => {}
+                });
             }
             // The entry is tried again at once, after the others: only when nothing else is left of it does it
             // show what cannot be removed.

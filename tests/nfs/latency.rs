@@ -60,9 +60,11 @@ async fn at(rig: &'static Rig, distance: Duration) {
         Duration::from_secs_f64(of("sum") / of("count"))
     };
     println!(
-        "    a round trip of {distance:?}, a call {call:.1?}: a directory made in {:.1?}, trashed in {:.1?}; {CLAIMS} \
+        "    a round trip of {distance:?}, a call {call:.1?}: a directory made in {:.1?}, its note beside it in {:.1?}, \
+         trashed in {:.1?}; {CLAIMS} \
          claims Bound in {bound:.1?}; a tree of {entries} entries gone in {gone:.1?}, all removed in {removed:.1?}",
         mean("create"),
+        mean("record"),
         mean("trash"),
     );
     assert_eq!(site.entries().len(), volumes.len());

@@ -187,6 +187,10 @@ impl Source {
             let status = match others {
                 Some(mark) => format!("noted by the cluster {mark}"),
                 None if noted.is_empty() => "not noted".to_owned(),
+                // Such a note is written first, and has no owners before the volume has been seen.
+                None if noted.iter().any(|(_, note)| note.restored_from.is_some() && note.owners.is_none()) => {
+                    "is being restored for a claim, or was to be".to_owned()
+                }
                 None if !is_complete => format!("{GONE}, but some notes cannot be read"),
                 None => GONE.to_owned(),
             };
