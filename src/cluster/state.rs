@@ -175,6 +175,17 @@ impl ClusterState {
         ours.map(|(_, class)| class.uid.to_string()).collect()
     }
 
+    /// Lists our classes.
+    #[must_use]
+    pub fn own_classes(&self) -> Vec<Class> {
+        let classes = self.classes.lock();
+        classes
+            .iter()
+            .filter(|(_, class)| class.is_of(self.provisioner()))
+            .map(|(_, class)| class.clone())
+            .collect()
+    }
+
     /// Tells whether any claim or volume waits for a worker.
     #[must_use]
     pub fn is_busy(&self) -> bool {

@@ -12,7 +12,9 @@ use kube::api::{Api, DeleteParams};
 use nfs_provisioner::layout::{NOTES, Note, VOLUME_NOTES};
 use serde_json::{Value, json};
 
+use crate::copies::start_shown;
 use crate::support::eventually;
+use crate::support::http::get;
 use crate::support::plane::Plane;
 use crate::support::process::{Process, Settings};
 use crate::support::space::{PATH, Rules, Space, create, from_json, named};
@@ -150,7 +152,7 @@ impl ParsePath for str {
 #[tokio::test]
 async fn an_archive_is_restored_with_all_that_it_held() {
     let space = Space::new().await;
-    let _provisioner = Process::start(&settings(&space));
+    let provisioner = Process::start(&settings(&space));
     let class = space.class("nfs", json!({"parameters": {"gidRange": "3200-3210"}})).await;
     space.claim("data", &class, json!({})).await;
     let before = space.bound("data").await;
@@ -218,6 +220,15 @@ async fn an_archive_is_restored_with_all_that_it_held() {
         &["archives", "restore", &archive, "--as", &format!("{}/other", space.namespace), "--size", "2Mi"],
     );
     assert!(again.status.success(), "{again:?}");
+
+    // Who looks at all volumes a minute after the start counts those that were restored.
+    space.claim("plain", &class, json!({})).await;
+    space.bound("plain").await;
+    provisioner.stop();
+    let (_second, port) = start_shown(settings(&space));
+    tokio::time::sleep(std::time::Duration::from_secs(30)).await;
+    let series = "nfs_provisioner_volumes_restored{export=\"default\"} 1\n";
+    eventually(series, || async { get(port, "/metrics").contains(series).then_some(()) }).await;
 }
 
 #[tokio::test]
