@@ -61,6 +61,8 @@ pub enum Reason {
     UsageExceedsRequest,
     /// A claim's directory holds no more than the claim asks for again.
     UsageWithinRequest,
+    /// A claim has the data again that was archived or deleted.
+    Restored,
     /// An export has little room left, and a class has what is deleted there kept all the same.
     TrashKeptWithLittleRoom,
 }
@@ -76,7 +78,8 @@ impl Reason {
             | Self::VolumeWaitsForCopy
             | Self::VolumeDirectoryTrashed
             | Self::VolumeResizeSuccessful
-            | Self::UsageWithinRequest => "Normal",
+            | Self::UsageWithinRequest
+            | Self::Restored => "Normal",
             Self::ReclaimUnclear
             | Self::ProvisioningFailed
             | Self::ExportNotAnswering
@@ -107,6 +110,7 @@ impl Reason {
             Self::Cloning => "Cloning",
             Self::UsageExceedsRequest => "UsageExceedsRequest",
             Self::UsageWithinRequest => "UsageWithinRequest",
+            Self::Restored => "Restored",
             Self::TrashKeptWithLittleRoom => "TrashKeptWithLittleRoom",
         }
     }

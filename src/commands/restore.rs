@@ -12,6 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::info;
 
+use crate::cluster::events::{Reason, Recorder};
 use crate::cluster::permissions::{PROTECT, Permission, missing};
 use crate::commands::inventory::{Item, Kind, Notes, by_name};
 use crate::commands::revive::{Revival, Wish};
@@ -122,9 +123,21 @@ pub async fn restore(session: &Session, order: &Order) -> Result<()> {
         }
     }
     Failpoint::ClaimRestored.passed();
-    await_bound(session, &revival).await?;
+    let volume = await_bound(session, &revival).await?;
+    say_restored(session, &volume, order).await;
     writeln!(out, "the claim {}/{} is bound", revival.namespace, revival.claim)?;
     Ok(())
+}
+
+/// Says on the claim where its data is from. Without that, nothing lacks but the event.
+async fn say_restored(session: &Session, volume: &Volume, order: &Order) {
+    let Some(claim) = volume.own_claim() else { return };
+    let component = format!("{}_restore", session.provisioner);
+    let (recorder, write) = Recorder::new(session.client.clone(), component);
+    let message = format!("volume {} has the data again that was kept as {:?}", volume.name, order.name);
+    recorder.record(claim, Reason::Restored, &message);
+    drop(recorder);
+    let _ = timeout(PROOF_FOR, write).await;
 }
 
 /// Finds the directory, and what an earlier run has made of it.
@@ -364,12 +377,12 @@ async fn bring_back(
     Ok(())
 }
 
-async fn await_bound(session: &Session, revival: &Revival) -> Result<()> {
+async fn await_bound(session: &Session, revival: &Revival) -> Result<Volume> {
     let begun = Instant::now();
     loop {
         let volume = session.cluster.volume(&(&*revival.volume).into()).await?;
         match volume {
-            Some(volume) if volume.phase == Phase::Bound => return Ok(()),
+            Some(volume) if volume.phase == Phase::Bound => return Ok(volume),
             Some(_) if begun.elapsed() < BOUND_MAX => sleep(LOOK).await,
             Some(_) => bail!(
                 "the directory is back, but the claim is not bound after {} s: `kubectl -n {} describe pvc {}` tells why",

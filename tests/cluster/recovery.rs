@@ -211,6 +211,8 @@ async fn an_archive_is_restored_with_all_that_it_held() {
         &["archives", "restore", &archive, "--as", &format!("{}/other", space.namespace), "--size", "2Mi"],
     );
     assert!(said.contains("other is bound"), "{said}");
+    let message = space.event("other", "Restored").await;
+    assert!(message.contains(&name) && message.contains(&archive), "{message}");
     let other = space.bound("other").await;
     assert_eq!((other.metadata.name.as_deref(), Space::directory(&other)), (Some(&*name), directory.clone()));
     assert_eq!(other.spec.unwrap().capacity.unwrap()["storage"].0, "2Mi");

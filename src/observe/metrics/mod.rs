@@ -128,11 +128,7 @@ impl Metrics {
             expansions: register(ours, "expansions", "Claims whose volumes were to grow, by result"),
             orphans: register(ours, "orphans", "Directories on the export that belong to no volume"),
             notes_missing: register(ours, "notes_missing", "Volumes that have no note on the export yet"),
-            volumes_restored: register(
-                ours,
-                "volumes_restored",
-                "Volumes that were restored from an archive or the trash, and are there",
-            ),
+            volumes_restored: register(ours, "volumes_restored", "Volumes that are there and were restored"),
             archives_expired: register(
                 ours,
                 "archives_expired",
@@ -209,6 +205,9 @@ impl Metrics {
         text
     }
 }
+
+#[cfg(test)]
+mod tests;
 
 /// The commit that this program was built from, where that was known.
 const COMMIT: &str = env!("NFS_PROVISIONER_COMMIT");

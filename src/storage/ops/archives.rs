@@ -157,13 +157,13 @@ impl Root {
             return Ok(None);
         }
         let Attributes { inode, changed, .. } = found;
-        let noted = match notes {
+        let found = match notes {
             Some(notes) => notes.read(name)?,
             None => None,
         };
-        let archived = noted.as_ref().and_then(|(note, _)| note.archived);
+        let archived = found.as_ref().and_then(|(note, _)| note.archived);
         let since = archived.or_else(|| Timestamp::from_second(changed.seconds).ok()).unwrap_or_default();
-        let limited = noted.filter(|(note, _)| note.kept_until.is_some()).map(|(note, written)| {
+        let limited = found.filter(|(note, _)| note.kept_until.is_some()).map(|(note, written)| {
             let path = path.clone();
             Archive { name: parsed, path, note, inode, changed, written }
         });

@@ -2,6 +2,7 @@
 
 use crate::commands::doctor::facts::{ClusterFacts, NotesFacts, OtherCluster};
 use crate::commands::doctor::report::Finding;
+use crate::values::names::VolumeName;
 
 /// The number of names that are shown of each kind.
 const SHOWN: usize = 3;
@@ -85,7 +86,7 @@ fn missing(notes: &NotesFacts) -> Option<Finding> {
     if *missing == 0 {
         return None;
     }
-    let first: Vec<&str> = notes.first_missing.iter().map(|name| name.as_str()).collect();
+    let first: Vec<&str> = notes.first_missing.iter().map(VolumeName::as_str).collect();
     let without = match without_directory {
         0 => String::new(),
         number => format!("; {number} of them have no directory either, and get none"),
