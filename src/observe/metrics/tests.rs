@@ -27,7 +27,8 @@ fn of_notes_and_archives_only_who_leads_tells() {
     let learn = || {
         for export in exports.values() {
             let mut counts = ArchiveCounts::default();
-            [hour_ago, jiff::Timestamp::now()].into_iter().for_each(|since| counts.add(since));
+            counts.add(hour_ago);
+            counts.add(jiff::Timestamp::now());
             *export.archives.lock() = counts;
             metrics.notes_missing.get_or_create(&export_label(&export.name)).set(3);
             metrics.volumes_restored.get_or_create(&export_label(&export.name)).set(4);
