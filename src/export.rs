@@ -1,9 +1,11 @@
 //! An export as the program works on it: its name, its address, its directories and its trash.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -23,6 +25,25 @@ pub struct Export {
     pub storage: Storage,
     /// The trash on the export.
     pub backlog: Arc<Backlog>,
+    /// The archives on the export, as the last look found them.
+    pub archives: Arc<Mutex<ArchiveCounts>>,
+}
+
+/// What is known of the archives on an export.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ArchiveCounts {
+    /// How many there are.
+    pub count: usize,
+    /// Since when the oldest of them is one.
+    pub oldest: Option<Timestamp>,
+}
+
+impl ArchiveCounts {
+    /// Counts an archive that is one since that time.
+    pub fn add(&mut self, since: Timestamp) {
+        self.count += 1;
+        self.oldest = self.oldest.into_iter().chain([since]).min();
+    }
 }
 
 impl Export {
@@ -30,7 +51,7 @@ impl Export {
     #[must_use]
     pub fn new(export: &NamedExport, storage: Storage) -> Self {
         let NamedExport { name, address } = export.clone();
-        Self { name, address, storage, backlog: Arc::default() }
+        Self { name, address, storage, backlog: Arc::default(), archives: Arc::default() }
     }
 
     /// Returns whether the export is open and answers.
@@ -71,6 +92,8 @@ pub async fn open_all<O: Fn(&'static str, Duration) + Send + Sync + 'static>(
 pub struct Backlog {
     pushed: Notify,
     counts: Mutex<Counts>,
+    pressed: Notify,
+    firm: AtomicUsize,
 }
 
 /// The state of an export's trash.
@@ -82,6 +105,8 @@ pub struct Counts {
     pub blocked: usize,
     /// How many entries are kept until later, as far as the last listing went.
     pub kept: usize,
+    /// When the first of those is to be removed, in seconds since 1970.
+    pub due: Option<u64>,
     /// How many files, links and directories were removed since the program began.
     pub removed: u64,
     /// How many entries that were kept were removed since then, when their time had come.
@@ -99,6 +124,18 @@ impl Backlog {
     /// Waits until something is put into the trash.
     pub async fn changed(&self) {
         self.pushed.notified().await;
+    }
+
+    /// Tells that the export has little room left, while so many entries are kept whatever room that takes.
+    pub fn press(&self, firm: usize) {
+        self.firm.store(firm, Ordering::Relaxed);
+        self.pressed.notify_one();
+    }
+
+    /// Waits until that is told, and returns how many are kept.
+    pub async fn pressed(&self) -> usize {
+        self.pressed.notified().await;
+        self.firm.load(Ordering::Relaxed)
     }
 
     /// Returns the counts as of now. All are zero but for those since the program began while this process does not

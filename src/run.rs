@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use crate::background::fence::{end_if_changes_outlive_leadership, fenced};
 use crate::background::reaper::reap_forever;
-use crate::background::{expiry, notes, orphans, staging, usage};
+use crate::background::{expiry, notes, orphans, pressure, staging, usage};
 use crate::cluster::api::Cluster;
 use crate::cluster::connect::{Connection, ListMode, connect, connection, own_namespace};
 use crate::cluster::election::{Lead, Leadership, elect, own_identity};
@@ -265,6 +265,7 @@ fn background(context: &Context, leadership: &Leadership, usage_calls: u32) -> J
     background.spawn(counting);
     background.spawn(notes::keep_forever(context.clone(), leadership.clone()));
     background.spawn(expiry::expire_forever(context.clone(), leadership.clone()));
+    background.spawn(pressure::say_forever(context.clone()));
     if usage_calls > 0 {
         background.spawn(usage::watch_forever(context.clone(), leadership.clone(), usage_calls));
     }

@@ -1,4 +1,4 @@
-//! Archives that have expired: those whose notes say so are put into the trash.
+//! Archives that have expired: those whose notes say so are put into the trash. On the way all archives are counted.
 //!
 //! A note informs and never authorises alone: whoever can write on the export could write one. So an archive goes
 //! only if all of this is so, and stays if any of it cannot be found out:
@@ -11,6 +11,7 @@
 //!   path, nor is being made or copied there;
 //! - we lead, at the moment of the rename as well.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -20,6 +21,7 @@ use tracing::{debug, info, warn};
 
 use crate::cluster::election::Leadership;
 use crate::controllers::context::Context;
+use crate::export::ArchiveCounts;
 use crate::layout::{ClusterMark, Note};
 use crate::ledger::Departure;
 use crate::model::class::Class;
@@ -27,6 +29,7 @@ use crate::model::exports::{ExportId, Location};
 use crate::observe::metrics::export_label;
 use crate::storage::{Archive, Problem, StorageError};
 use crate::values::names::{ClassName, VolumeName};
+use crate::values::path::RelPath;
 use crate::values::time::{BootTime, seconds_now};
 
 /// The time from the start to the first look at the archives.
@@ -65,21 +68,34 @@ async fn expire_on(id: ExportId, context: &Context, mut leadership: Leadership) 
     }
 }
 
-/// Looks at all archives of an export, a page at a time.
+/// Looks at all archives of an export, a page at a time, and counts those that stay.
 async fn look(id: ExportId, context: &Context, leadership: &Leadership) -> Result<(), StorageError> {
     let storage = &context.exports.get(id).storage;
     let (mut after, mut touched) = (None::<Box<str>>, Vec::new());
-    let mut count = 0;
+    let (mut count, mut counts) = (0, ArchiveCounts::default());
     loop {
         let page = storage.archives(after.as_deref()).await?;
+        let mut gone = HashSet::new();
         for archive in &page.limited {
-            if expire(id, archive, context, leadership).await == Err(Stays::Touched) {
-                count += 1;
-                touched.extend((touched.len() < NAMED).then(|| archive.path().to_string()));
+            match expire(id, archive, context, leadership).await {
+                Ok(()) => drop(gone.insert(archive.path())),
+                Err(Stays::Touched) => {
+                    count += 1;
+                    touched.extend((touched.len() < NAMED).then(|| archive.path().to_string()));
+                }
+                Err(Stays::NotYet | Stays::Foreign | Stays::Unclear(_) | Stays::Failed(_)) => {}
             }
         }
+        // A volume of the namespace "archived" may have such a name.
+        let is_volumes = |path: &RelPath| context.state.ledger().at_or_beneath(id, path.as_str()).is_some();
+        let stay = page.all.iter().filter(|(path, _)| !gone.contains(path) && !is_volumes(path));
+        stay.for_each(|(_, since)| counts.add(*since));
         after = page.next;
-        if after.is_none() || !leadership.is_held() {
+        if !leadership.is_held() {
+            break;
+        }
+        if after.is_none() {
+            *context.exports.get(id).archives.lock() = counts;
             break;
         }
         sleep(PAGE_PAUSE).await;

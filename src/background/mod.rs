@@ -8,3 +8,4 @@ pub mod turns;
 pub mod usage;
 pub mod fence;
 pub mod expiry;
+pub mod pressure;

@@ -110,7 +110,8 @@ impl Keeper<'_> {
 
     /// Looks once for notes that lack or are not up to date, and for those that nobody needs any more.
     async fn pass(&mut self) -> anyhow::Result<()> {
-        let known = self.known().await?;
+        let (known, restored) = self.known().await?;
+        self.say(&self.context.metrics.volumes_restored, restored);
         let (mark, storage) = (self.context.records.mark(), &self.export.storage);
         let noted = noted(storage, &mark).await?;
         self.verified.retain(|name, _| noted.contains(name.as_str()) && known.contains_key(name));
@@ -149,8 +150,12 @@ impl Keeper<'_> {
     }
 
     fn say_missing(&self, missing: usize) {
-        let gauge = self.context.metrics.notes_missing.get_or_create(&metrics::export_label(&self.export.name));
-        gauge.set(i64::try_from(missing).unwrap_or(i64::MAX));
+        self.say(&self.context.metrics.notes_missing, missing);
+    }
+
+    fn say(&self, gauges: &metrics::ExportGauges, number: usize) {
+        let gauge = gauges.get_or_create(&metrics::export_label(&self.export.name));
+        gauge.set(i64::try_from(number).unwrap_or(i64::MAX));
     }
 
     /// Waits for a turn: claims go first, but not for ever.
@@ -164,18 +169,22 @@ impl Keeper<'_> {
         }
     }
 
-    async fn known(&self) -> anyhow::Result<Known> {
-        let mark = self.context.records.mark();
-        let mut known = Known::new();
+    /// Lists the volumes, and counts those of ours on this export that were restored.
+    async fn known(&self) -> anyhow::Result<(Known, usize)> {
+        let (mark, scope) = (self.context.records.mark(), &self.context.scope);
+        let (mut known, mut restored) = (Known::new(), 0);
+        let is_here = |volume: &Volume| located(volume, &scope.exports).is_ok_and(|at| at.export == self.id);
         let learn = |volume: Volume| {
             let hash = self.note(&volume, &mark).map(|(_, note)| {
                 let said = Note { created: None, ..note };
                 fnv1a(said.to_json().as_bytes())
             });
+            let is_restored = volume.restored_from.is_some() && volume.is_of(&scope.provisioner);
+            restored += usize::from(is_restored && is_here(&volume));
             known.insert(volume.name, hash);
         };
         self.context.cluster.volumes(learn).await?;
-        Ok(known)
+        Ok((known, restored))
     }
 
     /// Returns where a volume lies, and the note that it is to have; `None` if it is not ours, not on this export, or

@@ -55,8 +55,9 @@ const EARLY_PAUSE: Duration = Duration::from_secs(2);
 /// The part of an export, as one of so many, below which free space is little.
 const LITTLE: u64 = 10;
 
-/// The time between two lines of the log that say that there is little room, and much that is kept.
-const LITTLE_AGAIN: Duration = Duration::from_hours(1);
+/// The time after which it is said again that there is little room, and much that is kept: before the API server
+/// forgets the last event about it.
+const LITTLE_AGAIN: Duration = Duration::from_mins(50);
 
 /// Empties the trash of `storage` for ever, whenever `leads` returns true. May be dropped at any point.
 ///
@@ -69,7 +70,7 @@ pub async fn reap_forever(storage: Storage, leads: impl Fn() -> bool, backlog: &
         }
         Reaper::new(&storage, backlog).reap_while(&leads).await;
         backlog.update(|counts| {
-            (counts.waiting, counts.blocked, counts.kept) = Default::default();
+            (counts.waiting, counts.blocked, counts.kept, counts.due) = Default::default();
         });
     }
 }
@@ -198,7 +199,9 @@ impl<'a> Reaper<'a> {
             Instant::now() + pause(begun.elapsed(), found.as_ref().map_or(0, |found| found.kept.count));
         said.say(&found);
         let Ok(Trashed { names, kept, .. }) = found else { return self.count() };
-        said.say_little(&kept);
+        if said.say_little(&kept) {
+            self.backlog.press(kept.firm);
+        }
         for name in names {
             self.learn(name, None);
         }
@@ -209,7 +212,7 @@ impl<'a> Reaper<'a> {
         }
         self.early = kept.early.into();
         self.early_at = (!self.early.is_empty()).then(|| Instant::now() + EARLY_PAUSE);
-        self.backlog.update(|counts| counts.kept = kept.count);
+        self.backlog.update(|counts| (counts.kept, counts.due) = (kept.count, kept.next));
         self.count();
     }
 
@@ -395,11 +398,12 @@ impl Trouble {
         }
     }
 
-    /// Logs from time to time that there is little room while entries are kept that never go before their time.
-    fn say_little(&mut self, kept: &Kept) {
+    /// Logs from time to time that there is little room while entries are kept that never go before their time, and
+    /// tells whether it has.
+    fn say_little(&mut self, kept: &Kept) -> bool {
         let is_little = kept.usage.is_some_and(|usage| usage.bytes_free < usage.bytes / LITTLE);
         if kept.firm == 0 || !is_little || self.little.is_some_and(|said| said.elapsed() < LITTLE_AGAIN) {
-            return;
+            return false;
         }
         warn!(
             kept = kept.firm,
@@ -407,6 +411,7 @@ impl Trouble {
              without deleteRetentionMinFree want that. Remove from the trash what nobody needs, or make room"
         );
         self.little = Some(Instant::now());
+        true
     }
 
     /// Logs trouble that has not been logged yet.

@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use crate::cluster::api::{ApiError, answered};
+use crate::model::class::Class;
 use crate::model::volume::Volume;
 use crate::values::names::ClaimRef;
 use crate::values::text::{fnv1a, printable, truncated};
@@ -60,6 +61,10 @@ pub enum Reason {
     UsageExceedsRequest,
     /// A claim's directory holds no more than the claim asks for again.
     UsageWithinRequest,
+    /// A claim has the data again that was archived or deleted.
+    Restored,
+    /// An export has little room left, and a class has what is deleted there kept all the same.
+    TrashKeptWithLittleRoom,
 }
 
 impl Reason {
@@ -73,7 +78,8 @@ impl Reason {
             | Self::VolumeWaitsForCopy
             | Self::VolumeDirectoryTrashed
             | Self::VolumeResizeSuccessful
-            | Self::UsageWithinRequest => "Normal",
+            | Self::UsageWithinRequest
+            | Self::Restored => "Normal",
             Self::ReclaimUnclear
             | Self::ProvisioningFailed
             | Self::ExportNotAnswering
@@ -81,7 +87,8 @@ impl Reason {
             | Self::VolumeDirectoryKept
             | Self::VolumeReclaimUnclear
             | Self::VolumeResizeFailed
-            | Self::UsageExceedsRequest => "Warning",
+            | Self::UsageExceedsRequest
+            | Self::TrashKeptWithLittleRoom => "Warning",
         }
     }
 
@@ -103,6 +110,8 @@ impl Reason {
             Self::Cloning => "Cloning",
             Self::UsageExceedsRequest => "UsageExceedsRequest",
             Self::UsageWithinRequest => "UsageWithinRequest",
+            Self::Restored => "Restored",
+            Self::TrashKeptWithLittleRoom => "TrashKeptWithLittleRoom",
         }
     }
 }
@@ -110,6 +119,7 @@ impl Reason {
 /// The object that an event is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subject {
+    api_version: &'static str,
     kind: &'static str,
     namespace: Option<Box<str>>,
     name: Box<str>,
@@ -120,13 +130,21 @@ impl From<&ClaimRef> for Subject {
     fn from(claim: &ClaimRef) -> Self {
         let (namespace, name, uid) =
             (Some(claim.namespace.clone()), claim.name.clone(), claim.uid.as_str().into());
-        Self { kind: "PersistentVolumeClaim", namespace, name, uid }
+        Self { api_version: "v1", kind: "PersistentVolumeClaim", namespace, name, uid }
+    }
+}
+
+impl From<&Class> for Subject {
+    fn from(class: &Class) -> Self {
+        let (name, uid) = (class.name.as_str().into(), class.uid.clone());
+        Self { api_version: "storage.k8s.io/v1", kind: "StorageClass", namespace: None, name, uid }
     }
 }
 
 impl From<&Volume> for Subject {
     fn from(volume: &Volume) -> Self {
         Self {
+            api_version: "v1",
             kind: "PersistentVolume",
             namespace: None,
             name: volume.name.as_str().into(),
@@ -390,7 +408,7 @@ impl Writer {
                 ..ObjectMeta::default()
             },
             involved_object: ObjectReference {
-                api_version: Some("v1".to_owned()),
+                api_version: Some(subject.api_version.to_owned()),
                 kind: Some(subject.kind.to_owned()),
                 namespace: subject.namespace.as_deref().map(ToOwned::to_owned),
                 name: Some(subject.name.to_string()),
@@ -414,7 +432,7 @@ impl Writer {
 /// It is part of the name of the Event object, so that a provisioner that was restarted, or built by another
 /// compiler, finds it again: std's hasher may change with the compiler.
 fn key(note: &Note) -> u64 {
-    let Subject { kind, namespace, name, uid } = &note.subject;
+    let Subject { kind, namespace, name, uid, .. } = &note.subject;
     let namespace = namespace.as_deref().unwrap_or_default();
     // No name and no reason has a control character, and no message has one any more.
     fnv1a([*kind, namespace, name, uid, note.reason.as_str(), &note.message].join("\n").as_bytes())
@@ -444,7 +462,7 @@ mod tests {
 
     fn note(reason: Reason, message: &str) -> Note {
         let (namespace, name, uid) = (Some("team".into()), "data".into(), "1-2".into());
-        let subject = Subject { kind: "PersistentVolumeClaim", namespace, name, uid };
+        let subject = Subject { api_version: "v1", kind: "PersistentVolumeClaim", namespace, name, uid };
         Note { subject, reason, message: shown(message) }
     }
 

@@ -122,6 +122,12 @@ impl ClusterState {
         self.volumes.lock().work.get(name)
     }
 
+    /// Returns the volumes that there is work to do for, and of which this is so.
+    #[must_use]
+    pub fn volumes_where(&self, is_so: impl Fn(&Volume) -> bool) -> Vec<Arc<Volume>> {
+        self.volumes.lock().work.all(is_so)
+    }
+
     /// Returns a claim that waits and may be a copy of a volume whose own claim is gone. The volume stays until the
     /// claim is bound, gone, or refused for good.
     #[must_use]
@@ -173,6 +179,17 @@ impl ClusterState {
         let classes = self.classes.lock();
         let ours = classes.iter().filter(|(_, class)| class.is_of(self.provisioner()) && !class.uid.is_empty());
         ours.map(|(_, class)| class.uid.to_string()).collect()
+    }
+
+    /// Lists our classes.
+    #[must_use]
+    pub fn own_classes(&self) -> Vec<Class> {
+        let classes = self.classes.lock();
+        classes
+            .iter()
+            .filter(|(_, class)| class.is_of(self.provisioner()))
+            .map(|(_, class)| class.clone())
+            .collect()
     }
 
     /// Tells whether any claim or volume waits for a worker.

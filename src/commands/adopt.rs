@@ -21,7 +21,7 @@ use crate::values::names::VolumeName;
 use crate::values::path::RelPath;
 
 /// How long a cluster must have been silent to count as gone. Far longer than clocks of servers are wrong.
-const SILENT: Duration = ALIVE.saturating_mul(12);
+pub const SILENT: Duration = ALIVE.saturating_mul(12);
 
 /// What is to be adopted, and how.
 #[derive(Debug, Clone)]

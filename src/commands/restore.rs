@@ -12,6 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::info;
 
+use crate::cluster::events::{Reason, Recorder};
 use crate::cluster::permissions::{PROTECT, Permission, missing};
 use crate::commands::inventory::{Item, Kind, Notes, by_name};
 use crate::commands::revive::{Revival, Wish};
@@ -24,7 +25,7 @@ use crate::layout::{ARCHIVE_PREFIX, Note, NoteError, RootEntry, classify};
 use crate::ledger::Ledger;
 use crate::model::exports::{ExportId, Location};
 use crate::model::volume::{Phase, ReclaimPolicy, Volume, annotation};
-use crate::storage::FoundNote;
+use crate::storage::{FoundNote, Seen};
 use crate::values::path::RelPath;
 use crate::values::time::BootTime;
 
@@ -123,9 +124,21 @@ pub async fn restore(session: &Session, order: &Order) -> Result<()> {
         }
     }
     Failpoint::ClaimRestored.passed();
-    await_bound(session, &revival).await?;
+    let volume = await_bound(session, &revival).await?;
+    say_restored(session, &volume, order).await;
     writeln!(out, "the claim {}/{} is bound", revival.namespace, revival.claim)?;
     Ok(())
+}
+
+/// Says on the claim where its data is from. Without that, nothing lacks but the event.
+async fn say_restored(session: &Session, volume: &Volume, order: &Order) {
+    let Some(claim) = volume.own_claim() else { return };
+    let component = format!("{}_restore", session.provisioner);
+    let (recorder, write) = Recorder::new(session.client.clone(), component);
+    let message = format!("volume {} has the data again that was kept as {:?}", volume.name, order.name);
+    recorder.record(claim, Reason::Restored, &message);
+    drop(recorder);
+    let _ = timeout(PROOF_FOR, write).await;
 }
 
 /// Finds the directory, and what an earlier run has made of it.
@@ -135,7 +148,9 @@ async fn find(session: &Session, order: &Order) -> Result<Origin> {
     let chosen = session.chosen(order.export.as_deref())?;
     let mut made = Vec::new();
     let learn = |volume: Volume| {
-        if volume.restored_from.as_deref() == Some(name) && volume.is_of(&session.provisioner) {
+        // A volume that was made for a claim which asked for it is complete.
+        let is_of_claim = volume.own_claim().is_some_and(|own| volume.name.claim_uid().as_ref() == Some(&own.uid));
+        if volume.restored_from.as_deref() == Some(name) && volume.is_of(&session.provisioner) && !is_of_claim {
             made.push(volume);
         }
     };
@@ -361,24 +376,30 @@ async fn bring_back(
         Ok(Ok(())) => {}
         found => info!(export = &**name, ?found, "the volume's note is written later"),
     }
+    let before = storage.look(from).await?.map(|seen| seen.inode);
     let was_there = match storage.clone().until(until).bring_back(from, &revival.directory).await {
         Ok(was_there) => was_there,
         // The server may have done it, and the answer been lost.
         Err(error) if storage.look(from).await?.is_some() => return Err(error.into()),
         Err(_) => false,
     };
-    if !was_there && storage.look(&revival.directory).await?.is_none() {
+    let inode = |seen: Option<Seen>| seen.map(|seen| seen.inode);
+    if !was_there && inode(storage.look(&revival.directory).await?) != before {
         bail!("{from} has gone meanwhile");
+    }
+    // A claim may have asked for the same at the same moment.
+    if !was_there && !session.ledger().await?.is_alone(&(&*revival.volume).into(), at) {
+        bail!("{from} has been brought back for a claim meanwhile");
     }
     Ok(())
 }
 
-async fn await_bound(session: &Session, revival: &Revival) -> Result<()> {
+async fn await_bound(session: &Session, revival: &Revival) -> Result<Volume> {
     let begun = Instant::now();
     loop {
         let volume = session.cluster.volume(&(&*revival.volume).into()).await?;
         match volume {
-            Some(volume) if volume.phase == Phase::Bound => return Ok(()),
+            Some(volume) if volume.phase == Phase::Bound => return Ok(volume),
             Some(_) if begun.elapsed() < BOUND_MAX => sleep(LOOK).await,
             Some(_) => bail!(
                 "the directory is back, but the claim is not bound after {} s: `kubectl -n {} describe pvc {}` tells why",

@@ -12,7 +12,7 @@ use crate::decide::restore::Entry;
 use crate::ledger::Reserved;
 use crate::model::exports::{ExportId, Location};
 use crate::storage::Created;
-use crate::values::names::ClaimUid;
+use crate::values::names::{ClaimRef, ClaimUid};
 
 /// The progress of a claim's directory.
 #[derive(Debug, Clone)]
@@ -122,6 +122,26 @@ impl Attempts {
             Stage::Failed(failure) => failure.copy.complete.map(|_| at.export),
             Stage::Reserved | Stage::VolumeCreated => None,
         })
+    }
+
+    /// Tells whether something was brought back for this claim, as far as this process knows.
+    pub(super) fn is_restored(&self, claim: &ClaimUid) -> bool {
+        let attempts = self.0.lock();
+        attempts.get(claim).is_some_and(|attempt| matches!(attempt.stage, Stage::Restored(_)))
+    }
+
+    /// Tells whether something was brought back for an earlier claim of this name, and is not put away again yet.
+    pub(super) fn is_restored_for_earlier(&self, claim: &ClaimRef) -> bool {
+        let is_it = |attempt: &Attempt| match &attempt.stage {
+            Stage::Restored(entry) => {
+                let name = |claim: &ClaimRef| (claim.namespace.clone(), claim.name.clone());
+                name(&entry.claim) == name(claim) && entry.claim.uid != claim.uid
+            }
+            Stage::Reserved | Stage::Made(_) | Stage::Copying(_) | Stage::Failed(_) | Stage::VolumeCreated => {
+                false
+            }
+        };
+        self.0.lock().values().any(is_it)
     }
 
     /// Returns the source of a claim's copy, once the copy was ordered.

@@ -23,7 +23,7 @@ use crate::decide::choice::There;
 use crate::decide::claim::{ClaimFacts, ClaimPlan, Denial, Provision, denied, for_claim};
 use crate::decide::copy::{Origin, names};
 use crate::decide::record;
-use crate::decide::restore::{Entry, RestoreProblem};
+use crate::decide::restore::{Entry, RestoreProblem, Wish};
 use crate::decide::volume::located;
 use crate::failpoint::Failpoint;
 use crate::ledger::{GidRequest, Reservation, ReserveError};
@@ -124,7 +124,7 @@ impl Provisioner {
             ClaimPlan::Provision(provision) => {
                 round.at = Some(provision.at.clone());
                 round.doubt = provision.doubt.clone().map(|bad| (bad, provision.volume.fate));
-                self.take_back.leave_elsewhere(claim, &provision.at).await?;
+                self.take_back.leave_elsewhere(claim, &provision).await?;
                 let known = self.wait_for_place(round, &provision).await?;
                 let provision = self.reserve(round, *provision, known, slot).await?;
                 round.started = Instant::now();
@@ -219,13 +219,21 @@ impl Provisioner {
             // As after a restart: nothing is missing that was to come back.
             return Err(ClaimOutcome::AwaitsBinding);
         }
+        if !matches!(wish, Wish::Named(_)) && self.attempts.is_restored_for_earlier(&claim.claim) {
+            return Err(ClaimOutcome::WaitsForMove);
+        }
         let exports = scope.exports.meant_by(&class.parameters.export).unwrap_or_default();
         let finding = self.restores.find(claim, wish, &provision.at.path, &exports, round.failures);
         let found = self.context.wait(slot, &claim.claim, provision.at.export, finding).await?;
         let Some(entry) = found else { return Ok(plan) };
         let lies_on = |id| if id == entry.lies_at.export { There::Directory } else { There::Nothing };
         let there = self.context.exports.map(|(id, _)| lies_on(id));
-        Ok(match for_claim(&ClaimFacts { there: &there, ..*facts }, scope) {
+        // A directory that was begun on another export is left.
+        let headrooms = self.context.exports.map(|(id, _)| {
+            let headroom = *facts.headrooms.get(id);
+            Headroom { begun: headroom.begun && id == entry.lies_at.export, ..headroom }
+        });
+        Ok(match for_claim(&ClaimFacts { there: &there, headrooms: &headrooms, ..*facts }, scope) {
             ClaimPlan::Provision(provision) => ClaimPlan::Provision(Box::new(provision.restoring(entry))),
             refused @ (ClaimPlan::Ignore(_) | ClaimPlan::Refuse(_)) => refused,
         })
@@ -325,7 +333,7 @@ impl Provisioner {
             }
             Err(ReserveError::NoGidLeft(_)) if let Some(entry) = &provision.restored => Err(restores::refused(
                 &entry.name,
-                RestoreProblem::GroupTaken(entry.gid.unwrap_or_default()),
+                RestoreProblem::GroupTaken(entry.note.gid.unwrap_or_default()),
                 round.failures,
             )),
             Err(error) => Err(match denied(error, at) {
@@ -423,9 +431,10 @@ impl Provisioner {
             return self.copy(round, provision, job, slot).await;
         }
         if let Some(entry) = &provision.restored {
+            // Before it is done: an answer may be lost.
+            self.attempts.set(uid, Stage::Restored(Box::new(entry.clone())));
             let restoring = self.restores.bring_back(claim, provision, entry);
             self.context.wait(slot, &claim.claim, at.export, restoring).await?;
-            self.attempts.set(uid, Stage::Restored(Box::new(entry.clone())));
             return Ok(Created { made: 0 });
         }
         let storage = &self.context.export(at).storage;

@@ -6,12 +6,13 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::cluster::api::{ApiError, Gone};
 use crate::cluster::election::Leadership;
 use crate::controllers::confirm::{Proof, confirm, know_neighbours};
 use crate::controllers::context::{Context, Slot};
+use crate::controllers::records::NOTE_MAX;
 use crate::controllers::volume_outcome::{Disposal, Unread, VolumeOutcome, VolumeRound};
 use crate::decide::record;
 use crate::decide::volume::{Doubt, Retentions, VolumeFacts, VolumePlan, for_volume};
@@ -226,7 +227,13 @@ impl Reclaimer {
     async fn note_release(&self, volume: &Volume, at: &Location) {
         let records = &self.context.records;
         let note = record::of_volume(volume, at, &records.mark());
-        records.write(self.context.export(at), Note { released: Some(Timestamp::now()), ..note }).await;
+        let export = self.context.export(at);
+        let seen = timeout(NOTE_MAX, export.storage.look(&at.path)).await;
+        let (owners, inode) = match seen {
+            Ok(Ok(Some(seen))) => (Some(seen.owners), Some(seen.inode)),
+            _ => (None, None),
+        };
+        records.write(export, Note { released: Some(Timestamp::now()), owners, inode, ..note }).await;
     }
 
     /// Returns a note that tells those who find an archive whose it was, and until when it is kept.

@@ -13,7 +13,7 @@ use crate::export::Export;
 use crate::layout::{ClusterMark, Note};
 
 /// How long a claim waits for its note, at most.
-const NOTE_MAX: Duration = Duration::from_secs(2);
+pub(super) const NOTE_MAX: Duration = Duration::from_secs(2);
 
 /// Which volumes get notes on the export, and under which mark. Clones share what they learn.
 #[derive(Debug, Clone, Default)]

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use crate::export::Export;
 use crate::layout::{ClusterMark, Note, RootEntry, TrashName, classify};
 use crate::model::exports::{ExportId, PerExport};
-use crate::storage::{FoundNote, ListOf, Storage, StorageError};
+use crate::storage::{Errno, FoundNote, ListOf, Problem, Storage, StorageError};
 use crate::values::names::ClaimRef;
 use crate::values::time::seconds_now;
 
@@ -56,11 +56,9 @@ impl Restorable {
         self.numbers.hash_one((namespace, claim)).max(NOBODYS + 1)
     }
 
-    fn number_of(&self, note: Option<FoundNote>) -> u64 {
+    fn number_of(&self, note: Option<&FoundNote>) -> u64 {
         match note {
-            Some(Ok(Note { namespace: Some(namespace), claim: Some(claim), .. })) => {
-                self.number(&namespace, &claim)
-            }
+            Some(Ok(Note { namespace: Some(namespace), claim: Some(claim), .. })) => self.number(namespace, claim),
             _ => NOBODYS,
         }
     }
@@ -179,29 +177,45 @@ impl Finder {
             *seen = list;
             return Ok((name.into(), *number));
         }
-        let note = note(storage, mark, &name, trash.as_ref()).await?;
-        let number = self.restorable.number_of(note);
-        read.lock().insert(key, (number, list));
+        let note = read_note(note(storage, mark, &name, trash.as_ref()).await)?;
+        let number = self.restorable.number_of(note.as_ref());
+        // One that could not be read may be soon.
+        if matches!(note, Some(Ok(_))) {
+            read.lock().insert(key, (number, list));
+        }
         Ok((name.into(), number))
     }
 }
 
-/// Reads the note of an entry; `None` if there is none that we may read.
+/// Reads the note of an entry.
 ///
 /// # Errors
-/// If the export cannot be used, or does not answer.
+/// Those of reading a note.
 pub(super) async fn note(
     storage: &Storage,
     mark: &ClusterMark,
     archive: &str,
     trash: Option<&TrashName>,
 ) -> Result<Option<FoundNote>, StorageError> {
-    let found = match trash {
+    match trash {
         Some(trash) => storage.note_of_volume(mark, trash.volume()).await,
         None => storage.note_of_archive(archive).await,
-    };
+    }
+}
+
+/// Takes a note that we may not read, or something else in its place, for none.
+///
+/// # Errors
+/// If the note may be readable soon.
+pub(super) fn read_note(
+    found: Result<Option<FoundNote>, StorageError>,
+) -> Result<Option<FoundNote>, StorageError> {
+    use Errno::{EACCES, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, EPERM};
     match found {
-        Err(error) if !error.problem.concerns_export() => Ok(None),
+        Err(StorageError {
+            problem: Problem::Os(EACCES | EINVAL | EISDIR | ELOOP | ENOENT | ENOTDIR | EPERM),
+            ..
+        }) => Ok(None),
         found => found,
     }
 }

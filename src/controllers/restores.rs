@@ -3,8 +3,10 @@
 //! The note of the claim's volume says first what is about to be brought back; then the directory is renamed to the
 //! claim's path, which is the proof that no other claim gets it; then the volume is made. A round that finds such a note
 //! goes on where an earlier one was cut: by the name that the note tells, or with what lies at its path already. If the
-//! claim goes before it has its volume, the directory goes home again; if nobody leads by then, it stays where it is, and
+//! claim goes before it has its volume, the directory is put away again; if nobody leads by then, it stays where it is, and
 //! is listed among the orphans with its note.
+//!
+//! A name proves nothing: a directory is known by the number of its inode, which its note tells.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,14 +14,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use crate::cluster::api::ApiError;
 use crate::cluster::election::Leadership;
 use crate::controllers::claim_outcome::{ClaimOutcome, Unread, awaited};
 use crate::controllers::context::Context;
-use crate::controllers::restorable::{Finder, note};
+use crate::controllers::records::NOTE_MAX;
+use crate::controllers::restorable::{Finder, note, read_note};
 use crate::controllers::there::{is_of_earlier, takes_directory};
 use crate::decide::claim::Provision;
 use crate::decide::record;
@@ -30,7 +33,7 @@ use crate::layout::{ClusterMark, Note, RootEntry, TrashName, TrashPlace, classif
 use crate::model::claim::Claim;
 use crate::model::exports::{ExportId, Location};
 use crate::model::volume::Volume;
-use crate::storage::{ListOf, StorageError, explain};
+use crate::storage::{FoundNote, ListOf, StorageError, explain};
 use crate::values::names::{ClaimRef, ClaimUid, VolumeName};
 use crate::values::path::RelPath;
 use crate::values::time::{BootTime, seconds_now};
@@ -55,6 +58,14 @@ struct Search<'a> {
     wish: &'a Wish,
     mark: ClusterMark,
     failures: u32,
+}
+
+/// What an earlier round has begun to bring back.
+enum Begun {
+    /// It lies where it was put away.
+    NotYet(Entry),
+    /// It lies at the claim's path.
+    There(Entry),
 }
 
 /// The volumes that a list has shown, as far as they matter for a claim.
@@ -102,9 +113,16 @@ impl Restores {
             return Err(search.refused(RestoreProblem::NoMark));
         }
         for id in exports {
-            let begun = self.begun(&search, *id).await;
-            if let Some(entry) = begun.map_err(|error| self.failed(*id, &error))? {
-                return Ok(Some(entry));
+            let begun = self.begun(&search, *id).await.map_err(|error| self.failed(*id, &error))?;
+            match (begun, wish) {
+                (None, _) => {}
+                // It asks for something else by now.
+                (Some(Begun::There(entry)), Wish::Named(name)) if *name != entry.name => {
+                    self.put_back(&claim.volume_name(), &entry.lies_at, &entry).await;
+                    return Err(ClaimOutcome::WaitsForMove);
+                }
+                (Some(Begun::NotYet(entry)), Wish::Named(name)) if *name != entry.name => {}
+                (Some(Begun::NotYet(entry) | Begun::There(entry)), _) => return Ok(Some(entry)),
             }
         }
         let others = self.others(claim).await;
@@ -129,28 +147,35 @@ impl Restores {
     }
 
     /// Finds what an earlier round has begun to bring back for the claim.
-    async fn begun(&self, search: &Search<'_>, id: ExportId) -> Result<Option<Entry>, StorageError> {
+    async fn begun(&self, search: &Search<'_>, id: ExportId) -> Result<Option<Begun>, StorageError> {
         let storage = &self.context.exports.get(id).storage;
         let volume = search.claim.volume_name();
-        let found = storage.note_of_volume(&search.mark, volume.as_str()).await?;
-        let Some(Ok(Note { restored_from: Some(name), directory, gid, .. })) = found else { return Ok(None) };
+        let own = read_note(storage.note_of_volume(&search.mark, volume.as_str()).await)?;
+        let Some(Ok(own)) = own else { return Ok(None) };
+        let (Some(name), Some(inode)) = (own.restored_from.clone(), own.inode) else { return Ok(None) };
         // Where it came from is looked at first: it goes from there to here, and never back.
-        if let Some((entry, note)) = self.read(search, id, &name).await? {
-            // Another one may have that name by now.
-            return Ok(self.may_have(search, &note).then_some(entry));
+        if let Some(entry) = self.read(search, id, &name).await?
+            && entry.inode == inode
+        {
+            return Ok(self.may_have(search, &entry.note).then_some(Begun::NotYet(entry)));
         }
-        let home = homes(&name).into_iter().next();
-        let (Some(home), Some(_)) = (home, storage.look(&directory).await?) else { return Ok(None) };
+        let seen = storage.look(&own.directory).await?;
+        if seen.is_none_or(|seen| seen.inode != inode) {
+            return Ok(None);
+        }
         let trash = trash_name(&name);
-        let at = match &trash {
-            Some(trash) => second(trash.at()),
-            None => match storage.note_of_archive(&name).await {
-                Ok(Some(Ok(note))) => note.archived,
-                _ => None,
-            },
+        let noted = read_note(note(storage, &search.mark, &name, trash.as_ref()).await)?;
+        let noted = noted.and_then(FoundNote::ok).filter(|noted| noted.inode == Some(inode));
+        let at = match (&trash, &noted) {
+            (Some(trash), _) => second(trash.at()),
+            (None, noted) => noted.as_ref().and_then(|noted| noted.archived),
         };
-        let volume = trash.map(|trash| trash.volume().into()).unwrap_or_default();
-        Ok(Some(Entry { name, home, lies_at: Location { export: id, path: directory }, at, gid, volume }))
+        let lies_at = Location { export: id, path: own.directory.clone() };
+        // What is lost of the note, that of the volume says as well.
+        let note = noted.unwrap_or(own);
+        let keep = trash.and_then(|trash| trash.keep().cloned());
+        let claim = search.claim.claim.clone();
+        Ok(Some(Begun::There(Entry { name, lies_at, inode, at, note, keep, claim })))
     }
 
     async fn named(
@@ -164,7 +189,7 @@ impl Restores {
         for id in exports {
             let read = self.read(search, *id, name).await;
             let read = read.map_err(|error| self.failed(*id, &error))?;
-            found.extend(read.filter(|(_, note)| self.may_have(search, note)).map(|(entry, _)| entry));
+            found.extend(read.filter(|entry| self.may_have(search, &entry.note)));
         }
         let names = found.iter().map(|entry| &*self.context.export(&entry.lies_at).name);
         let names = names.collect::<Vec<_>>().join(", ");
@@ -192,10 +217,10 @@ impl Restores {
         }
         let latest = found
             .into_iter()
-            .filter(|(entry, note)| self.may_have(search, note) && self.is_free(entry, others))
-            .max_by_key(|(entry, _)| entry.at);
+            .filter(|entry| self.may_have(search, &entry.note) && self.is_free(entry, others))
+            .max_by_key(|entry| entry.at);
         match (latest, search.wish) {
-            (Some((entry, _)), _) => Ok(Some(entry)),
+            (Some(entry), _) => Ok(Some(entry)),
             (None, Wish::LatestIfAny) => Ok(None),
             (None, _) => Err(search.refused(RestoreProblem::NotFound)),
         }
@@ -203,8 +228,11 @@ impl Restores {
 
     /// Lets the volumes of earlier claims of the name be reclaimed first: what is about to be put away is the latest.
     fn wait_for_latest(&self, search: &Search<'_>, others: &Others) -> Result<(), ClaimOutcome> {
-        let is_going = |earlier: &&Volume| takes_directory(&self.context, Volume::clone(earlier));
-        match others.earlier.iter().find(is_going) {
+        // A volume may have gone already, though its directory has not.
+        let own = &search.claim.claim;
+        let recorded = self.context.state.volumes_where(|volume| is_of_earlier(volume, own));
+        let all = others.earlier.iter().chain(recorded.iter().map(|volume| &**volume));
+        match all.into_iter().find(|earlier| takes_directory(&self.context, Volume::clone(earlier))) {
             Some(Volume { name, .. }) => {
                 Err(ClaimOutcome::WaitsForData { volume: name.clone(), failures: search.failures })
             }
@@ -213,34 +241,25 @@ impl Restores {
     }
 
     /// Reads an archive, or a kept entry of the trash, with its note; `None` if there is none that is certainly whole, or
-    /// it has no note.
-    async fn read(
-        &self,
-        search: &Search<'_>,
-        id: ExportId,
-        name: &str,
-    ) -> Result<Option<(Entry, Note)>, StorageError> {
+    /// no note that is certainly of it.
+    async fn read(&self, search: &Search<'_>, id: ExportId, name: &str) -> Result<Option<Entry>, StorageError> {
         let storage = &self.context.exports.get(id).storage;
         let trash = trash_name(name);
-        let is_whole =
-            |trash: &TrashName| trash.kept_until() > Some(seconds_now().saturating_add_signed(KEPT_MARGIN));
         if trash.as_ref().is_some_and(|trash| !is_whole(trash)) {
             return Ok(None);
         }
         for home in homes(name) {
-            if storage.look(&home).await?.is_none() {
-                continue;
-            }
-            let Some(Ok(note)) = note(storage, &search.mark, name, trash.as_ref()).await? else { break };
-            let entry = Entry {
-                name: name.into(),
-                lies_at: Location { export: id, path: home.clone() },
-                home,
-                at: trash.as_ref().map_or(note.archived, |trash| second(trash.at())),
-                gid: note.gid,
-                volume: trash.map(|trash| trash.volume().into()).unwrap_or_default(),
-            };
-            return Ok(Some((entry, note)));
+            let Some(seen) = storage.look(&home).await? else { continue };
+            let found = note(storage, &search.mark, name, trash.as_ref()).await;
+            let Some(Ok(note)) = read_note(found)? else { break };
+            let is_of_it =
+                note.inode == Some(seen.inode) && trash.as_ref().is_none_or(|trash| is_of(trash, &note));
+            let at = trash.as_ref().map_or(note.archived, |trash| second(trash.at()));
+            let lies_at = Location { export: id, path: home };
+            let keep = trash.and_then(|trash| trash.keep().cloned());
+            let claim = search.claim.claim.clone();
+            let entry = Entry { name: name.into(), lies_at, inode: seen.inode, at, note, keep, claim };
+            return Ok(is_of_it.then_some(entry));
         }
         Ok(None)
     }
@@ -286,15 +305,17 @@ impl Restores {
     async fn list(&self, claims: impl Iterator<Item = &ClaimRef>) -> Result<Listed, ApiError> {
         let mut earlier: HashMap<ClaimUid, Vec<Volume>> = HashMap::new();
         let mut in_revival = HashSet::new();
-        let by_name: HashMap<_, _> = claims.map(|claim| ((&*claim.namespace, &*claim.name), claim)).collect();
+        let mut by_name: HashMap<_, Vec<_>> = HashMap::new();
+        for claim in claims {
+            by_name.entry((&*claim.namespace, &*claim.name)).or_default().push(claim);
+        }
         let provisioner = &self.context.scope.provisioner;
         let learn = |volume: &Volume| {
-            let namesake = volume.own_claim().and_then(|own| by_name.get(&(&*own.namespace, &*own.name)));
-            if let Some(claim) = namesake
-                && is_of_earlier(volume, claim)
-                && volume.is_of(provisioner)
-            {
-                earlier.entry(claim.uid.clone()).or_default().push(volume.clone());
+            let namesakes = volume.own_claim().and_then(|own| by_name.get(&(&*own.namespace, &*own.name)));
+            for claim in namesakes.into_iter().flatten() {
+                if is_of_earlier(volume, claim) && volume.is_of(provisioner) {
+                    earlier.entry(claim.uid.clone()).or_default().push(volume.clone());
+                }
             }
             // A command makes the volume first.
             if volume.own_claim().is_none() {
@@ -322,37 +343,67 @@ impl Restores {
         let until = BootTime::now() + PROOF_FOR;
         let storage = &self.context.export(at).storage;
         let failed = |error: StorageError| self.failed(at.export, &error);
-        if !self.context.state.ledger().is_alone(&claim.volume_name(), from) {
+        let is_alone = self.context.state.ledger().is_alone(&claim.volume_name(), from);
+        if !is_alone || from.export != at.export {
             return Err(refused(&entry.name, RestoreProblem::InUse, 0));
         }
+        if entry.keep.is_some() && !trash_name(&entry.name).is_some_and(|trash| is_whole(&trash)) {
+            return Err(ClaimOutcome::WaitsForMove);
+        }
         let mark = self.context.records.mark();
-        let volume = &provision.volume;
         // Without it nobody could tell what lies at the claim's path.
-        storage.record(&mark, record::of_new(volume, at, &mark, Timestamp::now())).await.map_err(failed)?;
+        let note = record::of_new(&provision.volume, at, &mark, Timestamp::now());
+        storage.record(&mark, Note { inode: Some(entry.inode), ..note }).await.map_err(failed)?;
         Failpoint::RestoreNoted.passed();
         let back = storage.clone().until(until).bring_back(&from.path, &at.path).await;
         // If it has gone meanwhile, it is looked for anew.
         if back.map_err(failed)? { Ok(()) } else { Err(ClaimOutcome::WaitsForMove) }
     }
 
-    /// Puts what was brought back for a claim where it was, because the claim has gone. Tells whether it lies there.
+    /// Puts what was brought back for a claim away again, as of now, because the claim has gone. Tells whether nothing of it
+    /// lies at the claim's path any more.
     pub(super) async fn put_back(&self, volume: &VolumeName, at: &Location, entry: &Entry) -> bool {
         let export = self.context.export(at);
         let (path, name) = (at.path.as_str(), &*export.name);
-        match export.storage.bring_back(&at.path, &entry.home).await {
-            Ok(_) => {
-                self.context.records.remove(export, volume.as_str()).await;
+        if !export.is_usable() {
+            return false;
+        }
+        match self.put_away(volume, at, entry).await {
+            Ok(()) => {
+                if *entry.note.volume != *volume.as_str() {
+                    self.context.records.remove(export, volume.as_str()).await;
+                }
                 true
             }
             Err(error) => {
-                warn!(path, home = %entry.home, export = name, %error, "failed to put away again what was restored");
+                warn!(path, export = name, %error, "failed to put away again what was restored");
                 false
             }
         }
     }
 
+    async fn put_away(&self, volume: &VolumeName, at: &Location, entry: &Entry) -> Result<(), StorageError> {
+        let export = self.context.export(at);
+        let seen = export.storage.look(&at.path).await?;
+        if seen.is_none_or(|seen| seen.inode != entry.inode) {
+            // Another one lies there, or none.
+            return Ok(());
+        }
+        let note = entry.note_again(&at.path, Timestamp::now());
+        let storage = export.storage.clone().until(BootTime::now() + PROOF_FOR);
+        if let Some(keep) = &entry.keep {
+            let volume = note.volume.clone();
+            storage.record(&self.context.records.mark(), note).await?;
+            storage.trash(&at.path, &volume, seconds_now(), Some(keep)).await?;
+            export.backlog.pushed();
+        } else if let Some(archive) = storage.archive(&at.path, volume.as_str(), &note).await? {
+            self.context.restorable.forget(at.export, archive.as_str());
+        }
+        Ok(())
+    }
+
     /// Forgets the notes that decide nothing any more once the volume is there: that of what has been brought back, and that
-    /// of the volume if it is to have none.
+    /// of the volume if it is to have none. What is left of them does no harm.
     pub(super) async fn forget(&self, provision: &Provision, entry: &Entry) {
         let export = self.context.export(&provision.at);
         let Context { state, records, .. } = &self.context;
@@ -360,11 +411,12 @@ impl Restores {
         if !record::is_wanted(class.as_deref(), records.wanted) {
             records.remove(export, provision.volume.name().as_str()).await;
         }
-        if entry.volume.is_empty() {
-            // What is left of it is told by nobody.
-            let _ = export.storage.forget_archive(&entry.name).await;
-        } else if !self.context.state.ledger().exists(&VolumeName::from(&*entry.volume)) {
-            self.context.records.remove(export, &entry.volume).await;
+        if entry.keep.is_none() {
+            if let Some(home) = homes(&entry.name).first() {
+                let _ = timeout(NOTE_MAX, export.storage.forget_archive_of(home, &entry.note)).await;
+            }
+        } else if !state.ledger().exists(&VolumeName::from(&*entry.note.volume)) {
+            records.remove(export, &entry.note.volume).await;
         }
     }
 
@@ -404,6 +456,16 @@ pub(super) fn refused(name: &str, problem: RestoreProblem, failures: u32) -> Cla
     let is_said = awaited(Passing::Export).is_worth_saying(failures);
     let refusal = ClaimRefusal::Restore { name: name.into(), problem };
     ClaimOutcome::Refused { refusal, by_neighbour: false, is_said }
+}
+
+/// Tells whether an entry of the trash is kept for long enough for nobody to remove it now.
+fn is_whole(trash: &TrashName) -> bool {
+    trash.kept_until() > Some(seconds_now().saturating_add_signed(KEPT_MARGIN))
+}
+
+/// Tells whether a note is of an entry of the trash, as far as its name and the note tell.
+fn is_of(trash: &TrashName, note: &Note) -> bool {
+    note.released.is_some() && trash.directory().is_none_or(|directory| *directory == note.directory)
 }
 
 /// Reads the name of an entry of the trash, wherever it lies.

@@ -15,6 +15,7 @@ use crate::controllers::claim_outcome::{ClaimOutcome, Unread};
 use crate::controllers::confirm::know_neighbours;
 use crate::controllers::context::Context;
 use crate::controllers::restores::Restores;
+use crate::decide::claim::Provision;
 use crate::decide::restore::Entry;
 use crate::decide::volume::located;
 use crate::ledger::Departure;
@@ -51,11 +52,14 @@ impl TakeBack {
     /// the new place is reserved, because during the removal the claim's volume counts as leaving, and so protects
     /// no directory.
     ///
+    /// What was brought back for the claim is put away again also where it is to have the same place without that.
+    ///
     /// The volume may exist in that place all the same, although the API server has not said so. Then the claim
     /// has it.
-    pub(super) async fn leave_elsewhere(&self, claim: &Claim, at: &Location) -> Result<(), ClaimOutcome> {
-        let uid = &claim.claim.uid;
-        let before = self.attempts.get(uid).filter(|(elsewhere, _)| elsewhere != at);
+    pub(super) async fn leave_elsewhere(&self, claim: &Claim, provision: &Provision) -> Result<(), ClaimOutcome> {
+        let (uid, at) = (&claim.claim.uid, &provision.at);
+        let is_over = provision.restored.is_none() && self.attempts.is_restored(uid);
+        let before = self.attempts.get(uid).filter(|(elsewhere, _)| elsewhere != at || is_over);
         let Some((elsewhere, stage)) = before else { return Ok(()) };
         let left = stage.left();
         match &left {

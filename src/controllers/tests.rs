@@ -22,6 +22,7 @@ use crate::decide::expansion::{ExpansionIgnored, ExpansionRefusal};
 use crate::decide::refusal::ClaimRefusal;
 use crate::decide::restore::Entry;
 use crate::decide::volume::{Doubt, VolumeIgnored, VolumeRefusal};
+use crate::layout::Note;
 use crate::ledger::placements::{Neighbour, Relation};
 use crate::model::claim::Claim;
 use crate::model::expansion::Expansion;
@@ -178,13 +179,16 @@ fn where_a_directory_comes_from_is_said_and_a_copy_is_counted_by_its_source() {
     let exports = Exports::single(ExportAddress::new("nas".into(), "/export".into()));
     let export = exports.meant_by(&Choice::First).unwrap()[0];
     let home = RelPath::parse("archived-x").unwrap();
+    let note =
+        r#"{"directory": "shop/data", "volume": "pvc-1", "class": "nfs", "namespace": "shop", "claim": "data"}"#;
     let restored = Entry {
         name: "archived-x".into(),
-        home: home.clone(),
         lies_at: Location { export, path: home },
+        inode: 7,
         at: "2026-11-30T12:00:00.5Z".parse().ok(),
-        gid: None,
-        volume: "".into(),
+        note: Note::parse(note).unwrap(),
+        keep: None,
+        claim: claim(false).claim,
     };
     for (directory, words, adopted) in [
         (Directory::New, "Successfully provisioned volume pvc-1-2", false),

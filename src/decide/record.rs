@@ -48,6 +48,7 @@ pub fn of_volume(volume: &Volume, at: &Location, cluster: &ClusterMark) -> Note 
         delete_retention_min_free: volume.retention.delete_min_free.clone(),
         archive_retention: volume.retention.archive.clone(),
         owners: None,
+        inode: None,
         provisioner: volume.provisioned_by.clone(),
         restored_from: volume.restored_from.clone(),
         cluster: known(cluster),
@@ -57,7 +58,7 @@ pub fn of_volume(volume: &Volume, at: &Location, cluster: &ClusterMark) -> Note 
 /// Tells whether a note says the same of a volume as `now`, what only the export tells left out, and when it was made.
 #[must_use]
 pub fn is_current(found: &Note, now: &Note) -> bool {
-    let known = |note: &Note| Note { owners: None, created: None, ..note.clone() };
+    let known = |note: &Note| Note { owners: None, inode: None, created: None, ..note.clone() };
     known(found) == known(now)
 }
 

@@ -12,8 +12,10 @@ use crate::model::claim_restore::ClaimRestore;
 use crate::model::class::Class;
 use crate::model::exports::Location;
 use crate::model::parameters::parameter;
+use crate::values::names::ClaimRef;
 use crate::values::ownership::GidRange;
 use crate::values::path::RelPath;
+use crate::values::retention::Keep;
 
 /// The value of the claim's annotation that asks for the latest.
 pub const LATEST: &str = "latest";
@@ -38,23 +40,39 @@ pub enum Wish {
 pub struct Entry {
     /// Its name.
     pub name: Box<str>,
-    /// Where it was found, and goes again if the claim goes before it has its volume.
-    pub home: RelPath,
-    /// Where it lies now: at home, or where an earlier round has brought it.
+    /// Where it lies: where it was put away, or where an earlier round has brought it.
     pub lies_at: Location,
+    /// The number of its inode, by which it is known wherever it lies.
+    pub inode: u64,
     /// When the directory was put there.
     pub at: Option<Timestamp>,
-    /// The group of the volume that had the directory.
-    pub gid: Option<u32>,
-    /// The name of that volume.
-    pub volume: Box<str>,
+    /// Its note.
+    pub note: Note,
+    /// For how long it is kept, if it is of the trash.
+    pub keep: Option<Keep>,
+    /// The claim that gets it.
+    pub claim: ClaimRef,
 }
 
 impl Entry {
     /// Returns the group to ask for: the one that the files have, and no other.
     #[must_use]
     pub fn gid_request(&self) -> GidRequest {
-        GidRequest { range: self.gid.and_then(GidRange::only), there: self.gid }
+        GidRequest { range: self.note.gid.and_then(GidRange::only), there: self.note.gid }
+    }
+
+    /// Returns the note with which it is put away again at the time `now`, from the path that it has: everything begins
+    /// anew.
+    #[must_use]
+    pub fn note_again(&self, path: &RelPath, now: Timestamp) -> Note {
+        let note = self.note.clone();
+        let kept_for = note.kept_until.zip(note.archived).map(|(until, archived)| until.duration_since(archived));
+        let kept_until = kept_for.and_then(|kept_for| now.checked_add(kept_for).ok());
+        let note = Note { restored_from: None, inode: Some(self.inode), ..note };
+        match self.keep {
+            Some(_) => Note { directory: path.clone(), released: Some(now), archived: None, ..note },
+            None => Note { archived: Some(now), kept_until: kept_until.or(self.note.kept_until), ..note },
+        }
     }
 
     /// Says what it is, for the claim's author.

@@ -88,6 +88,10 @@ pub struct Note {
     /// The directory's mode and owners.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owners: Option<Owners>,
+    /// The number of the directory's inode when it was put away, or is about to be brought back: the name alone may be that
+    /// of another one later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
     /// The name of the provisioner that made the volume.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provisioner: Option<Box<str>>,
@@ -230,6 +234,7 @@ mod tests {
             delete_retention_min_free: None,
             archive_retention: None,
             owners: None,
+            inode: None,
             provisioner: None,
             restored_from: None,
             cluster: None,

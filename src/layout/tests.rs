@@ -142,13 +142,13 @@ fn note() -> impl Strategy<Value = Note> {
     let whose = (field(), field(), maybe(), maybe(), maybe());
     let owners = (field(), any::<u32>(), any::<u32>()).prop_map(|(mode, uid, gid)| Owners { mode, uid, gid });
     let spec = (maybe(), vec(field(), 0..3), vec(field(), 0..3), maybe(), maybe(), maybe());
-    let rest = (any::<Option<u32>>(), option::of(owners), maybe(), maybe(), maybe());
+    let rest = (any::<(Option<u32>, Option<u64>)>(), option::of(owners), maybe(), maybe(), maybe());
     let times = (option::of(time.clone()), option::of(time), until);
     (directory(), whose, times, spec, rest).prop_map(
         |(directory, whose, (archived, created, kept_until), spec, rest)| {
             let (volume, class, namespace, claim, claim_uid) = whose;
             let (capacity, access_modes, mount_options, reclaim_policy, on_delete, on_delete_of_claim) = spec;
-            let (gid, owners, provisioner, restored_from, cluster) = rest;
+            let ((gid, inode), owners, provisioner, restored_from, cluster) = rest;
             Note {
                 directory,
                 volume,
@@ -158,6 +158,7 @@ fn note() -> impl Strategy<Value = Note> {
                 claim_uid,
                 archived,
                 restored_from,
+                inode,
                 created,
                 released: created,
                 kept_until,

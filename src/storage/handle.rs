@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::layout::{Note, TrashName, TrashPlace};
+use crate::layout::{Note, TrashName, TrashPlace, archive_name};
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
 use crate::storage::mounted::mount::Mount;
 use crate::storage::ops::archives::{Archive, Archives};
@@ -278,11 +278,15 @@ impl Storage {
         note: &Note,
     ) -> Result<Option<Name>, StorageError> {
         let (volume, note, fence) = (volume.to_owned(), note.clone(), self.fence.clone());
-        let archive = move |root: &Root, directory: &RelPath| {
+        // Two of the same last name would write their notes to one place. Later names have the volume's in them.
+        let first = archive_name(directory, &volume, 0).ok().and_then(|name| RelPath::parse(name.as_str()).ok());
+        let paths = [directory.clone()].into_iter().chain(first).collect();
+        let directory = directory.clone();
+        let archive = move |root: &Root| {
             // What comes before the rename may take as long as the server pleases.
-            root.archive_if(&|| fence.check(), directory, &volume, &note)
+            root.archive_if(&|| fence.check(), &directory, &volume, &note)
         };
-        self.change("archive", directory, archive).await
+        self.change_all("archive", paths, archive).await
     }
 
     /// Puts a volume's directory into the trash; see [`Root::trash`].

@@ -165,6 +165,23 @@ impl Storage {
         self.fenced("forget", forget).await
     }
 
+    /// Removes the note of an archive that is not there any more, if it is still this note.
+    ///
+    /// # Errors
+    /// Those of [`Root::forget`], and of [`Storage::record`].
+    pub async fn forget_archive_of(&self, archive: &RelPath, note: &Note) -> Result<(), StorageError> {
+        let (paths, archive, note) = (vec![archive.clone()], archive.clone(), note.clone());
+        let forget = move |root: &Root| {
+            let of = NoteOf::Archive(archive.as_str());
+            if root.look(&archive)?.is_none() && root.note(of)? == Some(Ok(note)) {
+                root.remove_note(of).doing("remove the note of", &archive)?;
+            }
+            Ok(())
+        };
+        // Nobody makes another one of that name meanwhile.
+        self.change_all("forget", paths, forget).await
+    }
+
     /// Runs a call that changes nothing but notes, if this process may. Not among the changes that must not be carried
     /// out later: a note does no harm, whenever it is written.
     async fn fenced<T: Send + 'static>(

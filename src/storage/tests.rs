@@ -46,6 +46,7 @@ fn note(directory: &RelPath) -> Note {
         delete_retention_min_free: None,
         archive_retention: None,
         restored_from: None,
+        inode: None,
         owners: None,
         provisioner: None,
         cluster: None,

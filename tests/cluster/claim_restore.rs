@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::recovery::settings;
 use crate::support::eventually;
-use crate::support::process::Process;
+use crate::support::process::{Process, Settings};
 use crate::support::proxy::{Action, Proxy};
 use crate::support::space::{Space, annotations, create, from_json, named};
 
@@ -219,6 +219,21 @@ async fn what_is_not_a_claims_own_is_never_given_to_it() {
         refused(&space, &claim, none).await;
     }
     assert_eq!(fs::read_to_string(space.at(&archive).join("file")).unwrap(), "ours");
+    // A note of that name, but of another directory.
+    fs::rename(space.at(&archive), space.at("aside")).unwrap();
+    fs::create_dir(space.at(&archive)).unwrap();
+    fs::write(space.at(&archive).join("file"), "another's").unwrap();
+    fs::write(space.at(NOTES).join(&archive), &noted).unwrap();
+    space.claim("another", &asked, asks(&archive)).await;
+    refused(&space, "another", none).await;
+    fs::rename(space.at(&archive), space.at("another")).unwrap();
+    fs::rename(space.at("aside"), space.at(&archive)).unwrap();
+    for number in 0..3 {
+        space.delete_claim(&format!("wrong-{number}")).await;
+    }
+    space.delete_claim("another").await;
+    other["provisioner"] = json!("other");
+    fs::write(space.at(NOTES).join(&archive), other.to_string()).unwrap();
     // Put right, it comes without a restart.
     space.claim("again", &asked, asks(&archive)).await;
     refused(&space, "again", none).await;
@@ -289,8 +304,7 @@ async fn what_a_volume_uses_or_whose_group_or_path_is_taken_waits() {
 async fn what_was_brought_back_for_a_claim_that_goes_is_put_away_again() {
     let space = Space::new().await;
     let proxy = Proxy::start(space.plane);
-    let settings =
-        crate::support::process::Settings { server: space.own_server(), ..space.settings_through(&proxy) };
+    let settings = Settings { server: space.own_server(), ..space.settings_through(&proxy) };
     let _provisioner = Process::start(&settings);
     let parameters = json!({"claimRestore": "onRequest", "onDelete": "delete", "deleteRetention": "1h"});
     let deletes = space.class("deletes", json!({"parameters": parameters})).await;
@@ -310,13 +324,59 @@ async fn what_was_brought_back_for_a_claim_that_goes_is_put_away_again() {
         space.delete_claim(claim).await;
         space.claim_gone(claim).await;
     }
-    let home = [space.at(TRASH).join(&trash), space.at(&archive)];
-    eventually("both to be put away again", || async { home.iter().all(|path| path.exists()).then_some(()) })
-        .await;
+    let put_away = || {
+        let entry = fs::read_dir(space.at(TRASH)).unwrap().next()?.unwrap().file_name().into_string().unwrap();
+        let archive = space.entries().into_iter().find(|name| name.starts_with("archived-"))?;
+        Some((entry, archive))
+    };
+    let (entry, again) = eventually("both to be put away again", || async { put_away() }).await;
+    assert!(at("one").is_none() && at("two").is_none_or(|name| name == again), "{:?}", space.entries());
+    // It is kept for as long again as it was before.
+    assert!(entry != trash && entry.contains("+3600~"), "{entry} {trash}");
     drop(refusal);
     // And they come when they are asked for again.
-    for (claim, name, class) in [("one", &trash, &deletes), ("two", &archive, &archives)] {
+    for (claim, name, class) in [("one", &entry, &deletes), ("two", &"latest".to_owned(), &archives)] {
         space.claim(claim, class, asks(name)).await;
         assert_eq!(given(&space, claim).await.1.as_deref(), Some(claim));
     }
+}
+
+#[tokio::test]
+async fn a_claim_that_asks_for_something_else_by_then_gets_that() {
+    let space = Space::new().await;
+    let proxy = Proxy::start(space.plane);
+    let settings = Settings { server: space.own_server(), ..space.settings_through(&proxy) };
+    let _provisioner = Process::start(&settings);
+    let class = space.class("nfs", json!({"parameters": {"claimRestore": "onRequest"}})).await;
+    let first = format!("archived-{}", put_away(&space, "data", &class, "first").await);
+    let second = format!("archived-{}", put_away(&space, "data", &class, "second").await);
+    let refusal = proxy.fault(|asked| asked.makes("persistentvolumes"), Action::Refuse(403));
+    for claim in ["another", "none"] {
+        space.claim(claim, &class, asks(if claim == "another" { &first } else { &second })).await;
+        refused(&space, claim, "Error creating provisioned PV object").await;
+    }
+    assert!(!space.at(&first).exists() && !space.at(&second).exists());
+    // The second one is put away again, and has another name then.
+    let claims: Api<PersistentVolumeClaim> = space.api();
+    space
+        .patch(&claims, "none", json!({"metadata": {"annotations": {"nfs-provisioner/restore-from": null}}}))
+        .await;
+    let archive = eventually("what nobody wants to be put away again", || async {
+        space.entries().into_iter().find(|name| name.starts_with("archived-"))
+    })
+    .await;
+    space.patch(&claims, "another", asks(&archive)).await;
+    eventually("the first one to be put away", || async {
+        let mut entries = space.entries().into_iter();
+        entries
+            .any(|name| {
+                let text = fs::read_to_string(space.at(&name).join("file")).unwrap_or_default();
+                name.starts_with("archived-") && text == "first"
+            })
+            .then_some(())
+    })
+    .await;
+    drop(refusal);
+    assert_eq!(given(&space, "another").await.1.as_deref(), Some("second"));
+    assert_eq!(given(&space, "none").await.1, None);
 }

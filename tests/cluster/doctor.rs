@@ -2,20 +2,22 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::api::Api;
 use nfs_provisioner::cluster::permissions::NEEDED;
-use nfs_provisioner::layout::{NOTES, TRASH};
+use nfs_provisioner::layout::{NOTES, TRASH, VOLUME_NOTES};
 use serde_json::{Value, json};
 
 use crate::rights::rules_of_the_peer;
 use crate::support::eventually;
 use crate::support::http::free_port;
 use crate::support::plane::Plane;
-use crate::support::process::Process;
+use crate::support::process::{Process, Settings};
 use crate::support::space::{Rules, Space, documents, merge};
 
 /// Runs it with a test's settings, and others.
@@ -111,6 +113,73 @@ async fn under_rbac_all_is_well_and_a_leader_beside_it_is_not_disturbed() {
 }
 
 #[tokio::test]
+async fn the_notes_of_volumes_are_checked() {
+    let space = Space::new().await;
+    let settings = Settings { server: space.own_server(), ..space.settings() };
+    let examined = || examined(&space, &[("NFS_SERVER", &*settings.server)]);
+    let provisioner = Process::start(&settings);
+    let class = space.class("nfs", json!({})).await;
+    let unnoted = space.class("unnoted", json!({"parameters": {"recordVolume": "false"}})).await;
+    let mut volumes = Vec::new();
+    for name in ["one", "two", "three"] {
+        space.claim(name, &class, json!({})).await;
+        volumes.push(space.bound(name).await);
+    }
+    space.claim("none", &unnoted, json!({})).await;
+    space.bound("none").await;
+    let (status, findings) = examined();
+    assert_eq!((status, unwell(&findings)), (0, vec![]), "{findings:?}");
+    assert_eq!(one(&findings, "notes")["message"], "all 3 volumes have one, and 3 were read");
+    let system: Namespace = Api::all(space.client.clone()).get("kube-system").await.unwrap();
+    let mark = system.metadata.uid.unwrap();
+    assert!(one(&findings, "cluster-mark")["message"].as_str().unwrap().ends_with(&mark), "{findings:?}");
+
+    // Nobody mends them.
+    provisioner.stop();
+    // One lacks, one is torn, another is a link, and another cluster has the directory of the third.
+    let name = |number: usize| volumes[number].metadata.name.clone().unwrap();
+    let note = |number: usize| space.at(VOLUME_NOTES).join(&mark).join(name(number));
+    let third = fs::read_to_string(note(2)).unwrap();
+    fs::remove_file(note(0)).unwrap();
+    fs::write(note(1), "{").unwrap();
+    fs::remove_file(note(2)).unwrap();
+    symlink(note(1), note(2)).unwrap();
+    let other = space.at(VOLUME_NOTES).join("another");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("pvc-else"), &third).unwrap();
+    let (status, findings) = examined();
+    assert_eq!(status, 0, "none of it keeps the provisioner from its work");
+    let unwell_now = vec![("notes", "warning"), ("notes", "warning"), ("other-cluster", "warning")];
+    assert_eq!(unwell(&findings), unwell_now, "{findings:?}");
+    let said = findings.iter().map(|finding| finding["message"].as_str().unwrap()).collect::<Vec<_>>().join("\n");
+    for words in [
+        format!("1 of 3 volumes have no note on the export, such as [\"{}\"]", name(0)),
+        "2 of 2 notes that were read cannot be used".to_owned(),
+        format!(
+            "the cluster another is at work on the export, too, and has volumes in 1 directories of this cluster's, such as [\"{}\"]",
+            Space::directory(&volumes[2])
+        ),
+    ] {
+        assert!(said.contains(&words), "{words}: {said}");
+    }
+
+    // It has not been at work for long, or it has given up the directory.
+    fs::write(other.join("pvc-else"), third.replacen('{', "{\"released\":\"2026-01-01T00:00:00Z\",", 1)).unwrap();
+    assert_eq!(one(&examined().1, "other-cluster")["level"], "ok");
+    let old = std::time::SystemTime::now() - Duration::from_hours(2);
+    fs::write(other.join("pvc-else"), &third).unwrap();
+    fs::File::open(&other).unwrap().set_modified(old).unwrap();
+    assert!(examined().1.iter().all(|finding| finding["check"] != "other-cluster"));
+    // A directory that is gone gets no note.
+    fs::remove_dir(space.at(&Space::directory(&volumes[0]))).unwrap();
+    let findings = examined().1;
+    let gone = findings
+        .iter()
+        .any(|finding| finding["message"].as_str().unwrap().contains("1 of them have no directory"));
+    assert!(gone, "{findings:?}");
+}
+
+#[tokio::test]
 async fn each_right_that_is_missing_is_named() {
     let space = Space::on(Plane::shared(), Rules::These(json!([]), json!([]))).await;
     let (status, findings) = examined(&space, &[]);
@@ -138,7 +207,7 @@ async fn what_the_peers_rules_lack_is_a_warning() {
     let space = Space::on(Plane::shared(), rules_of_the_peer()).await;
     space.class("nfs", json!({})).await;
     let (status, findings) = examined(&space, &[]);
-    let lacking = ["finalizers", "expansion", "leader-lock"].map(|check| (check, "warning"));
+    let lacking = ["finalizers", "expansion", "leader-lock", "cluster-mark"].map(|check| (check, "warning"));
     assert_eq!((status, unwell(&findings)), (0, lacking.to_vec()));
     assert!(one(&findings, "leader-lock")["message"].as_str().unwrap().contains("an Endpoints object"));
 }

@@ -12,7 +12,9 @@ use kube::api::{Api, DeleteParams};
 use nfs_provisioner::layout::{NOTES, Note, VOLUME_NOTES};
 use serde_json::{Value, json};
 
+use crate::copies::start_shown;
 use crate::support::eventually;
+use crate::support::http::get;
 use crate::support::plane::Plane;
 use crate::support::process::{Process, Settings};
 use crate::support::space::{PATH, Rules, Space, create, from_json, named};
@@ -115,6 +117,7 @@ async fn a_volume_has_a_note_as_long_as_it_has_its_directory() {
         delete_retention_min_free: None,
         archive_retention: None,
         restored_from: None,
+        inode: None,
         owners: None,
         provisioner: Some(space.provisioner.as_str().into()),
         cluster: Some(mark.as_str().into()),
@@ -151,7 +154,7 @@ impl ParsePath for str {
 #[tokio::test]
 async fn an_archive_is_restored_with_all_that_it_held() {
     let space = Space::new().await;
-    let _provisioner = Process::start(&settings(&space));
+    let provisioner = Process::start(&settings(&space));
     let class = space.class("nfs", json!({"parameters": {"gidRange": "3200-3210"}})).await;
     space.claim("data", &class, json!({})).await;
     let before = space.bound("data").await;
@@ -210,6 +213,8 @@ async fn an_archive_is_restored_with_all_that_it_held() {
         &["archives", "restore", &archive, "--as", &format!("{}/other", space.namespace), "--size", "2Mi"],
     );
     assert!(said.contains("other is bound"), "{said}");
+    let message = space.event("other", "Restored").await;
+    assert!(message.contains(&name) && message.contains(&archive), "{message}");
     let other = space.bound("other").await;
     assert_eq!((other.metadata.name.as_deref(), Space::directory(&other)), (Some(&*name), directory.clone()));
     assert_eq!(other.spec.unwrap().capacity.unwrap()["storage"].0, "2Mi");
@@ -219,6 +224,15 @@ async fn an_archive_is_restored_with_all_that_it_held() {
         &["archives", "restore", &archive, "--as", &format!("{}/other", space.namespace), "--size", "2Mi"],
     );
     assert!(again.status.success(), "{again:?}");
+
+    // Who looks at all volumes a minute after the start counts those that were restored.
+    space.claim("plain", &class, json!({})).await;
+    space.bound("plain").await;
+    provisioner.stop();
+    let (_second, port) = start_shown(settings(&space));
+    tokio::time::sleep(std::time::Duration::from_secs(30)).await;
+    let series = "nfs_provisioner_volumes_restored{export=\"default\"} 1\n";
+    eventually(series, || async { get(port, "/metrics").contains(series).then_some(()) }).await;
 }
 
 #[tokio::test]

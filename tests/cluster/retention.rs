@@ -6,6 +6,7 @@ use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
 use crate::copies::start_shown;
+use crate::exports::Mounted;
 use crate::reclaim::released;
 use crate::support::eventually;
 use crate::support::http::get;
@@ -76,6 +77,47 @@ async fn what_is_deleted_is_kept_in_the_trash_for_as_long_as_the_class_says() {
     assert!(message.contains("parameter deleteRetention is \"30\""), "{message}");
 }
 
+/// Those whose directories go to make room have no need of it.
+#[tokio::test]
+async fn a_class_that_has_data_kept_on_a_full_export_is_told_so() {
+    let space = Space::new().await;
+    let _small = Mounted::of(space.at(""), "8m");
+    let (_provisioner, port) = start_shown(space.settings());
+    let firm = served(&space, "firm", json!({"onDelete": "delete", "deleteRetention": "30d"})).await;
+    let gives_way = json!({"onDelete": "delete", "deleteRetention": "30d", "deleteRetentionMinFree": "1"});
+    let other = served(&space, "gives-way", gives_way).await;
+    fs::write(space.at(&firm.1).join("file"), vec![1; 7 << 20]).unwrap();
+    fs::write(space.at(&other.1).join("file"), vec![1; 512 << 10]).unwrap();
+    for name in ["firm", "gives-way"] {
+        space.delete_claim(name).await;
+    }
+    let class = space.class_name("firm");
+    let message = space.event(&class, "TrashKeptWithLittleRoom").await;
+    let words =
+        ["(nfs.test.invalid:/export)", "1 deleted directories are kept", "trash remove", "deleteRetentionMinFree"];
+    assert!(words.iter().all(|word| message.contains(word)), "{message}");
+    let events = space.events(&class, "TrashKeptWithLittleRoom").await;
+    let about = &events[0].involved_object;
+    assert_eq!(
+        (about.kind.as_deref(), about.api_version.as_deref(), about.uid.as_ref()),
+        (
+            Some("StorageClass"),
+            Some("storage.k8s.io/v1"),
+            space.classes().get(&class).await.unwrap().metadata.uid.as_ref()
+        )
+    );
+    let described = space.plane.kubectl(&["describe", "storageclass", &class]);
+    assert!(described.contains("TrashKeptWithLittleRoom"), "{described}");
+    assert!(space.events(&space.class_name("gives-way"), "TrashKeptWithLittleRoom").await.is_empty());
+    // What was promised is kept.
+    assert_eq!(trash(&space).len(), 2, "{:?}", trash(&space));
+    let shown = get(port, "/metrics");
+    let due = shown
+        .lines()
+        .find_map(|line| line.strip_prefix("nfs_provisioner_trash_kept_due_seconds{export=\"default\"} "));
+    assert!((2_591_000..=2_592_000).contains(&due.unwrap().parse().unwrap()), "{due:?}");
+}
+
 #[tokio::test]
 async fn archives_expire_that_are_nobodys_and_no_others() {
     let space = Space::new().await;
@@ -127,6 +169,16 @@ async fn archives_expire_that_are_nobodys_and_no_others() {
     for (_, directory) in all.into_iter().filter(|one| **one != gone) {
         assert!(space.at(&archive(directory)).join("file").exists(), "{directory}: {}", second.log());
     }
+    // Neither the one in which a volume is, nor the one that a volume has for its directory.
+    eventually("the archives to be counted", || async {
+        get(port, "/metrics").contains("nfs_provisioner_archives{export=\"default\"} 4\n").then_some(())
+    })
+    .await;
+    let shown = get(port, "/metrics");
+    let oldest = shown
+        .lines()
+        .find_map(|line| line.strip_prefix("nfs_provisioner_archives_oldest_seconds{export=\"default\"} "));
+    assert!((1..600).contains(&oldest.unwrap().parse().unwrap()), "{oldest:?}");
     let line = |line: &&str| line.contains("the archive has expired") && line.contains(&gone.0);
     assert_eq!(second.log().lines().filter(line).count(), 1, "{}", second.log());
 }

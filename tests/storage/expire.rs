@@ -67,6 +67,25 @@ fn all_archives_are_found_page_by_page() {
 }
 
 #[test]
+fn all_archives_are_told_with_since_when_they_are_ones() {
+    by_each_engine(|place| {
+        place.put(&["archived-by-hand/f", "volume/f", "archived-in/f"]);
+        fs::write(place.at("archived-file"), "").unwrap();
+        let since = |page: &nfs_provisioner::storage::Archives| {
+            page.all.iter().map(|(path, since)| (path.to_string(), since.as_second())).collect::<Vec<_>>()
+        };
+        let changed = |name: &str| (name.to_owned(), fs::metadata(place.at(name)).unwrap().ctime());
+        let page = place.export.archives(None).unwrap();
+        assert_eq!(since(&page), ["archived-by-hand", "archived-in"].map(changed), "there are no notes");
+        let at = Timestamp::from_second(1000).unwrap();
+        let name = archived(place, "c", &Note { archived: Some(at), ..note("c") });
+        let page = place.export.archives(None).unwrap();
+        let expected = [changed("archived-by-hand"), (name, 1000), changed("archived-in")];
+        assert_eq!((since(&page), page.limited.len()), (expected.to_vec(), 0));
+    });
+}
+
+#[test]
 fn what_is_not_certainly_a_note_of_ours_lets_nothing_go() {
     type Change = fn(&Place, &std::path::Path);
     let rows: [(&str, Change); 10] = [

@@ -193,6 +193,7 @@ fn note(path: &str) -> Note {
         delete_retention_min_free: None,
         archive_retention: None,
         restored_from: None,
+        inode: None,
         owners: None,
         provisioner: None,
         cluster: None,

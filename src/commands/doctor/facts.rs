@@ -3,9 +3,13 @@
 use std::time::{Duration, SystemTime};
 
 use crate::cluster::permissions::Permission;
+use crate::layout::ClusterMark;
+use crate::ledger::Ledger;
 use crate::model::class::Class;
+use crate::model::exports::Location;
 use crate::storage::{Leftovers, Mount, StorageError};
 use crate::values::headroom::FsUsage;
+use crate::values::names::VolumeName;
 
 /// The facts about the cluster.
 #[derive(Debug, Clone)]
@@ -24,6 +28,55 @@ pub(super) struct ClusterFacts {
     pub(super) missing: Result<Missing, String>,
     /// All classes, of any provisioner.
     pub(super) classes: Result<Vec<Class>, String>,
+    /// The mark of the cluster's notes; that of an unknown cluster if it may not be read.
+    pub(super) mark: Result<ClusterMark, String>,
+    /// The volumes of this provisioner.
+    pub(super) volumes: Result<Volumes, String>,
+}
+
+/// The volumes of this provisioner that lie on its exports.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Volumes {
+    /// Those that are to have notes, and where they lie.
+    pub(super) noted: Vec<(VolumeName, Location)>,
+    /// Where all of them lie.
+    pub(super) ledger: Ledger,
+    /// Whether there are more, which were not read.
+    pub(super) is_partial: bool,
+}
+
+/// The facts about the notes of volumes on an export.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct NotesFacts {
+    /// Whether some directories of notes are another user's, so that what they hold is not known.
+    pub(super) is_closed: bool,
+    /// How many volumes are to have notes.
+    pub(super) wanted: usize,
+    /// How many of those have none.
+    pub(super) missing: usize,
+    /// The first of those.
+    pub(super) first_missing: Vec<VolumeName>,
+    /// How many of those that were looked at have no directory either.
+    pub(super) without_directory: usize,
+    /// How many notes of this cluster were read.
+    pub(super) read: usize,
+    /// Those among them that are no notes, and why.
+    pub(super) bad: Vec<String>,
+    /// The other clusters that are at work on the export.
+    pub(super) others: Vec<OtherCluster>,
+    /// Whether there are volumes or clusters that were not looked at, because there are so many.
+    pub(super) is_partial: bool,
+}
+
+/// Another cluster that is at work on an export.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct OtherCluster {
+    /// The mark of its notes.
+    pub(super) mark: ClusterMark,
+    /// How many of its notes were read.
+    pub(super) read: usize,
+    /// The directories among those that this cluster's volumes have a part in.
+    pub(super) shared: Vec<String>,
 }
 
 /// The state of the port that HTTP is to be served on.
@@ -118,6 +171,8 @@ pub(super) struct ExportFacts {
     pub(super) write_test: Option<String>,
     /// The directories that earlier runs had left.
     pub(super) leftovers: Leftovers,
+    /// The notes of volumes, if they were looked at; else why they could not be.
+    pub(super) notes: Option<Result<NotesFacts, String>>,
 }
 
 #[cfg(test)]

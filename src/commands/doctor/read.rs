@@ -11,14 +11,18 @@ use kube::Client;
 use kube::api::{Api, ListParams, PostParams};
 use kube::client::Body;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::facts::{ClusterFacts, ExportFacts, Missing, Skew, Try};
+use super::facts::{ClusterFacts, ExportFacts, Missing, Skew, Try, Volumes};
 use super::process;
-use crate::cluster::api::{ApiError, answered};
+use crate::cluster::api::{ApiError, Cluster, answered};
 use crate::cluster::connect::{Connection, connection, own_namespace};
 use crate::cluster::permissions::{self, Permission};
 use crate::config::Config;
+use crate::decide::record;
+use crate::decide::volume::located;
+use crate::layout::ClusterMark;
+use crate::ledger::Entry;
 use crate::model::class::Class;
 use crate::storage::{ExportSpec, STUCK_AFTER, Storage, StorageError, WriteStep};
 
@@ -27,6 +31,12 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// The time that all steps on the export may take, if the server answers each.
 const EXPORT_MAX: Duration = Duration::from_mins(1);
+
+/// The number of volumes that are read at the most, so that this takes little memory.
+const VOLUMES_MAX: usize = 10_000;
+
+/// The time after which no more volumes are asked for.
+const VOLUMES_FOR: Duration = Duration::from_secs(15);
 
 /// Reads the facts about the cluster. An error says why the API server cannot be reached.
 pub(super) async fn cluster(config: &Config) -> Result<ClusterFacts, String> {
@@ -40,14 +50,48 @@ pub(super) async fn cluster(config: &Config) -> Result<ClusterFacts, String> {
     let namespace = config.namespace.clone().unwrap_or_else(own_namespace);
     let (user, clock, missing, classes) =
         futures::join!(user(&client), clock(&client), missing(&client, &namespace), classes(&client));
-    Ok(ClusterFacts { version, proxy, user, clock, namespace, missing, classes })
+    let cluster = Cluster::new(client.clone(), &config.provisioner);
+    let mark = match timeout(ANSWER_MAX, cluster.mark()).await {
+        Ok(Err(error)) if error.is_forbidden() => Ok(ClusterMark::unknown()),
+        Ok(mark) => mark.map_err(|error| error.to_string()),
+        Err(_) => Err(unanswered()),
+    };
+    let volumes = volumes(&cluster, config, classes.as_deref().unwrap_or_default()).await;
+    Ok(ClusterFacts { version, proxy, user, clock, namespace, missing, classes, mark, volumes })
+}
+
+/// Reads which volumes this provisioner has on its exports, and which of them are to have notes.
+async fn volumes(cluster: &Cluster, config: &Config, classes: &[Class]) -> Result<Volumes, String> {
+    let until = Instant::now() + VOLUMES_FOR;
+    let (mut found, mut token, mut count) = (Volumes::default(), None, 0);
+    loop {
+        let (page, next) = soon(cluster.volumes_from(token)).await?;
+        for volume in page.into_iter().filter(|volume| volume.is_of(&config.provisioner)) {
+            let Ok(at) = located(&volume, &config.exports) else { continue };
+            found.ledger.settle(&volume.name, Entry { at: Some(&at), namespace: None, bytes: 0, gid: None });
+            count += 1;
+            let class = classes.iter().find(|class| class.name == volume.class);
+            if volume.disposed.is_none() && record::is_wanted(class, config.record) {
+                found.noted.push((volume.name, at));
+            }
+        }
+        token = next;
+        found.is_partial = token.is_some();
+        if token.is_none() || count >= VOLUMES_MAX || Instant::now() > until {
+            return Ok(found);
+        }
+    }
 }
 
 async fn soon<T>(call: impl Future<Output = Result<T, ApiError>>) -> Result<T, String> {
     match timeout(ANSWER_MAX, call).await {
         Ok(result) => result.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("the API server did not answer within {} s", ANSWER_MAX.as_secs())),
+        Err(_) => Err(unanswered()),
     }
+}
+
+fn unanswered() -> String {
+    format!("the API server did not answer within {} s", ANSWER_MAX.as_secs())
 }
 
 async fn user(client: &Client) -> Option<String> {

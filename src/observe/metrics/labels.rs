@@ -1,5 +1,7 @@
 //! Labels, each with values from a closed set, and how families of series are registered.
 
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Metric, Registry};
 
 /// One label with a fixed set of values.
@@ -10,6 +12,9 @@ pub(super) type Labels = [(&'static str, &'static str); 2];
 
 /// The label that names an export that is served.
 pub type ExportLabel = [(&'static str, String); 1];
+
+/// Gauges of exports that are served.
+pub type ExportGauges = Family<ExportLabel, Gauge>;
 
 /// Registers a new metric under this name, and returns a handle of it.
 pub(super) fn register<M: Metric + Clone + Default>(

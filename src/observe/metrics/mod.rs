@@ -25,7 +25,7 @@ mod exports;
 
 pub use durations::Durations;
 use exports::ExportMetrics;
-pub use labels::{ExportLabel, FAILED, REFUSED, SUCCEEDED, directory, export_label, reason, result};
+pub use labels::{ExportGauges, ExportLabel, FAILED, REFUSED, SUCCEEDED, directory, export_label, reason, result};
 use labels::{Label, Labels, register, register_as};
 pub use operations::{DeletionLabels, Operations, ProvisionLabels};
 pub use usages::{HeldByClaim, Usages};
@@ -63,7 +63,9 @@ pub struct Metrics {
     /// Directories that belong to no volume, by export.
     pub orphans: Family<ExportLabel, Gauge>,
     /// Volumes that are to have notes on the export, and had none at the last look.
-    pub notes_missing: Family<ExportLabel, Gauge>,
+    pub notes_missing: ExportGauges,
+    /// Volumes that were restored from an archive or the trash, and are there, by export.
+    pub volumes_restored: ExportGauges,
     /// Archives that had expired and were put into the trash, by export.
     pub archives_expired: Family<ExportLabel, Counter>,
     /// Copies that are being made, by export.
@@ -126,6 +128,7 @@ impl Metrics {
             expansions: register(ours, "expansions", "Claims whose volumes were to grow, by result"),
             orphans: register(ours, "orphans", "Directories on the export that belong to no volume"),
             notes_missing: register(ours, "notes_missing", "Volumes that have no note on the export yet"),
+            volumes_restored: register(ours, "volumes_restored", "Volumes that are there and were restored"),
             archives_expired: register(
                 ours,
                 "archives_expired",
@@ -162,7 +165,7 @@ impl Metrics {
         for export in self.exports.values() {
             let label = export_label(&export.name);
             let _ = (self.orphans.get_or_create(&label), self.copies_running.get_or_create(&label));
-            let _ = self.notes_missing.get_or_create(&label);
+            let _ = (self.notes_missing.get_or_create(&label), self.volumes_restored.get_or_create(&label));
             let _ = self.archives_expired.get_or_create(&label);
             let _ = (self.copied_files.get_or_create(&label), self.copied_bytes.get_or_create(&label));
         }
@@ -180,19 +183,31 @@ impl Metrics {
     /// Returns all metrics in the text format of Prometheus.
     #[must_use]
     pub fn text(&self) -> String {
-        self.leader.set(self.leadership.is_held().into());
+        let leads = self.leadership.is_held();
+        self.leader.set(leads.into());
         for (name, depth_and_age) in &*self.queues.0.lock() {
             let (depth, age) = depth_and_age();
             self.queue_depth.get_or_create(&[("queue", *name)]).set(i64::try_from(depth).unwrap_or(i64::MAX));
             self.queue_age.get_or_create(&[("queue", *name)]).set(age.as_secs_f64());
         }
-        self.exports.values().for_each(|export| self.per_export.update(export));
+        for export in self.exports.values() {
+            self.per_export.update(export, leads);
+            if !leads {
+                // Who leads knows better than what was found out here before.
+                for gauges in [&self.notes_missing, &self.volumes_restored] {
+                    gauges.get_or_create(&export_label(&export.name)).set(0);
+                }
+            }
+        }
         let mut text = String::new();
         // Writing to a String does not fail.
         let _ = encode(&mut text, &self.registry);
         text
     }
 }
+
+#[cfg(test)]
+mod tests;
 
 /// The commit that this program was built from, where that was known.
 const COMMIT: &str = env!("NFS_PROVISIONER_COMMIT");

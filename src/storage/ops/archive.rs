@@ -43,7 +43,8 @@ impl Root {
             return Ok(None);
         };
         let leaf = directory.leaf();
-        let note = &Note { owners: owners(&parent, &leaf).or_else(|| note.owners.clone()), ..note.clone() };
+        let (owners, inode) = owners(&parent, &leaf).unzip();
+        let note = &Note { owners: owners.or_else(|| note.owners.clone()), inode, ..note.clone() };
         for nth in 0..NAMES_MAX {
             let archive = archive_name(directory, volume, nth)
                 .map_err(|_| Problem::Os(Errno::EINVAL))

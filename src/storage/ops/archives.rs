@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
+
 use crate::layout::{NOTE_MAX, NOTES, NUMBERED_MAX, Note, RootEntry, TrashName, classify, numbered};
 use crate::storage::dir::Dir;
 use crate::storage::entry::{Access, Attributes, FileKind, Time};
@@ -19,6 +21,8 @@ const ARCHIVED_WITHIN: i64 = 10 * 60;
 /// A page of the archives on an export.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Archives {
+    /// All of them, each with the time since when it is one: as its note says, else when the directory was last changed.
+    pub all: Vec<(RelPath, Timestamp)>,
     /// Those of which a note says until when they are kept.
     pub limited: Vec<Archive>,
     /// The name after which the next page begins; `None` at the end.
@@ -59,9 +63,9 @@ impl Archive {
 }
 
 impl Root {
-    /// Reads which archives have notes that say until when they are kept: a page of those whose names come after
-    /// `after`, in the order of their names. Takes little memory, however many there are. Whatever is not certainly a
-    /// note that this provisioner has written for that name is passed by:
+    /// Reads which archives there are, and which of them have notes that say until when they are kept: a page of those
+    /// whose names come after `after`, in the order of their names. Takes little memory, however many there are. Whatever
+    /// is not certainly a note that this provisioner has written for that name is passed by:
     ///
     /// - the note is a file in [`NOTES`], which is private and ours, and has the owner of that;
     /// - no directory beside that, of another user, holds a note for the same name, or could without our seeing it.
@@ -71,14 +75,17 @@ impl Root {
     pub fn archives(&self, after: Option<&str>) -> Result<Archives, StorageError> {
         let names = self.archive_names(after).doing("list", ".")?;
         let next = names.last().filter(|_| names.len() == PAGE).map(|name| name.as_str().into());
-        let limited = match Notes::open(&self.dir).doing("open", NOTES)? {
-            None => Vec::new(),
-            Some(notes) => {
-                let read = |name: String| self.archive_of(&notes, &name).doing("look up", name).transpose();
-                names.into_iter().filter_map(read).collect::<Result<_, _>>()?
-            }
-        };
-        Ok(Archives { limited, next })
+        let notes = Notes::open(&self.dir).doing("open", NOTES)?;
+        let mut page = Archives { next, ..Archives::default() };
+        for name in names {
+            let Some((path, since, limited)) = self.archive_of(notes.as_ref(), &name).doing("look up", name)?
+            else {
+                continue;
+            };
+            page.all.push((path, since));
+            page.limited.extend(limited);
+        }
+        Ok(page)
     }
 
     /// Puts an archive into the trash, to be removed at once, and removes its note, if both are as they were when
@@ -104,7 +111,8 @@ impl Root {
     ) -> Result<Option<TrashName>, StorageError> {
         let name = archive.name.as_str();
         let Some(notes) = Notes::open(&self.dir).doing("open", NOTES)? else { return Ok(None) };
-        if self.archive_of(&notes, name).doing("look up", name)?.as_ref() != Some(archive) {
+        let found = self.archive_of(Some(&notes), name).doing("look up", name)?;
+        if found.and_then(|(_, _, limited)| limited).as_ref() != Some(archive) {
             return Ok(None);
         }
         let trashed = self.trash_if(check, &archive.path, &archive.note.volume, now, None)?;
@@ -137,9 +145,9 @@ impl Root {
         }
     }
 
-    /// Reads an archive and its note; `None` unless it is a directory, and has a note that says until when it is
-    /// kept.
-    fn archive_of(&self, notes: &Notes, name: &str) -> Result<Option<Archive>, Problem> {
+    /// Reads an archive and its note; `None` unless it is a directory. With what its note says if that says until when
+    /// it is kept.
+    fn archive_of(&self, notes: Option<&Notes>, name: &str) -> Result<Option<Looked>, Problem> {
         let (Ok(parsed), Ok(path)) = (Name::parse(name), RelPath::parse(name)) else { return Ok(None) };
         let found = match self.dir.entry(name) {
             Err(Problem::Os(Errno::ENOENT)) => return Ok(None),
@@ -148,12 +156,23 @@ impl Root {
         if found.kind != FileKind::Directory {
             return Ok(None);
         }
-        let Some((note, written)) = notes.read(name)? else { return Ok(None) };
         let Attributes { inode, changed, .. } = found;
-        let is_limited = note.kept_until.is_some();
-        Ok(is_limited.then_some(Archive { name: parsed, path, note, inode, changed, written }))
+        let found = match notes {
+            Some(notes) => notes.read(name)?,
+            None => None,
+        };
+        let archived = found.as_ref().and_then(|(note, _)| note.archived);
+        let since = archived.or_else(|| Timestamp::from_second(changed.seconds).ok()).unwrap_or_default();
+        let limited = found.filter(|(note, _)| note.kept_until.is_some()).map(|(note, written)| {
+            let path = path.clone();
+            Archive { name: parsed, path, note, inode, changed, written }
+        });
+        Ok(Some((path, since, limited)))
     }
 }
+
+/// An archive's path, the time since when it is one, and what its note says if that says until when it is kept.
+type Looked = (RelPath, Timestamp, Option<Archive>);
 
 /// The directories of notes.
 struct Notes {

@@ -78,6 +78,8 @@ pub struct Entries {
 /// What is known of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
+    /// The number of its inode.
+    pub inode: u64,
     /// Its mode and owners.
     pub owners: Owners,
     /// When anything about it was last changed, its name included, by the file system's clock.
@@ -179,7 +181,12 @@ impl Root {
         let looked = self.volume(directory).and_then(|found| {
             let Some(dir) = found else { return Ok(None) };
             let found = dir.inode().attributes()?;
-            Ok(Some(Seen { owners: told(found), changed: found.changed.into(), modified: found.modified.into() }))
+            Ok(Some(Seen {
+                inode: found.inode,
+                owners: told(found),
+                changed: found.changed.into(),
+                modified: found.modified.into(),
+            }))
         });
         looked.doing("look at", directory)
     }
@@ -275,9 +282,9 @@ impl Entries {
     }
 }
 
-/// Finds the mode and the owners of a directory in `above`, as far as they are told.
-pub(crate) fn owners(above: &Dir, leaf: &Name) -> Option<Owners> {
-    above.entry(leaf.as_str()).ok().map(told)
+/// Finds the mode and the owners of a directory in `above`, and the number of its inode, as far as they are told.
+pub(crate) fn owners(above: &Dir, leaf: &Name) -> Option<(Owners, u64)> {
+    above.entry(leaf.as_str()).ok().map(|found| (told(found), found.inode))
 }
 
 fn told(Attributes { mode, uid, gid, .. }: Attributes) -> Owners {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::clock::clock;
+use super::notes;
 use crate::cluster::lock::{LockChoice, LockKind, lock_name};
 use crate::cluster::permissions::{Permission, listed};
 use crate::commands::doctor::facts::{ClusterFacts, Missing};
@@ -38,6 +39,7 @@ pub(super) fn judge_cluster(config: &Config, cluster: &ClusterFacts, findings: &
             "Allow all authenticated users to create SelfSubjectAccessReviews, as Kubernetes does by default.",
         )),
     }
+    findings.push(notes::mark(cluster));
     match &cluster.classes {
         Ok(classes) => judge_classes(config, classes, findings),
         Err(error) => findings.push(Finding::failure(

@@ -8,6 +8,7 @@ use crate::model::exports::ExportId;
 use crate::storage::ExportSpec;
 
 mod clock;
+mod notes;
 mod cluster;
 mod export;
 mod process;
@@ -16,6 +17,7 @@ mod tests;
 
 use cluster::judge_cluster;
 use export::judge_export;
+use notes::judge_notes;
 use process::{judge_process, server_name};
 
 /// Judges all facts.
@@ -42,6 +44,9 @@ pub(super) fn judge(
     for ((id, spec), export) in config.specs.iter().zip(exports) {
         let before = findings.len();
         judge_export(spec, export, &mut findings);
+        if let Some(notes) = &export.notes {
+            judge_notes(config.record, notes, &mut findings);
+        }
         findings.extend(server_name(spec, export, &classes_on(config, cluster, id)));
         let of_export = findings.iter_mut().skip(before);
         of_export.for_each(|finding| finding.export = Some(spec.name.clone()));

@@ -5,9 +5,10 @@ use serde_json::json;
 
 use super::*;
 use crate::cluster::permissions;
-use crate::commands::doctor::facts::{Missing, Port, Skew, Try};
+use crate::commands::doctor::facts::{Missing, NotesFacts, OtherCluster, Port, Skew, Try, Volumes};
 use crate::commands::doctor::report::Level;
 use crate::config::Args;
+use crate::layout::ClusterMark;
 use crate::storage::{Errno, Leftovers, Mount, Problem, StorageError};
 use crate::values::headroom::FsUsage;
 
@@ -35,6 +36,8 @@ fn good() -> (ClusterFacts, ExportFacts) {
         namespace: "a".to_owned(),
         missing: Ok(Missing::default()),
         classes: Ok(vec![class("nfs", "e.com/nfs", &json!({"pathPattern": "${.PVC.namespace}/${.PVC.name}"}))]),
+        mark: Ok(ClusterMark::parse("7-8").unwrap()),
+        volumes: Ok(Volumes::default()),
     };
     let tried = [Try::Open, Try::Statfs, Try::Mkdir, Try::Write, Try::Chmod, Try::Rename, Try::Remove, Try::List];
     let export = ExportFacts {
@@ -44,9 +47,42 @@ fn good() -> (ClusterFacts, ExportFacts) {
         usage: Some(FsUsage { bytes: 100 << 20, bytes_free: 50 << 20, inodes: 10, inodes_free: 5 }),
         owner: Some(0),
         clock: Some(Skew(0)),
+        notes: Some(Ok(NotesFacts { wanted: 3, read: 3, ..NotesFacts::default() })),
         ..ExportFacts::default()
     };
     (cluster, export)
+}
+
+/// Returns the facts about the notes on an export.
+fn notes(export: &mut ExportFacts) -> &mut NotesFacts {
+    export.notes.as_mut().unwrap().as_mut().unwrap()
+}
+
+/// Returns another cluster, which has noted these directories of ours.
+fn other(shared: &[&str]) -> OtherCluster {
+    let shared = shared.iter().map(ToString::to_string).collect();
+    OtherCluster { mark: ClusterMark::parse("9").unwrap(), read: 5, shared }
+}
+
+#[test]
+fn what_is_well_with_notes_is_said_in_words() {
+    type Change = fn(&mut NotesFacts);
+    let rows: [(&[&str], Change, &str, &str); 6] = [
+        (&[], |_| {}, "notes", "all 3 volumes have one, and 3 were read"),
+        (&[], |n| n.is_partial = true, "notes", "more than is looked at"),
+        (&[], |n| (n.wanted, n.read) = (0, 0), "notes", "no volume is to have a note on the export yet"),
+        (&["--record-volumes", "false"], |n| n.wanted = 0, "notes", "RECORD_VOLUMES is false: no volume"),
+        (&["--record-volumes", "false"], |_| {}, "notes", "only volumes of classes with recordVolume"),
+        (&[], |n| n.others.push(other(&[])), "other-cluster", "the cluster 9 is at work on the export, too; of 5"),
+    ];
+    for (settings, change, check, message) in rows {
+        let (cluster, mut export) = good();
+        change(notes(&mut export));
+        let report = judge(&config(settings), &well(), &Ok(cluster), &[export]);
+        assert!(report.findings.iter().all(|finding| finding.level == Level::Ok), "{report:?}");
+        let found = report.findings.iter().find(|finding| finding.check == check).unwrap();
+        assert!(found.message.contains(message), "{found:?}");
+    }
 }
 
 #[test]
@@ -64,6 +100,7 @@ fn where_all_is_well_nothing_else_is_said() {
         "finalizers",
         "expansion",
         "leader-lock",
+        "cluster-mark",
         "class",
         "open",
         "mount",
@@ -75,6 +112,7 @@ fn where_all_is_well_nothing_else_is_said() {
         "remove",
         "squash",
         "nfs-server-clock",
+        "notes",
     ];
     assert_eq!(found, checks.map(|check| (Level::Ok, check)));
 }
@@ -187,6 +225,38 @@ fn whatever_is_wrong_is_said_with_its_remedy() {
             Failure,
             "update leases.coordination.k8s.io in \"a\"",
             "ENABLE_LEADER_ELECTION",
+        ),
+        (|c, _| c.mark = Ok(ClusterMark::unknown()), "cluster-mark", Warning, "unknown cluster", "Grant"),
+        (|c, _| c.mark = Err("refused".to_owned()), "cluster-mark", Warning, "refused", "API server"),
+        (|_, e| e.notes = Some(Err("a link".to_owned())), "notes", Warning, "a link", ".nfs-provisioner-notes"),
+        (|_, e| notes(e).is_closed = true, "notes", Warning, "another user's", "squash"),
+        (
+            |_, e| (notes(e).missing, notes(e).first_missing) = (2, vec!["pvc-1".into(), "pvc-2".into()]),
+            "notes",
+            Warning,
+            "2 of 3 volumes have no note on the export, such as [\"pvc-1\", \"pvc-2\"]",
+            "within the hour",
+        ),
+        (
+            |_, e| (notes(e).missing, notes(e).without_directory) = (2, 1),
+            "notes",
+            Warning,
+            "1 of them have no directory",
+            "log",
+        ),
+        (
+            |_, e| notes(e).bad.push("pvc-1 is not a note".to_owned()),
+            "notes",
+            Warning,
+            "1 of 3 notes that were read cannot be used, such as [\"pvc-1 is not a note\"]",
+            "anew",
+        ),
+        (
+            |_, e| notes(e).others.push(other(&["shop/data"])),
+            "other-cluster",
+            Warning,
+            "has volumes in 1 directories of this cluster's, such as [\"shop/data\"]",
+            "Retain",
         ),
         (|c, _| c.classes = Err("forbidden".to_owned()), "classes", Failure, "forbidden", "Grant"),
         (
