@@ -140,7 +140,8 @@ fn whose_a_directory_was_is_noted_and_links_are_not_written_through() {
         for (archive, directory) in [("archived-flat", "flat"), ("archived-c", "ns/c")] {
             let noted = fs::read_to_string(place.at(NOTES).join(archive)).unwrap();
             let owners = Some(Owners { mode: "0755".into(), uid: 0, gid: 0 });
-            assert_eq!(Note::parse(&noted), Ok(Note { owners, ..note(directory) }), "{noted}");
+            let inode = Some(fs::metadata(place.at(archive)).unwrap().ino());
+            assert_eq!(Note::parse(&noted), Ok(Note { owners, inode, ..note(directory) }), "{noted}");
         }
         assert_eq!(fs::metadata(place.at(NOTES)).unwrap().mode() & 0o777, 0o700);
     });
@@ -176,7 +177,8 @@ fn where_the_notes_are_another_users_there_are_some_beside_them() {
         let second = place.at(&format!("{NOTES}-2"));
         let noted = fs::read_to_string(second.join("archived-b")).unwrap();
         let owners = Some(Owners { mode: "0755".into(), uid: 1000, gid: 1000 });
-        assert_eq!(Note::parse(&noted), Ok(Note { owners, ..note("ns/b") }), "{noted}");
+        let inode = Some(fs::metadata(place.at("archived-b")).unwrap().ino());
+        assert_eq!(Note::parse(&noted), Ok(Note { owners, inode, ..note("ns/b") }), "{noted}");
         let found = fs::metadata(second).unwrap();
         assert_eq!((found.mode() & 0o7777, found.uid()), (0o700, 1000));
     });

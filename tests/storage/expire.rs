@@ -40,7 +40,7 @@ fn an_archive_whose_note_says_until_when_is_found_and_goes_with_its_note() {
         place.put(&["archived-by-hand/f", "volume/f"]);
         assert_eq!(found(place), [name.as_str()]);
         let archive = only(place);
-        let noted = Note { owners: None, ..archive.note().clone() };
+        let noted = Note { owners: None, inode: None, ..archive.note().clone() };
         assert_eq!((noted, archive.is_untouched()), (limited("ns/c"), true));
         let entry = place.export.expire(&archive, 7).unwrap().unwrap();
         assert_eq!((entry.to_string(), entry.is_due(0)), (format!("7~{VOLUME}~archived-c"), true));

@@ -15,7 +15,7 @@ use nfs_provisioner::values::time::seconds_now;
 use crate::background::{logged, until};
 use crate::engine::USUAL;
 use crate::put::with_inodes;
-use crate::{ENGINES, Mounted, NOW, Place, VOLUME, by_each_engine, names, rel};
+use crate::{ENGINES, Immutable, Mounted, NOW, Place, VOLUME, by_each_engine, names, rel};
 
 fn keep(retention: &str, min_free: Option<&str>) -> Keep {
     let least = min_free.map(|text| text.parse::<Least>().unwrap());
@@ -109,7 +109,8 @@ async fn one_that_is_due_is_found_among_many_that_are_kept() {
     while_reaped(&place, async |backlog| {
         until("the one to be gone", || backlog.counts().freed_due == 1).await;
         assert_eq!(names(&place.at(TRASH)).len(), 600);
-        let expected = Counts { kept: 600, removed: 2, freed_due: 1, ..Counts::default() };
+        let due = Some(now + 30 * 24 * 3600);
+        let expected = Counts { kept: 600, due, removed: 2, freed_due: 1, ..Counts::default() };
         until("counted", || backlog.counts() == expected).await;
         // One that is not kept goes at once as ever.
         place.put(&["plain/f"]);
@@ -204,4 +205,21 @@ async fn nothing_goes_early_where_what_is_due_makes_enough_room() {
         () = reap_forever(storage, || true, &backlog) => {}
         () = case => {}
     }
+}
+
+/// What cannot be removed entirely has the name of what is not kept, whatever time is left of it by another clock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_due_is_no_longer_kept_before_anything_of_it_is_removed() {
+    let place = Place::new(&USUAL);
+    let name = kept(&place, "a", seconds_now() - 10, &keep("1s", None));
+    let at = |name: &TrashName| place.at(&name.path()).join("stays");
+    fs::write(at(&name), "").unwrap();
+    // It is moved while it is immutable.
+    std::mem::forget(Immutable::new(&at(&name)));
+    while_reaped(&place, async |backlog| {
+        until("it to be tried", || backlog.counts().blocked > 0).await;
+        let _closed = Immutable(at(&name.released()));
+        assert_eq!(names(&place.at(TRASH)), [name.released().to_string()]);
+    })
+    .await;
 }
