@@ -23,13 +23,14 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::process::Stdio;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{Api, DeleteParams};
 use nfs_provisioner::failpoint::Failpoint;
-use nfs_provisioner::layout::{STAGING, TRASH};
+use nfs_provisioner::layout::{STAGING, TRASH, VOLUME_NOTES};
 use serde_json::json;
 use support::eventually;
 use support::process::Process;
@@ -291,4 +292,77 @@ async fn a_claim_gets_its_data_back_whenever_the_process_dies() {
         let trash = fs::read_dir(space.at(TRASH)).into_iter().flatten().count();
         assert_eq!(trash, 0, "{step:?}");
     }
+}
+
+/// Runs a command again and again, and kills it at any moment; at last lets it end.
+async fn killed_and_finished(space: &Space, arguments: &[&str]) {
+    const KILLS: usize = 15;
+    for _ in 0..KILLS {
+        let mut running = space.settings().command().args(arguments).stdout(Stdio::null()).spawn().unwrap();
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(50..400))).await;
+        running.kill().unwrap();
+        running.wait().unwrap();
+    }
+    let finished = space.settings().command().args(arguments).output().unwrap();
+    assert!(finished.status.success(), "{arguments:?}: {finished:?}");
+}
+
+#[tokio::test]
+async fn commands_that_are_killed_at_any_moment_are_finished_by_the_next() {
+    const CLAIMS: usize = 12;
+    let space = Space::new().await;
+    let provisioner = start(&space, None);
+    let rules = json!([{"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["create"]}]);
+    create::<Role>(&space.api(), from_json(json!({"metadata": {"name": "adopt"}, "rules": rules}))).await;
+    let binding = json!({
+        "metadata": {"name": "adopt"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "adopt"},
+        "subjects": [{"kind": "ServiceAccount", "name": "provisioner", "namespace": space.namespace}],
+    });
+    create::<RoleBinding>(&space.api(), from_json(binding)).await;
+    let kept = space.class("kept", json!({"reclaimPolicy": "Retain"})).await;
+    let archived = space.class("archived", json!({})).await;
+    let names = |what: &'static str| (0..CLAIMS).map(move |number| format!("{what}-{number}"));
+    for (name, class) in names("kept").map(|name| (name, &kept)).chain(names("old").map(|name| (name, &archived)))
+    {
+        space.claim(&name, class, json!({})).await;
+    }
+    let mut volumes = Vec::new();
+    for name in names("kept").chain(names("old")) {
+        let volume = space.bound(&name).await;
+        fs::write(space.at(&Space::directory(&volume)).join("file"), &name).unwrap();
+        volumes.push((name, volume.metadata.name.unwrap()));
+    }
+    for (name, volume) in &volumes {
+        space.delete_claim(name).await;
+        if name.starts_with("old") {
+            space.gone(volume).await;
+        }
+    }
+    provisioner.stop();
+    for (name, volume) in volumes.iter().filter(|(name, _)| name.starts_with("kept")) {
+        space.claim_gone(name).await;
+        space.volumes().delete(volume, &DeleteParams::default()).await.unwrap();
+        space.gone(volume).await;
+    }
+
+    let mark = fs::read_dir(space.at(VOLUME_NOTES)).unwrap().next().unwrap().unwrap().file_name();
+    let cluster = ["adopt", "--all", "--apply", "--cluster", mark.to_str().unwrap()];
+    killed_and_finished(&space, &cluster).await;
+    for name in names("kept") {
+        let directory = Space::directory(&space.bound(&name).await);
+        assert_eq!(fs::read_to_string(space.at(&directory).join("file")).unwrap(), name);
+    }
+    assert_eq!(space.volumes_of(&kept).await.len(), CLAIMS);
+
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let archives = || space.entries().into_iter().filter(|name| name.starts_with("archived-")).count();
+    assert_eq!(archives(), CLAIMS);
+    for _ in 0..2 {
+        // By age, nothing is left of them the second time.
+        killed_and_finished(&space, &["archives", "remove", "--older-than", "1s", "--yes"]).await;
+    }
+    let trash = fs::read_dir(space.at(TRASH)).unwrap();
+    let files = trash.filter(|entry| entry.as_ref().unwrap().path().join("file").exists()).count();
+    assert_eq!((archives(), files), (0, CLAIMS));
 }

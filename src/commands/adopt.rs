@@ -13,10 +13,12 @@ use crate::background::notes::{self as background, ALIVE};
 use crate::commands::inventory::Notes;
 use crate::commands::revive::{Revival, Wish};
 use crate::commands::session::Session;
+use crate::decide::volume::located;
 use crate::export::Export;
 use crate::layout::{ClusterMark, Note};
 use crate::ledger::{Entry, Ledger};
 use crate::model::exports::{ExportId, Location};
+use crate::model::volume::Volume;
 use crate::values::names::VolumeName;
 use crate::values::path::RelPath;
 
@@ -194,9 +196,11 @@ async fn all(session: &Session, order: &Order, ledger: &mut Ledger, tally: &mut 
         *of_claim.entry(whose(note)).or_insert(0_usize) += 1;
         *of_place.entry((*id, note.directory.clone())).or_insert(0_usize) += 1;
     }
+    let offered = offered(session).await?;
     for (id, note) in &notes {
-        // One that is adopted already, by an earlier run or by hand.
-        if ledger.exists(&VolumeName::from(&*note.volume)) {
+        // One that is adopted already, by an earlier run or by hand. Where a run was cut, the claim lacks.
+        let volume = VolumeName::from(&*note.volume);
+        if ledger.exists(&volume) && !offered.contains(&volume) {
             continue;
         }
         let path = &note.directory;
@@ -223,6 +227,18 @@ async fn all(session: &Session, order: &Order, ledger: &mut Ledger, tally: &mut 
         )?;
     }
     Ok(())
+}
+
+/// Lists the volumes that were made for a claim of some name, and that no claim has had yet.
+async fn offered(session: &Session) -> Result<HashSet<VolumeName>> {
+    let mut offered = HashSet::new();
+    let learn = |volume: Volume| {
+        if volume.claim.is_some() && volume.own_claim().is_none() && volume.is_of(&session.provisioner) {
+            offered.insert(volume.name);
+        }
+    };
+    session.cluster.volumes(learn).await?;
+    Ok(offered)
 }
 
 /// Finds the cluster whose notes count: the one that was said, else the only other one, if it is silent.
@@ -286,7 +302,8 @@ async fn take(
     let revival = Revival::new(path, &export.address, note, &order.wish, class.as_ref(), &session.provisioner);
     let revival = revival.map_err(anyhow::Error::msg)?;
     let (volume, at) = ((&*revival.volume).into(), Location { export: id, path: path.clone() });
-    if session.cluster.volume(&volume).await?.is_some() {
+    let made = session.cluster.volume(&volume).await?;
+    if made.as_ref().is_some_and(|made| !is_made_for(made, &revival, &at, session)) {
         bail!("there is a volume {volume} already");
     }
     if !ledger.is_alone(&volume, &at) {
@@ -300,24 +317,40 @@ async fn take(
         }
         None => false,
     };
+    if made.is_some() && has_claim {
+        // An earlier run was complete, but the claim is not bound yet.
+        return Ok(());
+    }
     if order.apply {
         // Before the volume is made, so that other clusters see that it is somebody's.
         let noted = revival.note(note, &at, &session.mark);
         export.storage.record(&session.mark, noted).await.context("the volume's note cannot be written")?;
-        make(session, &revival).await?;
+        make(session, &revival, made.is_some()).await?;
     } else {
-        let claim = if has_claim { String::new() } else { format!("---\n{}", manifest(&revival.claim_object())?) };
-        write!(std::io::stdout(), "---\n{}{claim}", manifest(&revival.volume_object(revival.policy, None))?)?;
+        let volume = revival.volume_object(revival.policy, None);
+        let volume = made.is_none().then(|| manifest(&volume)).transpose()?;
+        let claim = (!has_claim).then(|| manifest(&revival.claim_object())).transpose()?;
+        for object in volume.into_iter().chain(claim) {
+            write!(std::io::stdout(), "---\n{object}")?;
+        }
     }
     // The next directory is not to lie in this one.
     ledger.settle(&volume, Entry { at: Some(&at), namespace: None, bytes: 0, gid: None });
     Ok(())
 }
 
-/// Makes the volume, then the claim. A claim that cannot be made is printed.
-async fn make(session: &Session, revival: &Revival) -> Result<()> {
+/// Tells whether a volume is what an earlier run has made for a directory and its claim, which it has not had yet.
+fn is_made_for(made: &Volume, revival: &Revival, at: &Location, session: &Session) -> bool {
+    let named = made.claim.as_ref().map(|claim| (&*claim.namespace, &*claim.name));
+    made.own_claim().is_none()
+        && named == Some((&*revival.namespace, &*revival.claim))
+        && located(made, &session.served).is_ok_and(|there| there == *at)
+}
+
+/// Makes the volume, unless an earlier run has, then the claim. A claim that cannot be made is printed.
+async fn make(session: &Session, revival: &Revival, is_made: bool) -> Result<()> {
     let claim = revival.claim_object();
-    if !session.cluster.create_as_spelled(&revival.volume_object(revival.policy, None)).await? {
+    if !is_made && !session.cluster.create_as_spelled(&revival.volume_object(revival.policy, None)).await? {
         bail!("there is a volume {} already", revival.volume);
     }
     match session.cluster.create_claim(&claim, false).await {

@@ -173,6 +173,26 @@ async fn a_stateful_set_that_is_made_again_finds_its_data() {
 }
 
 #[tokio::test]
+async fn a_claim_waits_for_the_data_of_the_one_before() {
+    let space = Space::new().await;
+    let _provisioner = Process::start(&settings(&space));
+    let class = space.class("nfs", json!({"parameters": {"claimRestore": "always"}})).await;
+    put_away(&space, "data", &class, "old").await;
+    space.claim("data", &class, json!({})).await;
+    let (volume, text) = given(&space, "data").await;
+    assert_eq!(text.as_deref(), Some("old"));
+    let directory = Space::directory(&volume);
+    fs::write(space.at(&directory).join("file"), "new").unwrap();
+    let there = space.out_of_reach(&directory);
+    space.delete_claim("data").await;
+    space.claim_gone("data").await;
+    space.claim("data", &class, json!({})).await;
+    refused(&space, "data", "whose data this claim is to get back").await;
+    drop(there);
+    assert_eq!(given(&space, "data").await.1.as_deref(), Some("new"));
+}
+
+#[tokio::test]
 async fn what_is_not_a_claims_own_is_never_given_to_it() {
     let space = Space::new().await;
     let _provisioner = Process::start(&settings(&space));
