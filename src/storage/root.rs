@@ -5,6 +5,10 @@
 use std::borrow::Borrow;
 use std::ops::Deref;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::layout::{NUMBERED_MAX, numbered};
 use crate::storage::dir::Dir;
@@ -30,15 +34,47 @@ pub(crate) type Check<'a> = &'a dyn Fn() -> Result<(), Problem>;
 #[derive(Debug)]
 pub struct Root {
     pub(crate) dir: Dir,
+    pub(crate) notes: KeptOpen,
+}
+
+/// How long a directory of notes is kept open: should somebody move it away, notes are written into what is there soon.
+const KEPT_OPEN: Duration = Duration::from_mins(1);
+
+/// A directory of notes of volumes, open: to find it again would cost as many round trips as to write the note.
+#[derive(Debug, Default)]
+pub(crate) struct KeptOpen(Mutex<Option<(Box<str>, Instant, Arc<Dir>)>>);
+
+impl KeptOpen {
+    /// Returns the open directory of this name.
+    pub(crate) fn get(&self, name: &str) -> Option<Arc<Dir>> {
+        let kept = self.0.lock();
+        let (_, _, dir) =
+            kept.as_ref().filter(|(kept, since, _)| **kept == *name && since.elapsed() < KEPT_OPEN)?;
+        Some(Arc::clone(dir))
+    }
+
+    /// Keeps a directory open.
+    pub(crate) fn put(&self, name: &str, dir: Dir) {
+        *self.0.lock() = Some((name.into(), Instant::now(), Arc::new(dir)));
+    }
+
+    /// Lets go of the directory: it does not do any more.
+    pub(crate) fn clear(&self) {
+        *self.0.lock() = None;
+    }
 }
 
 impl Root {
+    fn new(dir: Dir) -> Self {
+        Self { dir, notes: KeptOpen::default() }
+    }
+
     /// Opens the export that the kernel has mounted at a path.
     ///
     /// # Errors
     /// If there is no directory, or it cannot be opened.
     pub fn open(mount: &Path) -> Result<Self, StorageError> {
-        Dir::open_mounted(mount).doing("open", mount.display()).map(|dir| Self { dir })
+        Dir::open_mounted(mount).doing("open", mount.display()).map(Self::new)
     }
 
     /// Opens a mounted export of which directories are opened by `openat2`, and by nothing else should the kernel
@@ -47,7 +83,7 @@ impl Root {
     /// # Errors
     /// As [`Root::open`].
     pub fn open_by_openat2(mount: &Path) -> Result<Self, StorageError> {
-        Dir::open_mounted_by(mount, true).doing("open", mount.display()).map(|dir| Self { dir })
+        Dir::open_mounted_by(mount, true).doing("open", mount.display()).map(Self::new)
     }
 
     /// Opens a mounted export of which directories are opened without `openat2`, as where the kernel lacks it. For
@@ -56,7 +92,7 @@ impl Root {
     /// # Errors
     /// As [`Root::open`].
     pub fn open_by_openat(mount: &Path) -> Result<Self, StorageError> {
-        Dir::open_mounted_by(mount, false).doing("open", mount.display()).map(|dir| Self { dir })
+        Dir::open_mounted_by(mount, false).doing("open", mount.display()).map(Self::new)
     }
 
     /// Asks how full the export is. The server is asked each time.

@@ -8,7 +8,7 @@ use crate::layout::{
 use crate::storage::dir::{Dir, File, Listing};
 use crate::storage::entry::{Access, Attributes, FileKind};
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
-use crate::storage::root::{LISTED, Root, make_private, make_usable};
+use crate::storage::root::{LISTED, Root, make_private, make_usable, open_private};
 use crate::values::path::{Name, RelPath};
 
 /// What a note is of.
@@ -225,20 +225,36 @@ impl Root {
     pub(crate) fn write_note(&self, of: NoteOf<'_>, note: &Note) -> Result<(), Problem> {
         let (top, inner, name) = of.place();
         let name = Name::parse(name).map_err(|_| Problem::Os(Errno::EINVAL))?;
+        let json = note.to_json();
+        if let Some(notes) = inner.and_then(|inner| self.notes.get(inner)) {
+            if notes.write(name.as_str(), json.as_bytes()).is_ok() {
+                return Ok(());
+            }
+            self.notes.clear();
+        }
         let mut after = 0;
         loop {
             let (number, mut notes) = make_usable(&self.dir, top, after)?;
             if let Some(inner) = inner {
-                notes = make_private(&notes, inner)?;
+                // Nearly always it is there, and to make it would be one more call.
+                notes = match open_private(&notes, inner) {
+                    Err(Problem::Os(Errno::ENOENT)) => make_private(&notes, inner)?,
+                    opened => opened?,
+                };
             }
-            match notes.write(name.as_str(), note.to_json().as_bytes()) {
+            match notes.write(name.as_str(), json.as_bytes()) {
+                Ok(()) => {
+                    if let Some(inner) = inner {
+                        self.notes.put(inner, notes);
+                    }
+                    return Ok(());
+                }
                 // An NFS client remembers that it might open the directory as long as that does not change.
                 Err(problem) if problem.is_denial() && number < NUMBERED_MAX => after = number,
-                written => {
-                    return written.inspect_err(|_| {
-                        // Half a note is none. If it stays all the same, nothing is decided by it.
-                        let _ = notes.unlink(name.as_str());
-                    });
+                Err(problem) => {
+                    // Half a note is none. If it stays all the same, nothing is decided by it.
+                    let _ = notes.unlink(name.as_str());
+                    return Err(problem);
                 }
             }
         }
