@@ -40,9 +40,12 @@ pub struct Root {
 /// How long a directory of notes is kept open: should somebody move it away, notes are written into what is there soon.
 const KEPT_OPEN: Duration = Duration::from_mins(1);
 
+/// The name of a directory, since when it is open, and the directory.
+type Opened = (Box<str>, Instant, Arc<Dir>);
+
 /// A directory of notes of volumes, open: to find it again would cost as many round trips as to write the note.
 #[derive(Debug, Default)]
-pub(crate) struct KeptOpen(Mutex<Option<(Box<str>, Instant, Arc<Dir>)>>);
+pub(crate) struct KeptOpen(Mutex<Option<Opened>>);
 
 impl KeptOpen {
     /// Returns the open directory of this name.
