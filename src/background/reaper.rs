@@ -247,7 +247,12 @@ impl<'a> Reaper<'a> {
             match self.storage.release(&name).await {
                 Ok(Some(released)) => self.learn(released, Some(WasKept::Early)),
                 Ok(None) => {}
-                Err(error) => warn!(entry = %name, %error, "failed to remove it before its time"),
+                Err(error) => {
+                    warn!(entry = %name, %error, "failed to remove it before its time");
+                    // The next look at the trash is early enough.
+                    self.early.clear();
+                    return;
+                }
             }
             break;
         }
@@ -280,7 +285,12 @@ impl<'a> Reaper<'a> {
                     self.learn(released, Some(WasKept::Due));
                 }
             }
-            Err(error) => self.block(name, 1, error),
+            Err(error) if error.problem == Problem::NotLeading => self.block(name, 1, error),
+            // As where there is no room for another name. It is due, and so nobody restores it.
+            Err(_) => {
+                self.known.entry(name.clone()).or_default().was_kept = Some(WasKept::Due);
+                return true;
+            }
         }
         false
     }

@@ -99,7 +99,7 @@ pub async fn restore(session: &Session, order: &Order) -> Result<()> {
         if origin.made.is_none() {
             // It was made a moment ago, with no claim and nothing to reclaim.
             let _ = session.cluster.delete_volume(&volume).await;
-            let _ = timeout(PROOF_FOR, export.storage.forget(&session.mark, volume.name.as_str())).await;
+            let _ = timeout(PROOF_FOR, forget_note(session, order, &origin, &volume)).await;
         }
         return Err(error);
     }
@@ -372,11 +372,16 @@ async fn bring_back(
     }
     let until = BootTime::now() + PROOF_FOR;
     let note = revival.note(origin.note.as_ref(), at, &session.mark);
-    match timeout(PROOF_FOR, storage.record(&session.mark, note)).await {
+    let record = async |note| match timeout(PROOF_FOR, storage.record(&session.mark, note)).await {
         Ok(Ok(())) => {}
         found => info!(export = &**name, ?found, "the volume's note is written later"),
-    }
-    let before = storage.look(from).await?.map(|seen| seen.inode);
+    };
+    // It may take the place of the note of what lies in the trash, until that has left it.
+    let (released, inode) = origin.note.as_ref().map_or((None, None), |note| (note.released, note.inode));
+    record(Note { released, inode, ..note.clone() }).await;
+    let Some(before) = storage.look(from).await?.map(|seen| seen.inode) else {
+        bail!("{from} has gone meanwhile")
+    };
     let was_there = match storage.clone().until(until).bring_back(from, &revival.directory).await {
         Ok(was_there) => was_there,
         // The server may have done it, and the answer been lost.
@@ -384,12 +389,25 @@ async fn bring_back(
         Err(_) => false,
     };
     let inode = |seen: Option<Seen>| seen.map(|seen| seen.inode);
-    if !was_there && inode(storage.look(&revival.directory).await?) != before {
+    if !was_there && inode(storage.look(&revival.directory).await?) != Some(before) {
         bail!("{from} has gone meanwhile");
     }
     // A claim may have asked for the same at the same moment.
     if !was_there && !session.ledger().await?.is_alone(&(&*revival.volume).into(), at) {
         bail!("{from} has been brought back for a claim meanwhile");
+    }
+    if released.is_some() {
+        record(note).await;
+    }
+    Ok(())
+}
+
+/// Takes back the note of a volume that was not made after all. That of what still lies in the trash is written again.
+async fn forget_note(session: &Session, order: &Order, origin: &Origin, volume: &Volume) -> Result<()> {
+    let storage = &session.exports.get(origin.id).storage;
+    match &origin.note {
+        Some(note) if order.kind == Kind::Trash => storage.record(&session.mark, note.clone()).await?,
+        _ => storage.forget(&session.mark, volume.name.as_str()).await?,
     }
     Ok(())
 }

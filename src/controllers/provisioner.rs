@@ -16,7 +16,7 @@ use crate::controllers::claim_copies::{ClaimCopies, copy_job};
 use crate::controllers::claim_outcome::{ClaimOutcome, ClaimRound, Directory, Unread, awaited};
 use crate::controllers::context::{Context, Slot};
 use crate::controllers::copies::{Copies, CopyError, CopyJob};
-use crate::controllers::restores::{self, Restores};
+use crate::controllers::restores::{self, Found, Restores};
 use crate::controllers::take_back::TakeBack;
 use crate::controllers::there::{predecessor, there};
 use crate::decide::choice::There;
@@ -213,6 +213,11 @@ impl Provisioner {
         let (claim, scope) = (round.claim, &self.context.scope);
         let (ClaimPlan::Provision(provision), Some(class)) = (&plan, facts.class) else { return Ok(plan) };
         let Some(wish) = &provision.wish else { return Ok(plan) };
+        let begun = self.attempts.get(&claim.claim.uid).map(|(_, stage)| stage);
+        if *wish == Wish::LatestIfAny && matches!(begun, Some(Stage::Made(_))) {
+            // It goes on with what it was given.
+            return Ok(plan);
+        }
         let found = self.context.cluster.volume(&claim.volume_name()).await;
         let found = found.map_err(|error| ClaimOutcome::FailedToRead(Unread::Elsewhere, error))?;
         if found.is_some_and(|volume| volume.was_made_for(&claim.claim.uid, &scope.provisioner)) {
@@ -225,7 +230,14 @@ impl Provisioner {
         let exports = scope.exports.meant_by(&class.parameters.export).unwrap_or_default();
         let finding = self.restores.find(claim, wish, &provision.at.path, &exports, round.failures);
         let found = self.context.wait(slot, &claim.claim, provision.at.export, finding).await?;
-        let Some(entry) = found else { return Ok(plan) };
+        let entry = match found {
+            Found::Nothing => return Ok(plan),
+            Found::Entry(entry) => entry,
+            Found::Unwanted(entry) => {
+                self.take_back.put_back(&claim.volume_name(), &entry.lies_at, &entry).await;
+                return Err(ClaimOutcome::WaitsForMove);
+            }
+        };
         let lies_on = |id| if id == entry.lies_at.export { There::Directory } else { There::Nothing };
         let there = self.context.exports.map(|(id, _)| lies_on(id));
         // A directory that was begun on another export is left.

@@ -228,7 +228,8 @@ impl Reclaimer {
         let records = &self.context.records;
         let note = record::of_volume(volume, at, &records.mark());
         let export = self.context.export(at);
-        let seen = timeout(NOTE_MAX, export.storage.look(&at.path)).await;
+        // The proof that it may be moved does not last long.
+        let seen = timeout(NOTE_MAX / 2, export.storage.look(&at.path)).await;
         let (owners, inode) = match seen {
             Ok(Ok(Some(seen))) => (Some(seen.owners), Some(seen.inode)),
             _ => (None, None),

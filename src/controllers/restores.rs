@@ -60,6 +60,16 @@ struct Search<'a> {
     failures: u32,
 }
 
+/// What a claim is to get back.
+pub(super) enum Found {
+    /// Nothing: it gets an empty directory, or what lies at its path.
+    Nothing,
+    /// This.
+    Entry(Entry),
+    /// What was brought back for it lies at its path, and it asks for something else by now.
+    Unwanted(Entry),
+}
+
 /// What an earlier round has begun to bring back.
 enum Begun {
     /// It lies where it was put away.
@@ -94,7 +104,7 @@ impl Restores {
         Self { context, leadership, finder, lister: Lister::default(), reign: parking_lot::Mutex::default() }
     }
 
-    /// Finds what a claim is to get back, on one of these exports; `None` if it is to get an empty directory.
+    /// Finds what a claim is to get back, on one of these exports.
     ///
     /// # Errors
     /// Returns how the round ends if it cannot have what it asks for, or not yet.
@@ -105,7 +115,7 @@ impl Restores {
         path: &RelPath,
         exports: &[ExportId],
         failures: u32,
-    ) -> Result<Option<Entry>, ClaimOutcome> {
+    ) -> Result<Found, ClaimOutcome> {
         self.begin_reign();
         let mark = self.mark().await?;
         let search = Search { claim, wish, mark, failures };
@@ -114,15 +124,14 @@ impl Restores {
         }
         for id in exports {
             let begun = self.begun(&search, *id).await.map_err(|error| self.failed(*id, &error))?;
-            match (begun, wish) {
-                (None, _) => {}
+            match begun {
+                None => {}
                 // It asks for something else by now.
-                (Some(Begun::There(entry)), Wish::Named(name)) if *name != entry.name => {
-                    self.put_back(&claim.volume_name(), &entry.lies_at, &entry).await;
-                    return Err(ClaimOutcome::WaitsForMove);
+                Some(Begun::NotYet(entry)) if !self.is_wanted(&search, &entry) => {}
+                Some(Begun::There(entry)) if !self.is_wanted(&search, &entry) => {
+                    return Ok(Found::Unwanted(entry));
                 }
-                (Some(Begun::NotYet(entry)), Wish::Named(name)) if *name != entry.name => {}
-                (Some(Begun::NotYet(entry) | Begun::There(entry)), _) => return Ok(Some(entry)),
+                Some(Begun::NotYet(entry) | Begun::There(entry)) => return Ok(Found::Entry(entry)),
             }
         }
         let others = self.others(claim).await;
@@ -135,14 +144,16 @@ impl Restores {
             if there.map_err(|error| self.failed(*id, &error))?.is_some() {
                 return match wish {
                     // That is what it gets. Nobody takes it away, or that would have been waited for.
-                    Wish::LatestIfAny => Ok(None),
+                    Wish::LatestIfAny => Ok(Found::Nothing),
                     Wish::Named(_) | Wish::Latest => Err(search.refused(RestoreProblem::PathTaken(path.clone()))),
                 };
             }
         }
         match wish {
-            Wish::Named(name) => self.named(&search, name, exports, &others).await.map(Some),
-            Wish::Latest | Wish::LatestIfAny => self.latest(&search, exports, &others).await,
+            Wish::Named(name) => self.named(&search, name, exports, &others).await.map(Found::Entry),
+            Wish::Latest | Wish::LatestIfAny => {
+                Ok(self.latest(&search, exports, &others).await?.map_or(Found::Nothing, Found::Entry))
+            }
         }
     }
 
@@ -157,7 +168,7 @@ impl Restores {
         if let Some(entry) = self.read(search, id, &name).await?
             && entry.inode == inode
         {
-            return Ok(self.may_have(search, &entry.note).then_some(Begun::NotYet(entry)));
+            return Ok(Some(Begun::NotYet(entry)));
         }
         let seen = storage.look(&own.directory).await?;
         if seen.is_none_or(|seen| seen.inode != inode) {
@@ -264,6 +275,12 @@ impl Restores {
         Ok(None)
     }
 
+    /// Tells whether what was begun is what the claim asks for now, and still its own.
+    fn is_wanted(&self, search: &Search<'_>, entry: &Entry) -> bool {
+        let is_named = !matches!(search.wish, Wish::Named(name) if *name != entry.name);
+        is_named && self.may_have(search, &entry.note)
+    }
+
     fn may_have(&self, search: &Search<'_>, note: &Note) -> bool {
         may_have(search.claim, search.wish, note, &search.mark, &self.context.scope)
     }
@@ -337,9 +354,6 @@ impl Restores {
         entry: &Entry,
     ) -> Result<(), ClaimOutcome> {
         let (at, from) = (&provision.at, &entry.lies_at);
-        if from == at {
-            return Ok(());
-        }
         let until = BootTime::now() + PROOF_FOR;
         let storage = &self.context.export(at).storage;
         let failed = |error: StorageError| self.failed(at.export, &error);
@@ -347,7 +361,13 @@ impl Restores {
         if !is_alone || from.export != at.export {
             return Err(refused(&entry.name, RestoreProblem::InUse, 0));
         }
-        if entry.keep.is_some() && !trash_name(&entry.name).is_some_and(|trash| is_whole(&trash)) {
+        if from == at {
+            let seen = storage.look(&at.path).await.map_err(failed)?;
+            let is_there = seen.is_some_and(|seen| seen.inode == entry.inode);
+            return if is_there { Ok(()) } else { Err(ClaimOutcome::WaitsForMove) };
+        }
+        let lies_in = from.path.as_str().split('/').next().map(classify);
+        if lies_in == Some(RootEntry::Trash) && !trash_name(&entry.name).is_some_and(|trash| is_whole(&trash)) {
             return Err(ClaimOutcome::WaitsForMove);
         }
         let mark = self.context.records.mark();

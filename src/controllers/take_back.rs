@@ -4,7 +4,9 @@
 //! claim has a part in it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::timeout;
 use tracing::warn;
 
 use crate::cluster::api::ApiError;
@@ -25,6 +27,10 @@ use crate::queue::{Next, RetryReason};
 use crate::storage::{Created, Problem, StorageError};
 use crate::values::names::{ClaimUid, VolumeName};
 use crate::values::time::seconds_now;
+
+/// How long it is waited for what was brought back to be put away again, before that is tried anew: an export that does not
+/// answer is to hold up nothing.
+const PUT_BACK_MAX: Duration = Duration::from_secs(10);
 
 /// Takes back what attempts have left. Clones are the same.
 #[derive(Debug, Clone)]
@@ -181,14 +187,20 @@ impl TakeBack {
 
     /// Puts what was brought back for a claim where it was, unless another volume or claim uses the directory by now. Tells
     /// whether nothing more is to be done.
-    async fn put_back(&self, volume: &VolumeName, at: &Location, entry: &Entry) -> bool {
+    pub(super) async fn put_back(&self, volume: &VolumeName, at: &Location, entry: &Entry) -> bool {
         if !self.knows_neighbours(volume).await {
             return false;
         }
         match self.context.state.ledger().depart(volume, at) {
-            Some(departure) if departure.is_alone() => self.restores.put_back(volume, at, entry).await,
+            Some(departure) if departure.is_alone() => {
+                let putting = self.restores.put_back(volume, at, entry);
+                timeout(PUT_BACK_MAX, putting).await.unwrap_or_default()
+            }
             // Whoever has it keeps it.
-            Some(_) => true,
+            Some(_) => {
+                self.context.records.remove(self.context.export(at), volume.as_str()).await;
+                true
+            }
             None => false,
         }
     }
