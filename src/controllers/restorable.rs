@@ -177,10 +177,14 @@ impl Finder {
             *seen = list;
             return Ok((name.into(), *number));
         }
-        let note = read_note(note(storage, mark, &name, trash.as_ref()).await)?;
-        let number = self.restorable.number_of(note.as_ref());
-        // One that could not be read may be soon.
-        if matches!(note, Some(Ok(_))) {
+        let found = note(storage, mark, &name, trash.as_ref()).await;
+        // One that could not be read may be soon. An archive without one gets none: that is written first.
+        let is_certain = match &found {
+            Ok(None) => is_archive,
+            found => matches!(found, Ok(Some(Ok(_)))),
+        };
+        let number = self.restorable.number_of(read_note(found)?.as_ref());
+        if is_certain {
             read.lock().insert(key, (number, list));
         }
         Ok((name.into(), number))
