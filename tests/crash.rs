@@ -64,6 +64,31 @@ async fn through<F: Future<Output = bool>>(
     }
 }
 
+/// Makes sure that the process has died once, at that step. The last step is the last thing that happens: the process may
+/// be dying of it only now.
+async fn has_died_once(provisioner: &mut Process, mut deaths: u32, step: Failpoint) {
+    for _ in 0..250 {
+        if deaths > 0 || !provisioner.is_running() {
+            deaths = deaths.max(1);
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(deaths, 1, "{step:?} was not met:\n{}", provisioner.log());
+}
+
+/// Lets the provisioner make claims in the test's namespace.
+async fn let_it_claim(space: &Space) {
+    let rules = json!([{"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["create"]}]);
+    create::<Role>(&space.api(), from_json(json!({"metadata": {"name": "restore"}, "rules": rules}))).await;
+    let binding = json!({
+        "metadata": {"name": "restore"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "restore"},
+        "subjects": [{"kind": "ServiceAccount", "name": "provisioner", "namespace": space.namespace}],
+    });
+    create::<RoleBinding>(&space.api(), from_json(binding)).await;
+}
+
 async fn is_bound(space: &Space, claim: &str) -> bool {
     let claims: Api<PersistentVolumeClaim> = space.api();
     let phase = claims.get(claim).await.ok().and_then(|claim| claim.status?.phase);
@@ -130,15 +155,7 @@ async fn a_crash_at_any_step_loses_nothing_and_leaves_nothing() {
             through(&space, &mut provisioner, &mut deaths, || async { space.volumes_of(class).await.is_empty() })
                 .await;
         }
-        // The last step is the last thing that happens: the process may be dying of it only now.
-        for _ in 0..250 {
-            if deaths > 0 || !provisioner.is_running() {
-                deaths = deaths.max(1);
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        assert_eq!(deaths, 1, "{step:?} was not met:\n{}", provisioner.log());
+        has_died_once(&mut provisioner, deaths, step).await;
 
         let file = |path: &str| fs::read_to_string(space.at(path)).ok();
         let namespace = &space.namespace;
@@ -221,15 +238,7 @@ async fn a_restore_that_dies_at_any_step_is_finished_by_the_next() {
     for step in Failpoint::OF_RESTORE {
         let space = Space::new().await;
         let _provisioner = start(&space, None);
-        let rules = json!([{"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["create"]}]);
-        let role = json!({"metadata": {"name": "restore"}, "rules": rules});
-        create::<Role>(&space.api(), from_json(role)).await;
-        let binding = json!({
-            "metadata": {"name": "restore"},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "restore"},
-            "subjects": [{"kind": "ServiceAccount", "name": "provisioner", "namespace": space.namespace}],
-        });
-        create::<RoleBinding>(&space.api(), from_json(binding)).await;
+        let_it_claim(&space).await;
         let class = space.class("nfs", json!({})).await;
         space.claim("data", &class, json!({})).await;
         let volume = space.bound("data").await;
@@ -278,14 +287,7 @@ async fn a_claim_gets_its_data_back_whenever_the_process_dies() {
         let mut deaths = 0;
         space.claim("data", &class, json!({})).await;
         through(&space, &mut provisioner, &mut deaths, || is_bound(&space, "data")).await;
-        for _ in 0..250 {
-            if deaths > 0 || !provisioner.is_running() {
-                deaths = deaths.max(1);
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        assert_eq!(deaths, 1, "{step:?} was not met:\n{}", provisioner.log());
+        has_died_once(&mut provisioner, deaths, step).await;
         let directory = Space::directory(&space.bound("data").await);
         assert_eq!(fs::read_to_string(space.at(&directory).join("file")).unwrap(), "kept", "{step:?}");
         assert_eq!(space.entries(), [directory], "{step:?}");
@@ -312,14 +314,7 @@ async fn commands_that_are_killed_at_any_moment_are_finished_by_the_next() {
     const CLAIMS: usize = 12;
     let space = Space::new().await;
     let provisioner = start(&space, None);
-    let rules = json!([{"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["create"]}]);
-    create::<Role>(&space.api(), from_json(json!({"metadata": {"name": "adopt"}, "rules": rules}))).await;
-    let binding = json!({
-        "metadata": {"name": "adopt"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "adopt"},
-        "subjects": [{"kind": "ServiceAccount", "name": "provisioner", "namespace": space.namespace}],
-    });
-    create::<RoleBinding>(&space.api(), from_json(binding)).await;
+    let_it_claim(&space).await;
     let kept = space.class("kept", json!({"reclaimPolicy": "Retain"})).await;
     let archived = space.class("archived", json!({})).await;
     let names = |what: &'static str| (0..CLAIMS).map(move |number| format!("{what}-{number}"));

@@ -149,7 +149,7 @@ async fn find(session: &Session, order: &Order) -> Result<Origin> {
     let mut made = Vec::new();
     let learn = |volume: Volume| {
         // A volume that was made for a claim which asked for it is complete.
-        let is_of_claim = volume.own_claim().is_some_and(|own| volume.name.claim_uid().as_ref() == Some(&own.uid));
+        let is_of_claim = volume.is_named_after_own_claim();
         if volume.restored_from.as_deref() == Some(name) && volume.is_of(&session.provisioner) && !is_of_claim {
             made.push(volume);
         }

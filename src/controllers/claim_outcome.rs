@@ -13,6 +13,7 @@ use crate::decide::refusal::{ClaimRefusal, Passing};
 use crate::decide::restore::Entry;
 use crate::model::claim::{Claim, DataSource};
 use crate::model::parameters::{BadParameter, Fate};
+use crate::model::volume::annotation;
 use crate::queue::{Next, RetryReason};
 use crate::storage::{Problem, StorageError};
 use crate::values::names::VolumeName;
@@ -187,9 +188,15 @@ impl ClaimOutcome {
                 quiet("waits until what is at its path has been moved away", Next::Retry(RetryReason::Neighbour))
             }
             Self::WaitsForRelease { volume, failures } => {
-                waits_for_release(volume, SAME_DIRECTORY, *failures, round)
+                let advice = format!(
+                    ". To keep its data for this claim instead, annotate the volume with {}: retain",
+                    annotation::ON_DELETE
+                );
+                waits_for_release(volume, ("and which has the same directory", &advice), *failures, round)
             }
-            Self::WaitsForData { volume, failures } => waits_for_release(volume, GETS_BACK, *failures, round),
+            Self::WaitsForData { volume, failures } => {
+                waits_for_release(volume, ("and whose data this claim is to get back", ""), *failures, round)
+            }
             Self::WaitsForList => quiet("waits for a list of all volumes", Next::Retry(RetryReason::Changed)),
             Self::WaitsForPromise => {
                 let message = "other claims were promised the free capacity first; will look again";
@@ -266,15 +273,6 @@ fn refused(refusal: &ClaimRefusal, next: Next, round: &ClaimRound<'_>) -> Report
         ..Report::warning("refused", Fields { reason: Some(message), ..round.who() }, next)
     }
 }
-
-/// Why a claim waits for a volume with the same directory, and what can be done.
-const SAME_DIRECTORY: (&str, &str) = (
-    "and which has the same directory",
-    ". To keep its data for this claim instead, annotate the volume with nfs-provisioner/on-delete: retain",
-);
-
-/// Why a claim waits for a volume whose data it is to get back.
-const GETS_BACK: (&str, &str) = ("and whose data this claim is to get back", "");
 
 /// Reports a wait for another volume: as a rule it is over within a second, and not worth an event.
 fn waits_for_release(

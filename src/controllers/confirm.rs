@@ -127,7 +127,7 @@ pub(super) async fn confirm(
 /// somebody may have written another claim there since. The one that the volume was made for, and is named after,
 /// never comes back.
 fn is_proved_released(volume: &Volume) -> bool {
-    volume.own_claim().is_some_and(|claim| volume.name.claim_uid().as_ref() == Some(&claim.uid))
+    volume.is_named_after_own_claim()
 }
 
 /// Makes sure that there is no claim any more with the uid that is in the volume's `claimRef`.

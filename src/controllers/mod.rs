@@ -6,6 +6,7 @@
 pub mod report;
 pub mod classes;
 pub mod records;
+mod batch;
 pub mod restorable;
 pub mod context;
 pub mod pool;

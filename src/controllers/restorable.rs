@@ -6,17 +6,17 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use futures::stream::{self, StreamExt, TryStreamExt};
-use parking_lot::Mutex;
-use tokio::sync::oneshot;
-
+use crate::controllers::batch::Batch;
 use crate::export::Export;
 use crate::layout::{ClusterMark, Note, RootEntry, TrashName, classify};
 use crate::model::exports::{ExportId, PerExport};
 use crate::storage::{Errno, FoundNote, ListOf, Problem, Storage, StorageError};
 use crate::values::names::ClaimRef;
 use crate::values::time::seconds_now;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use parking_lot::Mutex;
 
 /// How many notes are read at a time.
 const READS_MAX: usize = 8;
@@ -29,9 +29,6 @@ type Names = Vec<Box<str>>;
 
 /// Of each entry by its export and its name, as a number: the claim, as a number, and the list that last showed the entry.
 type Read = HashMap<(ExportId, u64), (u64, u32)>;
-
-/// Who waits for the names of a claim's entries.
-type Waiting = Vec<(u64, oneshot::Sender<Result<Names, StorageError>>)>;
 
 /// The entries whose notes have been read. Clones are the same.
 #[derive(Debug, Clone, Default)]
@@ -64,26 +61,22 @@ impl Restorable {
     }
 }
 
-/// Lists one export for all who ask.
-#[derive(Debug, Default)]
-struct Lister {
-    waiting: Mutex<Waiting>,
-    turn: tokio::sync::Mutex<u32>,
-}
-
 /// Finds the entries that are noted as a claim's.
 #[derive(Debug)]
 pub(super) struct Finder {
     exports: PerExport<Export>,
     restorable: Restorable,
-    listers: PerExport<Lister>,
+    /// The lists of each export, for claims as numbers.
+    lists: PerExport<Batch<u64, Names>>,
+    /// How many lists there were.
+    count: AtomicU32,
 }
 
 impl Finder {
     /// Makes one for these exports.
     pub(super) fn new(exports: PerExport<Export>, restorable: Restorable) -> Self {
-        let listers = exports.map(|_| Lister::default());
-        Self { exports, restorable, listers }
+        let lists = exports.map(|_| Batch::default());
+        Self { exports, restorable, lists, count: AtomicU32::new(0) }
     }
 
     /// Returns the names of the entries on an export whose notes say that they are of a claim of this namespace and name,
@@ -99,40 +92,13 @@ impl Finder {
         mark: &ClusterMark,
     ) -> Result<Names, StorageError> {
         let number = self.restorable.number(&claim.namespace, &claim.name);
-        let lister = self.listers.get(id);
-        loop {
-            let (send, mut receive) = oneshot::channel();
-            lister.waiting.lock().push((number, send));
-            let mut turn = lister.turn.lock().await;
-            match receive.try_recv() {
-                Ok(answer) => return answer,
-                // Whoever had the list was stopped.
-                Err(oneshot::error::TryRecvError::Closed) => continue,
-                Err(oneshot::error::TryRecvError::Empty) => {}
-            }
-            let asked = std::mem::take(&mut *lister.waiting.lock());
-            *turn = turn.wrapping_add(1);
-            let mut found: HashMap<u64, Names> = asked.iter().map(|(number, _)| (*number, Vec::new())).collect();
-            let ended = self.list(id, mark, *turn, &mut found).await;
-            for (number, answer) in asked {
-                let names = found.get(&number).cloned().unwrap_or_default();
-                // Who does not wait any more does not need it.
-                let _ = answer.send(ended.clone().map(|()| names));
-            }
-            if let Ok(answer) = receive.try_recv() {
-                return answer;
-            }
-        }
+        self.lists.get(id).ask(number, |numbers| self.list(id, mark, numbers)).await
     }
 
-    /// Lists an export, and adds to `found` the names of those entries that are asked for.
-    async fn list(
-        &self,
-        id: ExportId,
-        mark: &ClusterMark,
-        list: u32,
-        found: &mut HashMap<u64, Names>,
-    ) -> Result<(), StorageError> {
+    /// Lists an export, and returns the names of the entries of each claim.
+    async fn list(&self, id: ExportId, mark: &ClusterMark, numbers: Vec<u64>) -> Result<Vec<Names>, StorageError> {
+        let list = self.count.fetch_add(1, Ordering::Relaxed);
+        let mut found: HashMap<u64, Names> = numbers.iter().map(|number| (*number, Vec::new())).collect();
         let storage = &self.exports.get(id).storage;
         for of in ListOf::NUMBERS.map(ListOf::Trash).chain([ListOf::Root]) {
             let Some(mut entries) = storage.entries(&of).await? else { continue };
@@ -152,7 +118,7 @@ impl Finder {
             }
         }
         self.restorable.read.lock().retain(|(export, _), (_, seen)| *export != id || *seen == list);
-        Ok(())
+        Ok(numbers.iter().map(|number| found.get(number).cloned().unwrap_or_default()).collect())
     }
 
     /// Finds the number of the claim that an entry is noted as.

@@ -13,12 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use crate::cluster::api::ApiError;
 use crate::cluster::election::Leadership;
+use crate::controllers::batch::Batch;
 use crate::controllers::claim_outcome::{ClaimOutcome, Unread, awaited};
 use crate::controllers::context::Context;
 use crate::controllers::records::NOTE_MAX;
@@ -36,7 +36,7 @@ use crate::model::volume::Volume;
 use crate::storage::{FoundNote, ListOf, StorageError, explain};
 use crate::values::names::{ClaimRef, ClaimUid, VolumeName};
 use crate::values::path::RelPath;
-use crate::values::time::{BootTime, seconds_now};
+use crate::values::time::{BootTime, seconds_now, timestamp};
 
 /// How long it may take from the last look at what is brought back to the rename.
 const PROOF_FOR: Duration = Duration::from_secs(10);
@@ -47,7 +47,8 @@ pub(super) struct Restores {
     context: Context,
     leadership: Leadership,
     finder: Finder,
-    lister: Lister,
+    /// Lists of all volumes, for claims.
+    lists: Batch<ClaimRef, Others>,
     /// Under which leadership the finder has learned what it knows.
     reign: parking_lot::Mutex<Option<Instant>>,
 }
@@ -87,21 +88,11 @@ struct Others {
     in_revival: Arc<HashSet<Box<str>>>,
 }
 
-/// The volumes of earlier claims of their names, by the claims that ask; and what is being brought back for others.
-type Listed = (HashMap<ClaimUid, Vec<Volume>>, HashSet<Box<str>>);
-
-/// Lists the volumes for all claims that wait for that at the same time.
-#[derive(Debug, Default)]
-struct Lister {
-    waiting: parking_lot::Mutex<Vec<(ClaimRef, oneshot::Sender<Others>)>>,
-    turn: tokio::sync::Mutex<()>,
-}
-
 impl Restores {
     /// Puts it together from its parts.
     pub(super) fn new(context: Context, leadership: Leadership) -> Self {
         let finder = Finder::new(context.exports.clone(), context.restorable.clone());
-        Self { context, leadership, finder, lister: Lister::default(), reign: parking_lot::Mutex::default() }
+        Self { context, leadership, finder, lists: Batch::default(), reign: parking_lot::Mutex::default() }
     }
 
     /// Finds what a claim is to get back, on one of these exports.
@@ -178,7 +169,7 @@ impl Restores {
         let noted = read_note(note(storage, &search.mark, &name, trash.as_ref()).await)?;
         let noted = noted.and_then(FoundNote::ok).filter(|noted| noted.inode == Some(inode));
         let at = match (&trash, &noted) {
-            (Some(trash), _) => second(trash.at()),
+            (Some(trash), _) => Some(timestamp(trash.at())),
             (None, noted) => noted.as_ref().and_then(|noted| noted.archived),
         };
         let lies_at = Location { export: id, path: own.directory.clone() };
@@ -265,7 +256,7 @@ impl Restores {
             let Some(Ok(note)) = read_note(found)? else { break };
             let is_of_it =
                 note.inode == Some(seen.inode) && trash.as_ref().is_none_or(|trash| is_of(trash, &note));
-            let at = trash.as_ref().map_or(note.archived, |trash| second(trash.at()));
+            let at = trash.as_ref().map_or(note.archived, |trash| Some(timestamp(trash.at())));
             let lies_at = Location { export: id, path: home };
             let keep = trash.and_then(|trash| trash.keep().cloned());
             let claim = search.claim.claim.clone();
@@ -294,36 +285,14 @@ impl Restores {
     /// Lists all volumes, so that what the ledger says is true, and returns those that matter for a claim. Claims that ask
     /// while volumes are being listed share the next list.
     async fn others(&self, claim: &Claim) -> Result<Others, ApiError> {
-        let Lister { waiting, turn } = &self.lister;
-        loop {
-            let (send, mut receive) = oneshot::channel();
-            waiting.lock().push((claim.claim.clone(), send));
-            let _turn = turn.lock().await;
-            match receive.try_recv() {
-                Ok(others) => return Ok(others),
-                // Whoever had the list has failed, or was stopped.
-                Err(oneshot::error::TryRecvError::Closed) => continue,
-                Err(oneshot::error::TryRecvError::Empty) => {}
-            }
-            let asked = std::mem::take(&mut *waiting.lock());
-            let (mut earlier, in_revival) = self.list(asked.iter().map(|(claim, _)| claim)).await?;
-            let in_revival = Arc::new(in_revival);
-            for (claim, answer) in asked {
-                let earlier = earlier.remove(&claim.uid).unwrap_or_default();
-                // Who does not wait any more does not need it.
-                let _ = answer.send(Others { earlier, in_revival: Arc::clone(&in_revival) });
-            }
-            if let Ok(others) = receive.try_recv() {
-                return Ok(others);
-            }
-        }
+        self.lists.ask(claim.claim.clone(), |claims| self.list(claims)).await
     }
 
-    async fn list(&self, claims: impl Iterator<Item = &ClaimRef>) -> Result<Listed, ApiError> {
+    async fn list(&self, claims: Vec<ClaimRef>) -> Result<Vec<Others>, ApiError> {
         let mut earlier: HashMap<ClaimUid, Vec<Volume>> = HashMap::new();
         let mut in_revival = HashSet::new();
         let mut by_name: HashMap<_, Vec<_>> = HashMap::new();
-        for claim in claims {
+        for claim in &claims {
             by_name.entry((&*claim.namespace, &*claim.name)).or_default().push(claim);
         }
         let provisioner = &self.context.scope.provisioner;
@@ -340,7 +309,12 @@ impl Restores {
             }
         };
         self.context.read_volumes(learn).await?;
-        Ok((earlier, in_revival))
+        let in_revival = Arc::new(in_revival);
+        let others = claims.iter().map(|claim| Others {
+            earlier: earlier.remove(&claim.uid).unwrap_or_default(),
+            in_revival: Arc::clone(&in_revival),
+        });
+        Ok(others.collect())
     }
 
     /// Renames what the claim gets back to its path, unless that was done.
@@ -505,10 +479,6 @@ fn homes(name: &str) -> Vec<RelPath> {
         (None, Err(_)) => Vec::new(),
     };
     paths.iter().filter_map(|path| RelPath::parse(path).ok()).collect()
-}
-
-fn second(seconds: u64) -> Option<Timestamp> {
-    i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok())
 }
 
 #[cfg(test)]

@@ -270,6 +270,12 @@ impl Volume {
         self.claim.as_ref().filter(|claim| !claim.uid.as_str().is_empty())
     }
 
+    /// Tells whether the volume is named after the claim that it has, or had: it was made for that one.
+    #[must_use]
+    pub fn is_named_after_own_claim(&self) -> bool {
+        self.own_claim().is_some_and(|claim| self.name.claim_uid().as_ref() == Some(&claim.uid))
+    }
+
     /// Tells whether the volume was made by `provisioner` for the claim with this uid. That proves that it is the
     /// volume we were about to make.
     #[must_use]

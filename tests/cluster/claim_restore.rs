@@ -50,6 +50,11 @@ async fn refused(space: &Space, claim: &str, words: &str) {
     .await;
 }
 
+/// Starts a provisioner that reaches the API server through a proxy, with a server of its own.
+fn start_through(space: &Space, proxy: &Proxy) -> Process {
+    Process::start(&Settings { server: space.own_server(), ..space.settings_through(proxy) })
+}
+
 /// The only entry of the trash.
 fn trashed(space: &Space) -> String {
     let entry = fs::read_dir(space.at(TRASH)).unwrap().next().unwrap().unwrap();
@@ -324,8 +329,7 @@ async fn what_a_volume_uses_or_whose_group_or_path_is_taken_waits() {
 async fn what_was_brought_back_for_a_claim_that_goes_is_put_away_again() {
     let space = Space::new().await;
     let proxy = Proxy::start(space.plane);
-    let settings = Settings { server: space.own_server(), ..space.settings_through(&proxy) };
-    let _provisioner = Process::start(&settings);
+    let _provisioner = start_through(&space, &proxy);
     let parameters = json!({"claimRestore": "onRequest", "onDelete": "delete", "deleteRetention": "1h"});
     let deletes = space.class("deletes", json!({"parameters": parameters})).await;
     let archives = space.class("archives", json!({"parameters": {"claimRestore": "onRequest"}})).await;
@@ -365,8 +369,7 @@ async fn what_was_brought_back_for_a_claim_that_goes_is_put_away_again() {
 async fn a_claim_that_asks_for_something_else_by_then_gets_that() {
     let space = Space::new().await;
     let proxy = Proxy::start(space.plane);
-    let settings = Settings { server: space.own_server(), ..space.settings_through(&proxy) };
-    let _provisioner = Process::start(&settings);
+    let _provisioner = start_through(&space, &proxy);
     let class = space.class("nfs", json!({"parameters": {"claimRestore": "onRequest"}})).await;
     let first = format!("archived-{}", put_away(&space, "data", &class, "first").await);
     let second = format!("archived-{}", put_away(&space, "data", &class, "second").await);

@@ -19,6 +19,7 @@ use crate::model::volume::{Phase, ReclaimPolicy, Volume};
 use crate::storage::{Entries, ListOf, Storage};
 use crate::values::names::{ClassName, VolumeName};
 use crate::values::path::RelPath;
+use crate::values::time::timestamp;
 
 /// The status of an orphan that was a volume's of this cluster, and that no other cluster has noted.
 pub const GONE: &str = "its volume is gone";
@@ -386,12 +387,11 @@ async fn trashed(export: &Export, notes: &Notes, entry: &str, place: TrashPlace)
     };
     let found = notes.of_volume(&export.storage, name.volume()).await;
     let item = found.iter().fold(item, |item, (_, note)| told(item, note));
-    let time = |seconds: u64| i64::try_from(seconds).ok().and_then(|at| Timestamp::from_second(at).ok());
-    let kept_until = name.kept_until().and_then(time).filter(|until| *until > Timestamp::now());
+    let kept_until = name.kept_until().map(timestamp).filter(|until| *until > Timestamp::now());
     Some(Item {
         status: Some(if kept_until.is_some() { "is kept" } else { "is being removed" }.to_owned()),
         kept_until,
-        at: time(name.at()),
+        at: Some(timestamp(name.at())),
         lies_at: RelPath::parse(&name.path()).ok(),
         ..item
     })
