@@ -285,12 +285,12 @@ impl<'a> Reaper<'a> {
                     self.learn(released, Some(WasKept::Due));
                 }
             }
-            Err(error) if error.problem == Problem::NotLeading => self.block(name, 1, error),
-            // As where there is no room for another name. It is due, and so nobody restores it.
-            Err(_) => {
+            // Nobody can restore what is no directory; and what makes room must not wait for room.
+            Err(error) if error.problem.is_lack_of_room() || error.problem == Problem::NotDirectory => {
                 self.known.entry(name.clone()).or_default().was_kept = Some(WasKept::Due);
                 return true;
             }
+            Err(error) => self.block(name, 1, error),
         }
         false
     }

@@ -234,7 +234,8 @@ impl Provisioner {
             Found::Nothing => return Ok(plan),
             Found::Entry(entry) => entry,
             Found::Unwanted(entry) => {
-                self.take_back.put_back(&claim.volume_name(), &entry.lies_at, &entry).await;
+                let left = self.take_back.leave_unwanted(claim, &entry).await;
+                left.map_err(|error| ClaimOutcome::FailedToRead(Unread::Elsewhere, error))?;
                 return Err(ClaimOutcome::WaitsForMove);
             }
         };

@@ -4,6 +4,7 @@
 //! no more is remembered than two numbers, because there may be a million.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -67,7 +68,7 @@ pub(super) struct Finder {
     exports: PerExport<Export>,
     restorable: Restorable,
     /// The lists of each export, for claims as numbers.
-    lists: PerExport<Batch<u64, Names>>,
+    lists: PerExport<Batch<u64, Result<Names, StorageError>>>,
     /// How many lists there were.
     count: AtomicU32,
 }
@@ -92,7 +93,18 @@ impl Finder {
         mark: &ClusterMark,
     ) -> Result<Names, StorageError> {
         let number = self.restorable.number(&claim.namespace, &claim.name);
-        self.lists.get(id).ask(number, |numbers| self.list(id, mark, numbers)).await
+        // An error is an answer, too: an export that fails is not listed once more for each who waits.
+        let run = async |numbers: Vec<u64>| {
+            let count = numbers.len();
+            Ok::<_, Infallible>(match self.list(id, mark, numbers).await {
+                Ok(names) => names.into_iter().map(Ok).collect(),
+                Err(error) => vec![Err(error); count],
+            })
+        };
+        match self.lists.get(id).ask(number, run).await {
+            Ok(answer) => answer,
+            Err(never) => match never {},
+        }
     }
 
     /// Lists an export, and returns the names of the entries of each claim.

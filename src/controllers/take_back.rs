@@ -185,16 +185,36 @@ impl TakeBack {
         Ok(())
     }
 
+    /// Puts what was brought back for a claim away again, because the claim asks for something else by now; unless the claim
+    /// has its volume all the same.
+    ///
+    /// # Errors
+    /// Returns any API error.
+    pub(super) async fn leave_unwanted(&self, claim: &Claim, entry: &Entry) -> Result<(), ApiError> {
+        let volume = claim.volume_name();
+        if self.find_volume(&volume, &entry.lies_at).await? == Found::Nowhere {
+            self.put_back(&volume, &entry.lies_at, entry).await;
+        }
+        Ok(())
+    }
+
     /// Puts what was brought back for a claim where it was, unless another volume or claim uses the directory by now. Tells
     /// whether nothing more is to be done.
-    pub(super) async fn put_back(&self, volume: &VolumeName, at: &Location, entry: &Entry) -> bool {
+    async fn put_back(&self, volume: &VolumeName, at: &Location, entry: &Entry) -> bool {
         if !self.knows_neighbours(volume).await {
             return false;
         }
         match self.context.state.ledger().depart(volume, at) {
             Some(departure) if departure.is_alone() => {
-                let putting = self.restores.put_back(volume, at, entry);
-                timeout(PUT_BACK_MAX, putting).await.unwrap_or_default()
+                let restores = Arc::clone(&self.restores);
+                let (volume, at, entry) = (volume.clone(), at.clone(), entry.clone());
+                // It may still be carried out when nobody waits for it any more, and nobody is to be given the place.
+                let putting = tokio::spawn(async move {
+                    let is_put = restores.put_back(&volume, &at, &entry).await;
+                    drop(departure);
+                    is_put
+                });
+                matches!(timeout(PUT_BACK_MAX, putting).await, Ok(Ok(true)))
             }
             // Whoever has it keeps it.
             Some(_) => {
