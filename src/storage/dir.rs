@@ -14,9 +14,16 @@
 use std::ffi::{CStr, CString};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
+use crate::storage::direct::attributes::{Changes, Stamp};
+use crate::storage::direct::dirhandle::{DirHandle, Pages};
+use crate::storage::direct::filehandle::FileHandle;
+use crate::storage::direct::node::Node;
+use crate::storage::direct::rpc::Who;
+use crate::storage::direct::server::Server;
 use crate::storage::entry::{Access, Attributes, EntryName, FileKind, Time};
-use crate::storage::error::Problem;
+use crate::storage::error::{Errno, Problem};
 use crate::storage::mounted::dirfd::{DirFd, DirStream, Resolver};
 use crate::storage::mounted::file::{Fd, FileFd};
 use crate::storage::mounted::mount::Mount;
@@ -27,6 +34,8 @@ use crate::values::headroom::FsUsage;
 pub(crate) enum Dir {
     /// On an export that the kernel has mounted.
     Mounted(DirFd),
+    /// On an export that is spoken to.
+    Direct(DirHandle),
 }
 
 /// An open file.
@@ -34,6 +43,8 @@ pub(crate) enum Dir {
 pub(crate) enum File {
     /// On an export that the kernel has mounted.
     Mounted(FileFd),
+    /// On an export that is spoken to.
+    Direct(FileHandle),
 }
 
 /// What is open, a directory or a file, as far as these are the same.
@@ -41,6 +52,8 @@ pub(crate) enum File {
 pub(crate) enum Inode<'a> {
     /// On an export that the kernel has mounted.
     Mounted(&'a Fd),
+    /// On an export that is spoken to.
+    Direct(&'a Node),
 }
 
 /// A listing of a directory that is under way.
@@ -48,6 +61,8 @@ pub(crate) enum Inode<'a> {
 pub(crate) enum Listing {
     /// Of an export that the kernel has mounted.
     Mounted(DirStream),
+    /// Of an export that is spoken to.
+    Direct(Pages),
 }
 
 impl Dir {
@@ -63,10 +78,16 @@ impl Dir {
         DirFd::open_top_by(path, resolver).map(Self::Mounted)
     }
 
+    /// Finds the directory at a path of an administrator's on a server.
+    pub(crate) fn open_direct(server: Arc<Server>, path: &str) -> Result<Self, Problem> {
+        DirHandle::open_top(server, path).map(Self::Direct)
+    }
+
     /// Returns what this directory has in common with files.
     pub(crate) fn inode(&self) -> Inode<'_> {
         match self {
             Self::Mounted(dir) => Inode::Mounted(dir.fd()),
+            Self::Direct(dir) => Inode::Direct(dir.node()),
         }
     }
 
@@ -77,6 +98,7 @@ impl Dir {
     pub(crate) fn open<N: EntryName + ?Sized>(&self, name: &N, access: Access) -> Result<Self, Problem> {
         match self {
             Self::Mounted(dir) => dir.open(&name.entry_name()?, access).map(Self::Mounted),
+            Self::Direct(dir) => dir.open(&name.entry_name()?).map(Self::Direct),
         }
     }
 
@@ -84,6 +106,7 @@ impl Dir {
     pub(crate) fn reopen(&self, access: Access) -> Result<Self, Problem> {
         match self {
             Self::Mounted(dir) => dir.open(c".", access).map(Self::Mounted),
+            Self::Direct(dir) => Ok(Self::Direct(dir.reopen())),
         }
     }
 
@@ -94,6 +117,7 @@ impl Dir {
     pub(crate) fn entry<N: EntryName + ?Sized>(&self, name: &N) -> Result<Attributes, Problem> {
         match self {
             Self::Mounted(dir) => dir.entry(&name.entry_name()?),
+            Self::Direct(dir) => dir.entry(&name.entry_name()?),
         }
     }
 
@@ -104,6 +128,7 @@ impl Dir {
     pub(crate) fn make<N: EntryName + ?Sized>(&self, name: &N, mode: u32) -> Result<(), Problem> {
         match self {
             Self::Mounted(dir) => dir.make(&name.entry_name()?, mode),
+            Self::Direct(dir) => dir.make(&name.entry_name()?, mode),
         }
     }
 
@@ -120,6 +145,10 @@ impl Dir {
     ) -> Result<(), Problem> {
         match (self, to) {
             (Self::Mounted(dir), Self::Mounted(to)) => dir.rename(&name.entry_name()?, to, &to_name.entry_name()?),
+            (Self::Direct(dir), Self::Direct(to)) => dir.rename(&name.entry_name()?, to, &to_name.entry_name()?),
+            (Self::Mounted(_), Self::Direct(_)) | (Self::Direct(_), Self::Mounted(_)) => {
+                Err(Problem::Os(Errno::EXDEV))
+            }
         }
     }
 
@@ -127,6 +156,7 @@ impl Dir {
     pub(crate) fn unlink<N: EntryName + ?Sized>(&self, name: &N) -> Result<(), Problem> {
         match self {
             Self::Mounted(dir) => dir.unlink(&name.entry_name()?),
+            Self::Direct(dir) => dir.unlink(&name.entry_name()?),
         }
     }
 
@@ -139,6 +169,7 @@ impl Dir {
     pub(crate) fn remove_many(&self, names: &[CString], goes_on: &dyn Fn() -> bool) -> Vec<Result<(), Problem>> {
         match self {
             Self::Mounted(dir) => dir.remove_many(names, goes_on),
+            Self::Direct(dir) => dir.remove_many(names, goes_on),
         }
     }
 
@@ -149,6 +180,7 @@ impl Dir {
     pub(crate) fn remove_empty<N: EntryName + ?Sized>(&self, name: &N) -> Result<(), Problem> {
         match self {
             Self::Mounted(dir) => dir.remove_empty(&name.entry_name()?),
+            Self::Direct(dir) => dir.remove_empty(&name.entry_name()?),
         }
     }
 
@@ -157,6 +189,7 @@ impl Dir {
     pub(crate) fn write<N: EntryName + ?Sized>(&self, name: &N, content: &[u8]) -> Result<(), Problem> {
         match self {
             Self::Mounted(dir) => dir.write(&name.entry_name()?, content),
+            Self::Direct(dir) => dir.write(&name.entry_name()?, content),
         }
     }
 
@@ -164,6 +197,7 @@ impl Dir {
     pub(crate) fn listing(&self) -> Result<Listing, Problem> {
         match self {
             Self::Mounted(dir) => dir.listing().map(Listing::Mounted),
+            Self::Direct(dir) => Ok(Listing::Direct(dir.listing())),
         }
     }
 
@@ -174,6 +208,7 @@ impl Dir {
     pub(crate) fn unlock(&self) -> Result<(), Problem> {
         match self {
             Self::Mounted(dir) => dir.unlock(),
+            Self::Direct(dir) => dir.unlock(),
         }
     }
 
@@ -181,6 +216,7 @@ impl Dir {
     pub(crate) fn usage(&self) -> Result<FsUsage, Problem> {
         match self {
             Self::Mounted(dir) => dir.usage(),
+            Self::Direct(dir) => dir.usage(),
         }
     }
 
@@ -188,6 +224,7 @@ impl Dir {
     pub(crate) fn mount(&self) -> Option<Mount> {
         match self {
             Self::Mounted(dir) => dir.mount(),
+            Self::Direct(_) => None,
         }
     }
 
@@ -195,6 +232,8 @@ impl Dir {
     pub(crate) fn is_reached_as(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Mounted(dir), Self::Mounted(other)) => dir.is_on_same_mount(other),
+            (Self::Direct(dir), Self::Direct(other)) => dir.is_same_as(other),
+            (Self::Mounted(_), Self::Direct(_)) | (Self::Direct(_), Self::Mounted(_)) => false,
         }
     }
 
@@ -202,6 +241,7 @@ impl Dir {
     pub(crate) fn open_file<N: EntryName + ?Sized>(&self, name: &N) -> Result<File, Problem> {
         match self {
             Self::Mounted(dir) => dir.open_file(&name.entry_name()?).map(File::Mounted),
+            Self::Direct(dir) => dir.open_file(&name.entry_name()?).map(File::Direct),
         }
     }
 
@@ -212,6 +252,7 @@ impl Dir {
     pub(crate) fn create_file<N: EntryName + ?Sized>(&self, name: &N) -> Result<File, Problem> {
         match self {
             Self::Mounted(dir) => dir.create_file(&name.entry_name()?).map(File::Mounted),
+            Self::Direct(dir) => dir.create_file(&name.entry_name()?).map(File::Direct),
         }
     }
 
@@ -224,6 +265,10 @@ impl Dir {
     ) -> Result<(), Problem> {
         match (self, to) {
             (Self::Mounted(dir), Self::Mounted(to)) => dir.link(&name.entry_name()?, to, &to_name.entry_name()?),
+            (Self::Direct(dir), Self::Direct(to)) => dir.link(&name.entry_name()?, to, &to_name.entry_name()?),
+            (Self::Mounted(_), Self::Direct(_)) | (Self::Direct(_), Self::Mounted(_)) => {
+                Err(Problem::Os(Errno::EXDEV))
+            }
         }
     }
 
@@ -231,6 +276,7 @@ impl Dir {
     pub(crate) fn symlink<N: EntryName + ?Sized>(&self, leads_to: &CStr, name: &N) -> Result<(), Problem> {
         match self {
             Self::Mounted(dir) => dir.symlink(leads_to, &name.entry_name()?),
+            Self::Direct(dir) => dir.symlink(leads_to, &name.entry_name()?),
         }
     }
 
@@ -238,6 +284,7 @@ impl Dir {
     pub(crate) fn read_link<N: EntryName + ?Sized>(&self, name: &N) -> Result<CString, Problem> {
         match self {
             Self::Mounted(dir) => dir.read_link(&name.entry_name()?),
+            Self::Direct(dir) => dir.read_link(&name.entry_name()?),
         }
     }
 
@@ -254,6 +301,7 @@ impl Dir {
     ) -> Result<(), Problem> {
         match self {
             Self::Mounted(dir) => dir.make_node(&name.entry_name()?, kind, mode, device),
+            Self::Direct(dir) => dir.make_node(&name.entry_name()?, kind, mode, device),
         }
     }
 
@@ -266,6 +314,7 @@ impl Dir {
     ) -> Result<(), Problem> {
         match self {
             Self::Mounted(dir) => dir.set_owners_of(&name.entry_name()?, uid, gid),
+            Self::Direct(dir) => dir.set_owners_of(&name.entry_name()?, uid, gid),
         }
     }
 
@@ -273,6 +322,7 @@ impl Dir {
     pub(crate) fn set_mode_of<N: EntryName + ?Sized>(&self, name: &N, mode: u32) -> Result<(), Problem> {
         match self {
             Self::Mounted(dir) => dir.set_mode_of(&name.entry_name()?, mode),
+            Self::Direct(dir) => dir.set_mode_of(&name.entry_name()?, mode),
         }
     }
 
@@ -285,6 +335,7 @@ impl Dir {
     ) -> Result<(), Problem> {
         match self {
             Self::Mounted(dir) => dir.set_times_of(&name.entry_name()?, accessed, modified),
+            Self::Direct(dir) => dir.set_times_of(&name.entry_name()?, accessed, modified),
         }
     }
 }
@@ -294,6 +345,7 @@ impl Inode<'_> {
     pub(crate) fn attributes(self) -> Result<Attributes, Problem> {
         match self {
             Self::Mounted(fd) => fd.attributes(),
+            Self::Direct(node) => node.attributes(),
         }
     }
 
@@ -304,6 +356,7 @@ impl Inode<'_> {
     pub(crate) fn set_owners(self, uid: Option<u32>, gid: Option<u32>) -> Result<(), Problem> {
         match self {
             Self::Mounted(fd) => fd.set_owners(uid, gid),
+            Self::Direct(node) => node.set(Who::ROOT, &Changes::owners(uid, gid)),
         }
     }
 
@@ -311,6 +364,7 @@ impl Inode<'_> {
     pub(crate) fn set_mode(self, mode: u32) -> Result<(), Problem> {
         match self {
             Self::Mounted(fd) => fd.set_mode(mode),
+            Self::Direct(node) => node.set(Who::ROOT, &Changes::mode(mode)),
         }
     }
 
@@ -318,6 +372,7 @@ impl Inode<'_> {
     pub(crate) fn set_times(self, accessed: Time, modified: Time) -> Result<(), Problem> {
         match self {
             Self::Mounted(fd) => fd.set_times(accessed, modified),
+            Self::Direct(node) => node.set(Who::ROOT, &Changes::times(Stamp::At(accessed), Stamp::At(modified))),
         }
     }
 
@@ -325,6 +380,7 @@ impl Inode<'_> {
     pub(crate) fn touch(self) -> Result<(), Problem> {
         match self {
             Self::Mounted(fd) => fd.touch(),
+            Self::Direct(node) => node.set(Who::ROOT, &Changes::times(Stamp::Now, Stamp::Now)),
         }
     }
 
@@ -333,6 +389,7 @@ impl Inode<'_> {
     pub(crate) fn born(self) -> Option<Time> {
         match self {
             Self::Mounted(fd) => fd.born(),
+            Self::Direct(node) => node.born(),
         }
     }
 
@@ -343,6 +400,7 @@ impl Inode<'_> {
     pub(crate) fn xattr_names(self) -> Result<Vec<CString>, Problem> {
         match self {
             Self::Mounted(fd) => fd.xattr_names(),
+            Self::Direct(node) => node.xattr_names(),
         }
     }
 
@@ -353,6 +411,7 @@ impl Inode<'_> {
     pub(crate) fn xattr(self, name: &CStr) -> Result<Vec<u8>, Problem> {
         match self {
             Self::Mounted(fd) => fd.xattr(name),
+            Self::Direct(node) => node.xattr(name),
         }
     }
 
@@ -363,6 +422,7 @@ impl Inode<'_> {
     pub(crate) fn set_xattr(self, name: &CStr, value: &[u8]) -> Result<(), Problem> {
         match self {
             Self::Mounted(fd) => fd.set_xattr(name, value),
+            Self::Direct(node) => node.set_xattr(name, value),
         }
     }
 }
@@ -372,6 +432,7 @@ impl File {
     pub(crate) fn inode(&self) -> Inode<'_> {
         match self {
             Self::Mounted(file) => Inode::Mounted(file.fd()),
+            Self::Direct(file) => Inode::Direct(file.node()),
         }
     }
 
@@ -380,6 +441,7 @@ impl File {
     pub(crate) fn next_data(&self, at: u64, size: u64) -> Result<Option<Range<u64>>, Problem> {
         match self {
             Self::Mounted(file) => file.next_data(at, size),
+            Self::Direct(file) => file.next_data(at, size),
         }
     }
 
@@ -387,6 +449,7 @@ impl File {
     pub(crate) fn read_at(&self, block: &mut [u8], at: u64) -> Result<usize, Problem> {
         match self {
             Self::Mounted(file) => file.read_at(block, at),
+            Self::Direct(file) => file.read_at(block, at),
         }
     }
 
@@ -394,6 +457,7 @@ impl File {
     pub(crate) fn write_at(&self, block: &[u8], at: u64) -> Result<(), Problem> {
         match self {
             Self::Mounted(file) => file.write_at(block, at),
+            Self::Direct(file) => file.write_at(block, at),
         }
     }
 
@@ -405,6 +469,10 @@ impl File {
     pub(crate) fn copy_range(&self, to: &Self, at: u64, length: usize) -> Result<usize, Problem> {
         match (self, to) {
             (Self::Mounted(file), Self::Mounted(to)) => file.copy_range(to, at, length),
+            (Self::Direct(file), Self::Direct(to)) => file.copy_range(to, at, length),
+            (Self::Mounted(_), Self::Direct(_)) | (Self::Direct(_), Self::Mounted(_)) => {
+                Err(Problem::Os(Errno::EXDEV))
+            }
         }
     }
 
@@ -412,6 +480,7 @@ impl File {
     pub(crate) fn truncate(&self, size: u64) -> Result<(), Problem> {
         match self {
             Self::Mounted(file) => file.truncate(size),
+            Self::Direct(file) => file.truncate(size),
         }
     }
 
@@ -420,6 +489,7 @@ impl File {
     pub(crate) fn sync(&self) -> Result<(), Problem> {
         match self {
             Self::Mounted(file) => file.sync(),
+            Self::Direct(file) => file.sync(),
         }
     }
 }
@@ -432,6 +502,7 @@ impl Listing {
     pub(crate) fn next(&mut self, limit: usize) -> Result<Vec<(CString, Option<FileKind>)>, Problem> {
         match self {
             Self::Mounted(listing) => listing.next(limit),
+            Self::Direct(listing) => listing.next(limit),
         }
     }
 }

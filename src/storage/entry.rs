@@ -61,7 +61,7 @@ pub(crate) struct Attributes {
 /// A time by the file system's clock, in seconds since 1970 and nanoseconds after that.
 ///
 /// A tenant can set it to anything, so it is not reckoned with where that could overflow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Time {
     /// Seconds since 1970; negative before.
     pub(crate) seconds: i64,

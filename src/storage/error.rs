@@ -124,6 +124,8 @@ pub enum Problem {
     TooLate,
     /// A directory that was to be copied lies in too many others.
     TooDeep,
+    /// The server was restarted a moment ago, and waits for those who had something open before.
+    InGrace,
     /// No NFS export is mounted there, though one should be.
     NotNfs,
     /// This process lacks the capability of this name.
@@ -143,6 +145,7 @@ impl fmt::Display for Problem {
             Self::NotLeading => f.write_str("is not changed, because this provisioner does not lead any more"),
             Self::TooLate => f.write_str("is not changed, because it is no longer certain that it is to be"),
             Self::TooDeep => f.write_str("has directories that lie too deep to be copied"),
+            Self::InGrace => f.write_str("cannot be changed yet, because the server has just been restarted"),
             Self::NotNfs => f.write_str("is not an NFS mount"),
             Self::Capability(name) => write!(f, "takes the capability {name}, which this process does not have"),
             Self::Os(errno) => errno.fmt(f),
@@ -164,8 +167,10 @@ impl Problem {
     /// Tells whether the problem is likely to be the whole export's and not one directory's: all calls that have
     /// failed are worth another try once it has passed.
     pub(crate) fn concerns_export(self) -> bool {
-        use Errno::{EDQUOT, EIO, ENOSPC, EROFS, ESTALE, ETIMEDOUT};
-        matches!(self, Self::Os(EDQUOT | EIO | ENOSPC | EROFS | ESTALE | ETIMEDOUT))
+        use Errno::{ECONNREFUSED, ECONNRESET, EDQUOT, EHOSTUNREACH, EIO, ENETUNREACH, ENOSPC, EPIPE, EROFS};
+        use Errno::{ESTALE, ETIMEDOUT};
+        let is_lost = matches!(self, Self::Os(ECONNREFUSED | ECONNRESET | EHOSTUNREACH | ENETUNREACH | EPIPE));
+        is_lost || matches!(self, Self::InGrace | Self::Os(EDQUOT | EIO | ENOSPC | EROFS | ESTALE | ETIMEDOUT))
     }
 
     /// Tells whether there is no room for anything new.

@@ -51,6 +51,7 @@ pub fn advice(problem: Problem) -> Option<&'static str> {
             "A copy goes no more than 500 directories deep. Move up or remove what lies deeper in the claim to copy; \
              the copy is then made by itself.",
         ),
+        Problem::InGrace => Some("Wait: it lasts 90 seconds unless the server is set up otherwise."),
         Problem::StillOpen | Problem::Reserved | Problem::NotLeading | Problem::TooLate => None,
     }
 }

@@ -103,8 +103,8 @@ impl Storage {
     /// # Errors
     /// If it cannot be opened.
     pub async fn visit(spec: &ExportSpec) -> Result<Self, StorageError> {
-        let reach = spec.reach.clone();
-        on_thread(move || reach.open()).await.map(Self::from)
+        let spec = spec.clone();
+        on_thread(move || spec.reach.open(&spec.address)).await.map(Self::from)
     }
 
     /// Opens the export, sees from time to time whether it is still there, opens it anew if something else has

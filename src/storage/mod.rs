@@ -13,6 +13,7 @@ mod error;
 mod explain;
 mod entry;
 mod mounted;
+mod direct;
 mod dir;
 mod root;
 mod ops;
@@ -26,6 +27,7 @@ mod notes;
 
 pub use calls::STUCK_AFTER;
 pub use copies::CopyTo;
+pub use direct::server::{Minor, Servers};
 pub use error::{Errno, Problem, StorageError};
 pub use explain::{advice, explain};
 pub use handle::{Storage, Survey};

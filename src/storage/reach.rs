@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::storage::direct::server::{Minor, Servers};
 use crate::storage::error::{Problem, StorageError};
 use crate::storage::mounted::mount::Mount;
 use crate::storage::root::Root;
@@ -30,6 +31,15 @@ pub enum Reach {
         /// When to do nothing because what is there is no NFS mount. Otherwise that is only said.
         must_be_nfs: MustBeNfs,
     },
+    /// Nobody has mounted it: this process speaks NFS with the server.
+    Direct {
+        /// The servers that this process speaks with.
+        servers: Servers,
+        /// At which of its ports the server listens.
+        port: u16,
+        /// Which versions may be spoken.
+        minor: Minor,
+    },
 }
 
 /// When an export must be an NFS mount.
@@ -48,6 +58,7 @@ impl fmt::Display for Reach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mounted { at, .. } => write!(f, "mounted at {}", at.display()),
+            Self::Direct { port, .. } => write!(f, "reached without a mount, at port {port}"),
         }
     }
 }
@@ -58,6 +69,7 @@ impl Reach {
     pub fn mount_path(&self) -> Option<&Path> {
         match self {
             Self::Mounted { at, .. } => Some(at),
+            Self::Direct { .. } => None,
         }
     }
 
@@ -66,13 +78,15 @@ impl Reach {
     pub fn refuses(&self, mount: &Mount) -> bool {
         match self {
             Self::Mounted { must_be_nfs, .. } => *must_be_nfs == MustBeNfs::Always && !mount.is_nfs(),
+            Self::Direct { .. } => false,
         }
     }
 
     /// Opens the export's root, whatever is there.
-    pub(crate) fn open(&self) -> Result<Root, StorageError> {
+    pub(crate) fn open(&self, address: &ExportAddress) -> Result<Root, StorageError> {
         match self {
             Self::Mounted { at, .. } => Root::open(at),
+            Self::Direct { servers, port, minor } => Root::open_direct(servers, address, *port, *minor),
         }
     }
 
@@ -83,10 +97,11 @@ impl Reach {
     /// If it cannot be reached, or may not be used.
     pub(crate) fn look(
         &self,
+        address: &ExportAddress,
         before: Option<&Root>,
         was_nfs: bool,
     ) -> Result<(Option<Root>, FsUsage), StorageError> {
-        let found = self.open()?;
+        let found = self.open(address)?;
         let usage = found.usage()?;
         if before.is_some_and(|before| before.dir.is_reached_as(&found.dir)) {
             return Ok((None, usage));
@@ -103,6 +118,7 @@ impl Reach {
                     return Err(StorageError { doing: "use", path, problem: Problem::NotNfs });
                 }
             }
+            Self::Direct { .. } => {}
         }
         Ok((Some(found), usage))
     }
@@ -132,6 +148,10 @@ mod tests {
         }
     }
 
+    fn address() -> ExportAddress {
+        ExportAddress::parse("nas:/export").unwrap()
+    }
+
     fn mounted(at: &Path, must_be_nfs: MustBeNfs) -> Reach {
         Reach::Mounted { at: at.to_owned(), must_be_nfs }
     }
@@ -146,7 +166,7 @@ mod tests {
             (MustBeNfs::Never, true, false),
         ];
         for (must_be_nfs, was_nfs, is_refused) in rows {
-            match mounted(dir.path(), must_be_nfs).look(None, was_nfs) {
+            match mounted(dir.path(), must_be_nfs).look(&address(), None, was_nfs) {
                 Err(error) => assert!(is_refused && error.problem == Problem::NotNfs, "{must_be_nfs:?} {error}"),
                 Ok((root, usage)) => assert!(!is_refused && root.is_some() && usage.bytes > 0, "{must_be_nfs:?}"),
             }
@@ -156,7 +176,7 @@ mod tests {
     #[test]
     fn what_is_open_stays_open_until_something_else_is_mounted() {
         let dir = tempfile::tempdir().unwrap();
-        let look = |before| mounted(dir.path(), MustBeNfs::Never).look(before, false).unwrap().0;
+        let look = |before| mounted(dir.path(), MustBeNfs::Never).look(&address(), before, false).unwrap().0;
         let first = look(None).unwrap();
         assert!(look(Some(&first)).is_none());
         let mounted = Mounted::on(dir.path());

@@ -12,9 +12,11 @@ use parking_lot::Mutex;
 
 use crate::layout::{NUMBERED_MAX, numbered};
 use crate::storage::dir::Dir;
+use crate::storage::direct::server::{Minor, Servers};
 use crate::storage::entry::{Access, FileKind};
 use crate::storage::error::{Doing, Errno, Problem, StorageError};
 use crate::storage::mounted::mount::Mount;
+use crate::values::address::ExportAddress;
 use crate::values::headroom::FsUsage;
 use crate::values::path::{Name, RelPath};
 
@@ -96,6 +98,20 @@ impl Root {
     /// As [`Root::open`].
     pub fn open_by_openat(mount: &Path) -> Result<Self, StorageError> {
         Dir::open_mounted_by(mount, false).doing("open", mount.display()).map(Self::new)
+    }
+
+    /// Opens an export that nobody has mounted: speaks NFS with the server at this port.
+    ///
+    /// # Errors
+    /// If the server cannot be reached or does not answer, or has no such directory.
+    pub fn open_direct(
+        servers: &Servers,
+        address: &ExportAddress,
+        port: u16,
+        minor: Minor,
+    ) -> Result<Self, StorageError> {
+        let server = servers.get(address.server_name(), port, minor);
+        Dir::open_direct(server, address.path_name()).doing("open", address).map(Self::new)
     }
 
     /// Asks how full the export is. The server is asked each time.

@@ -103,7 +103,7 @@ impl Supervisor {
 
     /// Looks at the export. What was open before stays open unless something else is mounted now.
     pub(crate) async fn look(&self, spec: &ExportSpec) -> Result<(State, FsUsage), StorageError> {
-        let (reach, was_nfs) = (spec.reach.clone(), self.was_nfs.load(Ordering::Relaxed));
+        let (spec, was_nfs) = (spec.clone(), self.was_nfs.load(Ordering::Relaxed));
         let (before, running) = (self.pool.state.borrow().clone(), self.pool.calls.probe());
         on_thread(move || {
             let _running = running;
@@ -111,7 +111,7 @@ impl Supervisor {
                 State::Open(opened) => Some(&opened.root),
                 State::Unknown | State::Unusable(_) => None,
             };
-            let (found, usage) = reach.look(open, was_nfs)?;
+            let (found, usage) = spec.reach.look(&spec.address, open, was_nfs)?;
             Ok((found.map_or(before, |root| State::Open(Arc::new(root.into()))), usage))
         })
         .await

@@ -7,10 +7,11 @@ use std::process::{Child, Command};
 
 use serde_json::{Value, json};
 
-use crate::support::debian::{missing, skips};
+use crate::support::debian::missing;
 use crate::support::eventually;
 use crate::support::http::{encoded, free_port, get};
 use crate::support::process::Process;
+use crate::support::skip::skips;
 use crate::support::space::{SERVER, Space, create, documents, from_json};
 
 const PROGRAMS: &[(&str, &str)] = &[("prometheus", "prometheus"), ("promtool", "prometheus")];

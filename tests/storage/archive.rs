@@ -9,7 +9,7 @@ use nfs_provisioner::layout::{NOTES, Note, Owners};
 use nfs_provisioner::storage::{Errno, Problem};
 use nfs_provisioner::values::path::NAME_MAX;
 
-use crate::{Tree, by_each_engine, chmod, note, stamps};
+use crate::{Tree, by_each_engine, by_each_mounted_engine, chmod, note, stamps};
 
 #[test]
 fn archives_stand_at_the_exports_root_under_a_name_that_is_free() {
@@ -159,7 +159,7 @@ fn whose_a_directory_was_is_noted_and_links_are_not_written_through() {
 /// As where root was itself to the server, and is squashed now or on another node.
 #[test]
 fn where_the_notes_are_another_users_there_are_some_beside_them() {
-    by_each_engine(|place| {
+    by_each_mounted_engine(|place| {
         place.put(&["a/f", "ns/b/f"]);
         place.archive("a").unwrap();
         for given in ["", "ns", "ns/b"] {

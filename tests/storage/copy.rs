@@ -285,7 +285,10 @@ fn a_source_that_is_moved_or_removed_in_the_middle_gives_no_copy() {
         ];
         for act in acts {
             let failed = copy(&acting(&storage, act), VOLUME, "to", &Progress::default()).await;
-            assert_eq!(failed.unwrap_err().problem, Problem::Os(Errno::ENOENT));
+            let problem = failed.unwrap_err().problem;
+            // A handle of what has been removed is a stale one.
+            let stale = !place.engine.is_mounted && problem == Problem::Os(Errno::ESTALE);
+            assert!(stale || problem == Problem::Os(Errno::ENOENT), "{problem:?}");
             assert!(!place.at("to").exists());
             if place.at("moved").exists() {
                 drop(fs::remove_dir_all(place.at("from")));
@@ -413,6 +416,10 @@ fn a_copy_that_is_being_made_is_shown_to_be_each_minute() {
 fn a_copy_for_which_there_is_no_room_leaves_nothing_that_takes_room() {
     for options in ["size=2m", "nr_inodes=40"] {
         copying(async |place, storage| {
+            // What is mounted later is none of the server's.
+            if !place.engine.is_mounted {
+                return;
+            }
             fs::write(place.at("from/large"), vec![1; 4 << 20]).unwrap();
             for number in 0..100 {
                 fs::write(place.at("from/a").join(number.to_string()), "").unwrap();

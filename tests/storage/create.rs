@@ -9,7 +9,7 @@ use nfs_provisioner::storage::{Created, Errno, Problem};
 use nfs_provisioner::values::ownership::Ownership;
 use nix::unistd::{Uid, setfsuid};
 
-use crate::{Mounted, Tree, UMASKS, Umask, by_each_engine, chmod, rel, stamps};
+use crate::{Mounted, Tree, UMASKS, Umask, by_each_engine, by_each_mounted_engine, chmod, rel, stamps};
 
 #[test]
 fn create_makes_what_is_missing_and_adopts_what_is_there() {
@@ -195,7 +195,7 @@ fn the_group_of_a_directory_is_found_and_of_nothing_else() {
 /// The capabilities of a thread are those of its user on files.
 #[test]
 fn who_may_not_give_directories_away_is_told_so_and_leaves_none() {
-    by_each_engine(|place| {
+    by_each_mounted_engine(|place| {
         chmod(&place.root, 0o777);
         let error = thread::scope(|scope| {
             let create = || {
@@ -220,7 +220,7 @@ fn a_failed_create_takes_back_just_what_it_made() {
         (&["a/b/"], 0, "a/b/c", &["a/", "a/b/"]),
     ];
     for (before, room, path, after) in rows {
-        by_each_engine(|place| {
+        by_each_mounted_engine(|place| {
             let inodes = u32::try_from(after.len()).unwrap() + room + 1;
             let _full = Mounted::tmpfs(&format!("nr_inodes={inodes}"), &place.root);
             let export = (place.engine.open)(&place.root).unwrap();

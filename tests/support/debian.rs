@@ -31,14 +31,6 @@ pub(crate) fn missing(programs: &[(&str, &str)]) -> Option<String> {
     (!packages.is_empty()).then(|| format!("Debian's packages {}", packages.join(" ")))
 }
 
-/// Whether a test that lacks `missing` is to be left out: it says so, and fails where nothing may be left out.
-pub(crate) fn skips(missing: Option<String>) -> bool {
-    let Some(missing) = missing else { return false };
-    assert!(env::var_os("CI").is_none(), "needs {missing}");
-    eprintln!("SKIPPED: needs {missing}");
-    true
-}
-
 fn is_there(program: &str) -> bool {
     // Not all users have the administrators' directories in their paths.
     let path = env::var_os("PATH").unwrap_or_default();

@@ -16,6 +16,7 @@
 )]
 
 pub(crate) mod debian;
+pub(crate) mod skip;
 pub(crate) mod deploy;
 pub(crate) mod http;
 pub(crate) mod plane;

@@ -15,7 +15,7 @@ use nfs_provisioner::values::time::seconds_now;
 use crate::background::{logged, until};
 use crate::engine::USUAL;
 use crate::put::with_inodes;
-use crate::{ENGINES, Immutable, Mounted, NOW, Place, VOLUME, by_each_engine, names, rel};
+use crate::{Immutable, Mounted, NOW, Place, VOLUME, by_each_engine, engines, names, rel};
 
 fn keep(retention: &str, min_free: Option<&str>) -> Keep {
     let least = min_free.map(|text| text.parse::<Least>().unwrap());
@@ -55,7 +55,7 @@ fn what_is_kept_says_so_by_its_name_and_is_listed_once_it_is_due() {
 /// Where there is no room in the trash.
 #[test]
 fn what_is_kept_at_the_root_stays_there_until_it_is_due() {
-    for engine in ENGINES {
+    for engine in engines() {
         // The root, the volume and the file.
         with_inodes(engine, 3, |place| {
             let name = kept(place, "a", NOW, &keep("1h", None));

@@ -4,6 +4,10 @@
 #![allow(clippy::disallowed_methods, reason = "what makes files for the program to meet")]
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "what helpers of tests do when they fail")]
 
+#[path = "../support/skip.rs"]
+mod skip;
+#[path = "../support/ganesha.rs"]
+mod ganesha;
 #[path = "../support/engine.rs"]
 mod engine;
 
@@ -28,7 +32,7 @@ use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, mkdirat};
 use tempfile::TempDir;
 
-use crate::engine::{ENGINES, Engine};
+use crate::engine::{Engine, engines};
 
 const VOLUME: &str = "pvc-1";
 
@@ -106,13 +110,23 @@ impl Place {
 
 /// Runs `case` by each engine, in a place of its own. The outside must be the same after it.
 fn by_each_engine(case: impl Fn(&Place)) {
-    for engine in ENGINES {
+    by_each_of(engines().iter(), case);
+}
+
+fn by_each_of<'a>(engines: impl Iterator<Item = &'a Engine>, case: impl Fn(&Place)) {
+    for engine in engines {
         eprintln!("{}:", engine.name);
         let place = Place::new(engine);
         let before = stamps(&place.outside());
         case(&place);
         assert_eq!(stamps(&place.outside()), before);
     }
+}
+
+/// Runs `case` by each engine for exports that the kernel has mounted: where this machine's mounts and users count, or
+/// what a server does under whose hands files are changed is not the question.
+fn by_each_mounted_engine(case: impl Fn(&Place)) {
+    by_each_of(engines().iter().filter(|engine| engine.is_mounted), case);
 }
 
 /// Runs `case` as another user, to the file system.

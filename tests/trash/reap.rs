@@ -19,8 +19,8 @@ use nix::sys::statfs::{NFS_SUPER_MAGIC, statfs};
 
 use crate::engine::USUAL;
 use crate::{
-    Immutable, Mounted, OnDrop, PATIENCE, Place, WORKERS, by_each_engine, chmod, dig, names, open_dir, spread,
-    touch,
+    Immutable, Mounted, OnDrop, PATIENCE, Place, WORKERS, by_each_engine, by_each_mounted_engine, chmod, dig,
+    names, open_dir, spread, touch,
 };
 
 #[test]
@@ -105,7 +105,7 @@ fn several_threads_share_the_waiting_for_a_file_system_that_is_far() {
 
 #[test]
 fn what_stays_at_the_top_does_not_end_the_removal_of_deep_trees() {
-    by_each_engine(|place| {
+    by_each_mounted_engine(|place| {
         dig(&place.at("a"), 1_000, 1);
         place.put(&["a/m/"]);
         let (name, at) = place.trashed("a");
@@ -186,7 +186,7 @@ fn a_directory_without_rights_is_reaped_by_one_who_is_not_root() {
 
 #[test]
 fn a_mount_inside_is_not_crossed_and_all_else_removed() {
-    by_each_engine(|place| {
+    by_each_mounted_engine(|place| {
         place.put(&["a/b/m/", "a/b/c/f", "a/f"]);
         let (name, at) = place.trashed("a");
         let mounted = Mounted::tmpfs(&at.join("b/m"));
@@ -234,7 +234,7 @@ fn files_that_cannot_be_removed_are_told_and_all_else_removed() {
 
 #[test]
 fn files_that_are_still_open_are_waited_for() {
-    by_each_engine(|place| {
+    by_each_mounted_engine(|place| {
         place.put(&["a/d/open", "a/d/f", "a/g"]);
         let file = fs::File::open(place.at("a/d/open")).unwrap();
         let (name, at) = place.trashed("a");
@@ -303,7 +303,7 @@ fn a_removal_that_was_cut_is_finished_by_the_next() {
 
 #[test]
 fn two_who_reap_one_entry_do_no_harm() {
-    by_each_engine(|place| {
+    by_each_mounted_engine(|place| {
         for _ in 0..5 {
             spread(&place.at("a"), 50, 50);
             dig(&place.at("a/deep"), 300, 1);
@@ -360,7 +360,7 @@ fn one_who_keeps_writing_does_not_keep_the_reaper_for_ever() {
 
 #[test]
 fn nothing_is_removed_outside_by_exchanging_a_directory_inside_with_a_link() {
-    by_each_engine(|place| {
+    by_each_mounted_engine(|place| {
         let mut changed = 0;
         let end = Instant::now() + PATIENCE / 6;
         while Instant::now() < end {
