@@ -1,7 +1,8 @@
 //! Measures how long large trees take to go, in turns with `rm -rf`. The trees are made beneath `REMOVAL_DIR`
 //! (default: the directory for temporary files), which may be an NFS mount. `REMOVAL_MADE_IN` is where the server
 //! has the same directory, if it runs on this machine: trees are made there then, which is quicker, and leaves the
-//! client's caches cold.
+//! client's caches cold. `REMOVAL_EXPORT` is the server and the path of the same directory: ours then goes without the
+//! mount.
 //!
 //! With `REMOVAL_BUSY=yes` all is measured on one processor, beside a process that always has something to do: what
 //! removes must not stand still then.
@@ -24,7 +25,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use nfs_provisioner::storage::{Root, Storage};
+use nfs_provisioner::storage::{Minor, Root, Servers, Storage};
+use nfs_provisioner::values::address::ExportAddress;
 use nfs_provisioner::values::path::RelPath;
 
 /// What makes a tree at a path.
@@ -97,16 +99,26 @@ async fn main() {
     let dir = tempfile::tempdir_in(&base).expect("a directory");
     let made_in = std::env::var_os("REMOVAL_MADE_IN").map_or_else(|| base.clone(), PathBuf::from);
     let made_in = made_in.join(dir.path().file_name().expect("a name"));
+    let directly = std::env::var("REMOVAL_EXPORT").ok().map(|export| {
+        let address = format!("{export}/{}", dir.path().file_name().expect("a name").display());
+        ExportAddress::parse(&address).expect("an export")
+    });
+    let open = || match &directly {
+        Some(address) => Root::open_direct(&Servers::default(), address, 2049, Minor::Newest).expect("an export"),
+        None => Root::open(dir.path()).expect("an export"),
+    };
+    let way = directly.as_ref().map_or(String::new(), |address| format!(", ours at {address} without the mount"));
     let beside = if busy.is_some() { ", on one processor beside a busy process" } else { "" };
-    println!("In {}, {pairs} pairs{beside}:\n", base.display());
+    println!("In {}, {pairs} pairs{way}{beside}:\n", base.display());
     println!(
         "| tree | `rm -rf`, s | moved to the trash, ms | gone from there, s | ÷ `rm -rf` |\n|---|---:|---:|---:|---:|"
     );
-    for (name, make) in trees(count) {
+    for (tree, (name, make)) in trees(count).into_iter().enumerate() {
         let (mut theirs, mut moved, mut ours, mut ratios) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for pair in 0..pairs {
             let one = |who: &str| {
-                let name = format!("{who}-{pair}");
+                // A client remembers which names were not there.
+                let name = format!("{who}-{tree}-{pair}");
                 make(&made_in.join(&name));
                 // What is still to be written is not to slow down whoever is first.
                 nix::unistd::sync();
@@ -118,11 +130,11 @@ async fn main() {
                 if who == "rm" {
                     theirs.push(rm(&top).as_secs_f64());
                 } else {
-                    let (to_trash, gone) = reap(dir.path(), &top).await;
+                    let (to_trash, gone) = reap(open(), &top).await;
                     moved.push(to_trash.as_secs_f64() * 1000.0);
                     ours.push(gone.as_secs_f64());
                 }
-                assert!(!top.exists());
+                assert!(!made_in.join(top.file_name().expect("a name")).exists());
             }
             ratios.push(ours[pair] / theirs[pair]);
         }
@@ -137,8 +149,8 @@ fn rm(top: &Path) -> Duration {
 }
 
 /// Moves a directory to the trash and empties that; returns how long the one and the other took.
-async fn reap(export: &Path, top: &Path) -> (Duration, Duration) {
-    let storage = Storage::from(Root::open(export).expect("an export"));
+async fn reap(export: Root, top: &Path) -> (Duration, Duration) {
+    let storage = Storage::from(export);
     let directory = RelPath::parse(top.file_name().unwrap().to_str().unwrap()).expect("a path");
     let start = Instant::now();
     let name = storage.trash(&directory, "pvc-1", 0, None).await.expect("it to be moved").expect("a directory");

@@ -31,15 +31,22 @@ async fn removal_beside_rm(rig: &'static Rig) {
     let set =
         |name: &str, default: &str| format!("{name}={}", env::var(name).unwrap_or_else(|_| default.to_owned()));
     let settings = [set("PAIRS", "3"), set("REMOVAL_FILES", "10000")].join(" ");
-    for milliseconds in [0, 1, 10] {
+    let export = format!("{}:{}", site.setup.server.address, site.path);
+    for (milliseconds, directly) in
+        [0, 1, 10].into_iter().flat_map(|distance| [(distance, false), (distance, true)])
+    {
         let _near = Delay::new(rig, Duration::from_millis(milliseconds));
         let table = rig.dir.join("removal");
         let words = format!("{settings} exec {} > {}", text(&bench()), text(&table));
         let (path, mount, disk) = ("/usr/bin:/bin", text(&site.mount), text(&site.disk));
-        let environment = [("PATH", path), ("REMOVAL_DIR", mount), ("REMOVAL_MADE_IN", disk)];
+        let mut environment = vec![("PATH", path), ("REMOVAL_DIR", mount), ("REMOVAL_MADE_IN", disk)];
+        environment.extend(directly.then_some(("REMOVAL_EXPORT", &*export)));
         let started = rig.ask(&Request::Start {
             command: ["sh", "-c", &words].map(str::to_owned).to_vec(),
-            environment: environment.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+            environment: environment
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
             log: rig.dir.join("removal-log"),
         });
         let Answer::Number(id) = started else { panic!("{started:?}") };
