@@ -96,7 +96,7 @@ pub async fn restore(session: &Session, order: &Order) -> Result<()> {
     if let Some(from) = &origin.lies_at
         && let Err(error) = bring_back(session, &origin, from, &revival, &at).await
     {
-        if origin.made.is_none() {
+        if origin.made.is_none() && !is_another_runs(session, &origin, from, &revival, &at).await {
             // It was made a moment ago, with no claim and nothing to reclaim.
             let _ = session.cluster.delete_volume(&volume).await;
             let _ = timeout(PROOF_FOR, forget_note(session, order, &origin, &volume)).await;
@@ -128,6 +128,20 @@ pub async fn restore(session: &Session, order: &Order) -> Result<()> {
     say_restored(session, &volume, order).await;
     writeln!(out, "the claim {}/{} is bound", revival.namespace, revival.claim)?;
     Ok(())
+}
+
+/// Tells whether another run of the same command has brought the directory back for the same volume, and needs that.
+async fn is_another_runs(
+    session: &Session,
+    origin: &Origin,
+    from: &RelPath,
+    revival: &Revival,
+    at: &Location,
+) -> bool {
+    let storage = &session.exports.get(origin.id).storage;
+    let has_moved = matches!(storage.look(from).await, Ok(None))
+        && matches!(storage.look(&revival.directory).await, Ok(Some(_)));
+    has_moved && session.ledger().await.is_ok_and(|ledger| ledger.is_alone(&(&*revival.volume).into(), at))
 }
 
 /// Says on the claim where its data is from. Without that, nothing lacks but the event.

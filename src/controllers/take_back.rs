@@ -290,7 +290,10 @@ impl TakeBack {
     /// lie in what was made, or around it.
     async fn take_back(&self, volume: VolumeName, at: Location, left: &Left, found: Found) -> Result<(), Next> {
         match (left, found) {
-            (Left::Directory(created), Found::Nowhere) => self.undo(&volume, &at, *created).await,
+            // As of one that was refused: what is empty, and made here, is nobody's.
+            (Left::Directory(created), Found::Nowhere | Found::OnAnotherExport) => {
+                self.undo(&volume, &at, *created).await;
+            }
             (Left::Restored(entry), Found::Nowhere) if !self.put_back(&volume, &at, entry).await => {
                 return Err(Next::Retry(RetryReason::Export));
             }
