@@ -210,7 +210,7 @@ impl Facts {
             gid: self.gid.unwrap_or(UNKNOWN),
             size,
             on_disk: self.used.unwrap_or(size),
-            inode: self.fileid.unwrap_or_default(),
+            inode: self.fileid.ok_or(Malformed)?,
             links: self.links.unwrap_or(1).into(),
             file_system: fsid.0 ^ fsid.1.rotate_left(32),
             device: self.device.map_or(0, |(major, minor)| rustix::fs::makedev(major, minor)),

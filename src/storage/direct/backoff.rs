@@ -21,6 +21,11 @@ impl Backoff {
         Self { next: FIRST, deadline }
     }
 
+    /// Sets another deadline.
+    pub(crate) fn extend(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+    }
+
     /// Blocks this thread for the next pause. Returns no, at once, if the deadline came before its end.
     pub(crate) fn pause(&mut self) -> bool {
         // Not all at the same moment.

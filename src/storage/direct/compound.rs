@@ -263,7 +263,7 @@ impl Compound {
             Opens::Existing(name) | Opens::Replacing(name, _) | Opens::New(name, _) => Some(sendable(name)?),
             Opens::This => None,
         };
-        Ok(self.change(op::OPEN, |to| {
+        let open = |to: &mut Encoder| {
             let access = match share {
                 Share::Read => 1,
                 Share::Write => 2,
@@ -281,11 +281,14 @@ impl Compound {
                 Some(name) => to.u32(0).opaque(name),
                 None => to.u32(4),
             };
-        }))
+        };
+        // To open what is there changes nothing.
+        let is_change = matches!(opens, Opens::Replacing(..) | Opens::New(..));
+        Ok(if is_change { self.change(op::OPEN, open) } else { self.op(op::OPEN, open) })
     }
 
     pub(crate) fn close(self, state: StateId) -> Self {
-        self.change(op::CLOSE, |to| {
+        self.op(op::CLOSE, |to| {
             to.u32(0).fixed(&state.0);
         })
     }

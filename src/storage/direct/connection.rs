@@ -27,6 +27,9 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// How long it may take that the network takes a call.
 const WRITE_MAX: Duration = Duration::from_secs(10);
 
+/// How long the other end may leave unsaid that it has got what was sent, or that it is there.
+const UNHEARD_MAX: Duration = Duration::from_secs(10);
+
 /// How long a connection on which nothing happens stays open.
 const IDLE_MAX: Duration = Duration::from_mins(1);
 
@@ -226,7 +229,10 @@ fn is_taken(error: &io::Error) -> bool {
 fn socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(20)))?;
+    let interval = Duration::from_secs(5);
+    let keepalive = TcpKeepalive::new().with_time(UNHEARD_MAX).with_interval(interval).with_retries(2);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(UNHEARD_MAX))?;
     Ok(socket)
 }
 

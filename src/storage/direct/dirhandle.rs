@@ -256,17 +256,20 @@ impl DirHandle {
                 for _ in left {
                     match results.remove() {
                         Err(Status::NOENT) if answer.may_be_repeated => done.push(Ok(())),
+                        // It has become a directory.
+                        Err(Status::NOTEMPTY | Status::EXIST) => return Ok(true),
                         removed => done.push(Ok(removed?)),
                     }
                 }
-                Ok(())
+                Ok(false)
             })?)
         });
         match removed {
+            Ok(true) => done.push(Err(Problem::Os(Errno::EISDIR))),
             // Whoever asks again is answered when the server is ready.
             Err(Problem::InGrace | Problem::Os(Errno::EAGAIN)) if !done.is_empty() => {}
             Err(problem) => done.push(Err(problem)),
-            Ok(()) => {}
+            Ok(false) => {}
         }
         done
     }

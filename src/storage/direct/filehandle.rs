@@ -1,6 +1,7 @@
 //! Files that are open at the server.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -14,6 +15,9 @@ use crate::storage::error::{Errno, Problem};
 
 /// How much of a request or a reply may be something else than data.
 const OVERHEAD: u32 = 1 << 10;
+
+/// How long a server is asked to close a file.
+const CLOSE_MAX: Duration = Duration::from_secs(2);
 
 /// A file that is open. It is closed when the value is dropped.
 #[derive(Debug)]
@@ -268,6 +272,6 @@ impl Drop for FileHandle {
         }
         let close = self.node.here().close(*self.state.get_mut());
         // What the server does not hear of, it forgets with the session.
-        let _ = self.node.filesystem.call(Who::ROOT, &close);
+        let _ = self.node.filesystem.call_within(CLOSE_MAX, Who::ROOT, &close);
     }
 }

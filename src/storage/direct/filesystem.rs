@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::storage::direct::attributes::{Facts, Fsid, Mask};
 use crate::storage::direct::compound::{Compound, Handle, Limits, Results};
@@ -80,6 +81,19 @@ impl Filesystem {
     /// Those of [`Server::call`].
     pub(crate) fn call(&self, who: Who, compound: &Compound) -> Result<Answer, Problem> {
         self.server.call(who, compound)
+    }
+
+    /// Has a compound carried out, and tries for so long.
+    ///
+    /// # Errors
+    /// Those of [`Server::call`].
+    pub(crate) fn call_within(
+        &self,
+        patience: Duration,
+        who: Who,
+        compound: &Compound,
+    ) -> Result<Answer, Problem> {
+        self.server.call_within(patience, who, compound)
     }
 
     /// Returns what the server grants at a time.

@@ -48,9 +48,20 @@ pub(crate) struct Server {
 
 /// The servers of a process, each of them once.
 #[derive(Debug, Clone, Default)]
-pub struct Servers(Arc<Mutex<Known>>);
+pub struct Servers(Arc<Known>);
 
-type Known = HashMap<(Endpoint, Minor), Weak<Server>>;
+#[derive(Debug)]
+struct Known {
+    /// What no other process has: by that a server knows this one, also when it comes back to it.
+    process: u128,
+    servers: Mutex<HashMap<(Endpoint, Minor), Weak<Server>>>,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self { process: fastrand::u128(..), servers: Mutex::default() }
+    }
+}
 
 /// All are the same: which servers there are does not tell two exports apart.
 impl PartialEq for Servers {
@@ -65,11 +76,11 @@ impl Servers {
     /// Returns the server there.
     pub(crate) fn get(&self, host: &str, port: u16, minor: Minor) -> Arc<Server> {
         let endpoint = Endpoint { host: host.into(), port };
-        let mut servers = self.0.lock();
+        let mut servers = self.0.servers.lock();
         servers.retain(|_, server| server.strong_count() > 0);
         let known = servers.entry((endpoint.clone(), minor)).or_default();
         known.upgrade().unwrap_or_else(|| {
-            let server = Arc::new(Server::new(endpoint.clone(), minor));
+            let server = Arc::new(Server::new(endpoint.clone(), minor, self.0.process));
             *known = Arc::downgrade(&server);
             server
         })
@@ -77,9 +88,10 @@ impl Servers {
 }
 
 impl Server {
-    fn new(endpoint: Endpoint, minor: Minor) -> Self {
-        // No other process is this client, whatever it has in common with this one.
-        let owner = format!("nfs-provisioner {:032x}", fastrand::u128(..)).into_bytes().into();
+    fn new(endpoint: Endpoint, minor: Minor, process: u128) -> Self {
+        // What has a session of its own is a client of its own.
+        let Endpoint { host, port } = &endpoint;
+        let owner = format!("nfs-provisioner {process:032x} {host} {port} {minor:?}").into_bytes().into();
         Self { endpoint, minor, owner, session: Mutex::new(None) }
     }
 
@@ -87,10 +99,20 @@ impl Server {
     /// something, or one before it, finds that the server is not ready for it, it is sent again.
     ///
     /// # Errors
-    /// If there is no answer. If that is a timeout, a change may have been made; nothing that is called afterwards
-    /// is carried out before it.
+    /// If there is no answer. A change that was sent is waited for until there is one, or until the server says that it
+    /// knows nothing of it any more.
     pub(crate) fn call(&self, who: Who, compound: &Compound) -> Result<Answer, Problem> {
-        let deadline = Instant::now() + PATIENCE;
+        self.call_within(PATIENCE, who, compound)
+    }
+
+    /// Does as [`Server::call`], and tries for so long.
+    pub(crate) fn call_within(
+        &self,
+        patience: Duration,
+        who: Who,
+        compound: &Compound,
+    ) -> Result<Answer, Problem> {
+        let deadline = Instant::now() + patience;
         let mut backoff = Backoff::until(deadline);
         let mut may_be_repeated = false;
         loop {
@@ -113,7 +135,7 @@ impl Server {
                     }
                 }
                 Err(NoAnswer::Silent { sent: false, problem }) => return Err(problem),
-                // The next session ends what was sent in this one.
+                // Its slot is not used again, and there may be many of these.
                 Err(NoAnswer::Silent { problem, .. } | NoAnswer::Refused(problem)) => {
                     self.forget(&session);
                     return Err(problem);

@@ -40,8 +40,12 @@ const WANTED: Limits = Limits {
     slots: SLOTS_MAX,
 };
 
-/// How long the answer to one request is waited for on one connection.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// How long the answer to one request is waited for on one connection. That the other end has gone, the connection tells
+/// sooner.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// A request is not sent any more if there is less time left for its answer.
+const ANSWER_MIN: Duration = Duration::from_secs(1);
 
 /// Where a server is, and which of its ports it listens at.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -186,20 +190,27 @@ impl Session {
         }
     }
 
-    /// Has a compound carried out, once.
+    /// Has a compound carried out, once. One that changes something is not given up once it was sent, however long that
+    /// takes: the server could still carry it out.
     ///
     /// # Errors
     /// If it was not, or that is not known.
-    pub(crate) fn call(&self, who: Who, compound: &Compound, deadline: Instant) -> Result<Answer, NoAnswer> {
+    pub(crate) fn call(&self, who: Who, compound: &Compound, mut deadline: Instant) -> Result<Answer, NoAnswer> {
         let silent = |sent, problem| NoAnswer::Silent { sent, problem };
         let timed_out = Problem::Os(Errno::ETIMEDOUT);
         let mut slot = self.slot(deadline).ok_or_else(|| silent(false, timed_out))?;
         let mut backoff = Backoff::until(deadline);
         let mut sent = false;
         loop {
+            if sent && compound.changes() {
+                deadline = Instant::now() + ANSWER_MAX;
+                backoff.extend(deadline);
+            } else if Instant::now() + ANSWER_MIN > deadline {
+                return Err(silent(sent, timed_out));
+            }
             let connection = match self.connection(deadline) {
                 Ok(connection) => connection,
-                Err(_) if backoff.pause() => continue,
+                Err(_) if backoff.pause() || (sent && compound.changes()) => continue,
                 Err(problem) => return Err(silent(sent, problem)),
             };
             let sequence = Sequence {
@@ -218,7 +229,7 @@ impl Session {
                     // on one (RFC 8881, section 2.10.6.2).
                     connection.close();
                     // The first time at once: it may be nothing but an old connection.
-                    if !std::mem::replace(&mut sent, true) || backoff.pause() {
+                    if !std::mem::replace(&mut sent, true) || backoff.pause() || compound.changes() {
                         continue;
                     }
                     return Err(silent(true, unanswered(broken)));
@@ -241,6 +252,11 @@ impl Session {
                     }
                 }
                 // Nothing else was looked at, and this slot stands where it stood.
+                // It was carried out, and what came of it is not known any more.
+                (Status::RETRY_UNCACHED_REP, _) if compound.changes() => {
+                    return Err(NoAnswer::Lost { sent: true });
+                }
+                (Status::RETRY_UNCACHED_REP, _) => slot.number = slot.number.wrapping_add(1),
                 (Status::DELAY, _) if backoff.pause() => {}
                 (Status::DELAY, _) => return Err(silent(sent, timed_out)),
                 (status, _) if status.is_loss_of_session() => return Err(NoAnswer::Lost { sent }),
@@ -316,11 +332,13 @@ fn unanswered(broken: Broken) -> Problem {
 
 /// Tells whether a session may come to be in a moment that did not now.
 fn is_worth_another(problem: Problem) -> bool {
-    use Errno::{EAGAIN, ECONNREFUSED, ECONNRESET, EHOSTUNREACH, ENETUNREACH, EPIPE, ESTALE};
+    use Errno::{EAGAIN, ECONNREFUSED, ECONNRESET, EHOSTUNREACH, ENETUNREACH, EPIPE, ESTALE, ETIMEDOUT};
     matches!(
         problem,
         Problem::InGrace
-            | Problem::Os(EAGAIN | ECONNREFUSED | ECONNRESET | EHOSTUNREACH | ENETUNREACH | EPIPE | ESTALE)
+            | Problem::Os(
+                EAGAIN | ECONNREFUSED | ECONNRESET | EHOSTUNREACH | ENETUNREACH | EPIPE | ESTALE | ETIMEDOUT
+            )
     )
 }
 

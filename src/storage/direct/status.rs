@@ -10,6 +10,8 @@ pub(crate) struct Status(pub(crate) u32);
 impl Status {
     pub(crate) const OK: Self = Self(0);
     pub(crate) const NOENT: Self = Self(2);
+    pub(crate) const EXIST: Self = Self(17);
+    pub(crate) const NOTEMPTY: Self = Self(66);
     pub(crate) const BAD_COOKIE: Self = Self(10003);
     pub(crate) const DELAY: Self = Self(10008);
     pub(crate) const SAME: Self = Self(10009);
