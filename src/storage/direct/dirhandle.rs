@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::storage::direct::attributes::{Changes, Facts, Mask, Stamp, UNKNOWN};
 use crate::storage::direct::compound::{Compound, Handle, Makes, Opens, Share, StateId};
 use crate::storage::direct::filehandle::FileHandle;
-use crate::storage::direct::filesystem::{Filesystem, is_directory, read};
+use crate::storage::direct::filesystem::{Filesystem, fsid_of_directory};
 use crate::storage::direct::node::Node;
 use crate::storage::direct::rpc::Who;
 use crate::storage::direct::server::Server;
@@ -71,7 +71,7 @@ impl DirHandle {
     /// Finds the directory `name` in this one.
     pub(crate) fn open(&self, name: &CStr) -> Result<Self, Problem> {
         let (handle, facts) = self.find(name).map_err(entered)?;
-        if is_directory(&facts)? != self.filesystem().fsid {
+        if fsid_of_directory(&facts)? != self.filesystem().fsid {
             return Err(Problem::MountPoint);
         }
         Ok(Self::new(Arc::clone(&self.node.filesystem), handle))
@@ -80,8 +80,7 @@ impl DirHandle {
     fn find(&self, name: &CStr) -> Result<(Handle, Facts), Problem> {
         let compound = self.here().lookup(name)?.handle().attributes(Mask::PLACE);
         self.as_able(|who| {
-            self.filesystem().ask(who, &compound, |results| {
-                results.put()?;
+            self.node.ask(who, &compound, |results| {
                 results.lookup()?;
                 Ok((results.handle()?, results.attributes()?))
             })
@@ -97,8 +96,7 @@ impl DirHandle {
     pub(crate) fn entry(&self, name: &CStr) -> Result<Attributes, Problem> {
         let compound = self.here().lookup(name)?.attributes(Mask::ALL);
         let facts = self.as_able(|who| {
-            self.filesystem().ask(who, &compound, |results| {
-                results.put()?;
+            self.node.ask(who, &compound, |results| {
                 results.lookup()?;
                 results.attributes()
             })
@@ -113,10 +111,7 @@ impl DirHandle {
 
     fn create(&self, makes: Makes<'_>, name: &CStr, changes: &Changes) -> Result<(), Problem> {
         let compound = self.here().create(makes, name, changes)?;
-        let created = self.filesystem().ask(Who::ROOT, &compound, |results| {
-            results.put()?;
-            results.create()
-        });
+        let created = self.node.ask(Who::ROOT, &compound, |results| results.create());
         created.map_err(entered)
     }
 
@@ -125,8 +120,7 @@ impl DirHandle {
         self.needs_same_filesystem(to)?;
         let compound = self.here().save().put(&to.node.handle).rename(name, to_name)?;
         let renamed = |who| {
-            self.filesystem().ask(who, &compound, |results| {
-                results.put()?;
+            self.node.ask(who, &compound, |results| {
                 results.save()?;
                 results.put()?;
                 results.rename()
@@ -150,9 +144,9 @@ impl DirHandle {
         let changes = Changes { size: Some(0), ..Changes::mode(0o600) };
         let opening = self.here().open(filesystem.next_owner(), Share::Write, Opens::Replacing(name, changes))?;
         let compound = opening.handle().write(StateId::CURRENT, 0, true, content).close(StateId::CURRENT);
-        let answer = filesystem.call(Who::ROOT, &compound)?;
+        let answer = filesystem.server.call(Who::ROOT, &compound)?;
         let mut opened = None;
-        let written = read(&answer, |results| {
+        let written = answer.read(|results| {
             results.put()?;
             let state = results.open()?;
             opened = Some((results.handle()?, state));
@@ -189,8 +183,8 @@ impl DirHandle {
         let compound = self.here().lookup(name)?.verify_directory(is_directory);
         let compound = compound.put(&self.node.handle).remove(name)?;
         self.as_able(|who| {
-            let answer = self.filesystem().call(who, &compound)?;
-            let removed = read(&answer, |results| {
+            let answer = self.filesystem().server.call(who, &compound)?;
+            let removed = answer.read(|results| {
                 results.put()?;
                 results.lookup()?;
                 results.verify_directory(is_directory)?;
@@ -233,7 +227,7 @@ impl DirHandle {
 
     /// Returns how many entries are removed at once.
     fn at_once(&self) -> Result<usize, Problem> {
-        let limits = self.filesystem().limits()?;
+        let limits = self.filesystem().server.limits()?;
         let number = |limit: u32| usize::try_from(limit).unwrap_or(usize::MAX);
         let by_operations = number(limits.operations).saturating_sub(2);
         let by_reply = number(limits.kept_reply).saturating_sub(REMOVED_BEFORE) / REMOVED;
@@ -250,8 +244,8 @@ impl DirHandle {
             for name in left {
                 compound = compound.remove(name)?;
             }
-            let answer = self.filesystem().call(who, &compound)?;
-            Ok(read(&answer, |results| {
+            let answer = self.filesystem().server.call(who, &compound)?;
+            Ok(answer.read(|results| {
                 results.put()?;
                 for _ in left {
                     match results.remove() {
@@ -323,10 +317,8 @@ impl DirHandle {
     fn open_as(&self, share: Share, opens: Opens<'_>) -> Result<FileHandle, Problem> {
         let filesystem = Arc::clone(&self.node.filesystem);
         let compound = self.here().open(filesystem.next_owner(), share, opens)?.handle();
-        let (state, handle) = filesystem.ask(Who::ROOT, &compound, |results| {
-            results.put()?;
-            Ok((results.open()?, results.handle()?))
-        })?;
+        let (state, handle) =
+            self.node.ask(Who::ROOT, &compound, |results| Ok((results.open()?, results.handle()?)))?;
         Ok(FileHandle::new(Node { filesystem, handle }, state, share))
     }
 
@@ -334,8 +326,7 @@ impl DirHandle {
     pub(crate) fn link(&self, name: &CStr, to: &Self, to_name: &CStr) -> Result<(), Problem> {
         self.needs_same_filesystem(to)?;
         let compound = self.here().lookup(name)?.save().put(&to.node.handle).link(to_name)?;
-        self.filesystem().ask(Who::ROOT, &compound, |results| {
-            results.put()?;
+        self.node.ask(Who::ROOT, &compound, |results| {
             results.lookup()?;
             results.save()?;
             results.put()?;
@@ -351,8 +342,7 @@ impl DirHandle {
     /// Reads where the symbolic link `name` leads to.
     pub(crate) fn read_link(&self, name: &CStr) -> Result<CString, Problem> {
         let compound = self.here().lookup(name)?.read_link();
-        self.filesystem().ask(Who::ROOT, &compound, |results| {
-            results.put()?;
+        self.node.ask(Who::ROOT, &compound, |results| {
             results.lookup()?;
             results.read_link()
         })
@@ -384,8 +374,7 @@ impl DirHandle {
 
     fn set_of(&self, name: &CStr, changes: &Changes) -> Result<(), Problem> {
         let compound = self.here().lookup(name)?.set(StateId::ANONYMOUS, changes);
-        self.filesystem().ask(Who::ROOT, &compound, |results| {
-            results.put()?;
+        self.node.ask(Who::ROOT, &compound, |results| {
             results.lookup()?;
             results.set()
         })
@@ -444,8 +433,8 @@ impl Pages {
         {
             let compound = self.dir.here().list(cookie, verifier, PAGE, Mask::LISTED);
             let listed = self.dir.as_able(|who| {
-                let answer = self.dir.filesystem().call(who, &compound)?;
-                let page = read(&answer, |results| {
+                let answer = self.dir.filesystem().server.call(who, &compound)?;
+                let page = answer.read(|results| {
                     results.put()?;
                     results.list(cookie)
                 });

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use crate::storage::direct::attributes::Changes;
 use crate::storage::direct::compound::{Compound, Opens, Results, Share, StateId};
-use crate::storage::direct::filesystem::{Feature, read};
+use crate::storage::direct::filesystem::Feature;
 use crate::storage::direct::node::Node;
 use crate::storage::direct::rpc::Who;
 use crate::storage::direct::status::Status;
@@ -53,15 +53,7 @@ impl FileHandle {
         if !self.node.filesystem.may(Feature::Seek) {
             return Ok(Some(at..size));
         }
-        let seek = |at, hole| {
-            self.ask(
-                |state| self.node.here().seek(state, at, hole),
-                |results| {
-                    results.put()?;
-                    results.seek()
-                },
-            )
-        };
+        let seek = |at, hole| self.ask(|state| self.node.here().seek(state, at, hole), |results| results.seek());
         let unknown = Problem::Os(Errno::EOPNOTSUPP);
         let data = match seek(at, false) {
             // It lies at or beyond the end.
@@ -80,12 +72,11 @@ impl FileHandle {
 
     /// Reads what is at `at` into a block.
     pub(crate) fn read_at(&self, block: &mut [u8], at: u64) -> Result<usize, Problem> {
-        let limit = self.node.filesystem.limits()?.reply.saturating_sub(OVERHEAD);
+        let limit = self.node.filesystem.server.limits()?.reply.saturating_sub(OVERHEAD);
         let length = u32::try_from(block.len()).unwrap_or(u32::MAX).min(limit);
         self.ask(
             |state| self.node.here().read(state, at, length),
             |results| {
-                results.put()?;
                 let data = results.read()?;
                 let block = block.get_mut(..data.len()).ok_or(Status(10036))?;
                 block.copy_from_slice(data);
@@ -96,17 +87,12 @@ impl FileHandle {
 
     /// Writes a whole block at `at`.
     pub(crate) fn write_at(&self, block: &[u8], at: u64) -> Result<(), Problem> {
-        let limit = self.node.filesystem.limits()?.request.saturating_sub(OVERHEAD);
+        let limit = self.node.filesystem.server.limits()?.request.saturating_sub(OVERHEAD);
         let (mut rest, mut at) = (block, at);
         while !rest.is_empty() {
             let part = rest.get(..rest.len().min(usize::try_from(limit).unwrap_or(usize::MAX))).unwrap_or(rest);
-            let (written, is_kept, run) = self.ask(
-                |state| self.node.here().write(state, at, false, part),
-                |results| {
-                    results.put()?;
-                    results.write()
-                },
-            )?;
+            let (written, is_kept, run) =
+                self.ask(|state| self.node.here().write(state, at, false, part), |results| results.write())?;
             self.wrote(is_kept, run);
             let done = usize::try_from(written).unwrap_or(usize::MAX);
             rest = rest.get(done..).filter(|_| done > 0).ok_or(Problem::Os(Errno::EIO))?;
@@ -148,7 +134,6 @@ impl FileHandle {
             to,
             |from, state| self.node.here().save().put(&to.node.handle).copy_range(from, state, at, length),
             |results| {
-                results.put()?;
                 results.save()?;
                 results.put()?;
                 results.copy_range()
@@ -173,7 +158,6 @@ impl FileHandle {
             to,
             |from, state| self.node.here().save().put(&to.node.handle).clone_range(from, state, at, length),
             |results| {
-                results.put()?;
                 results.save()?;
                 results.put()?;
                 results.clone_range()
@@ -184,13 +168,7 @@ impl FileHandle {
     /// Makes the file as long as this.
     pub(crate) fn truncate(&self, size: u64) -> Result<(), Problem> {
         let changes = Changes { size: Some(size), ..Changes::default() };
-        self.ask(
-            |state| self.node.here().set(state, &changes),
-            |results| {
-                results.put()?;
-                results.set()
-            },
-        )
+        self.ask(|state| self.node.here().set(state, &changes), |results| results.set())
     }
 
     /// Has the server take the file for good.
@@ -204,10 +182,7 @@ impl FileHandle {
             Unkept::Since(run) => run,
             Unkept::Lost => return Err(Problem::Os(Errno::EIO)),
         };
-        let run = self.node.filesystem.ask(Who::ROOT, &self.node.here().commit(), |results| {
-            results.put()?;
-            results.commit()
-        })?;
+        let run = self.node.ask(Who::ROOT, &self.node.here().commit(), |results| results.commit())?;
         if run != before {
             return Err(Problem::Os(Errno::EIO));
         }
@@ -219,17 +194,10 @@ impl FileHandle {
     fn ask<T>(
         &self,
         compound: impl Fn(StateId) -> Compound,
-        mut reads: impl FnMut(&mut Results<'_>) -> Result<T, Status>,
+        reads: impl FnMut(&mut Results<'_>) -> Result<T, Status>,
     ) -> Result<T, Problem> {
         let state = *self.state.lock();
-        let answer = self.node.filesystem.call(Who::ROOT, &compound(state))?;
-        match read(&answer, &mut reads) {
-            Err(status) if status.is_loss_of_open() => {
-                let answer = self.node.filesystem.call(Who::ROOT, &compound(self.reopen(state)?))?;
-                Ok(read(&answer, reads)?)
-            }
-            done => Ok(done?),
-        }
+        self.ask_again(&compound(state), || Ok(compound(self.reopen(state)?)), reads)
     }
 
     /// Does the same with this file and another.
@@ -237,15 +205,26 @@ impl FileHandle {
         &self,
         to: &Self,
         compound: impl Fn(StateId, StateId) -> Compound,
+        reads: impl FnMut(&mut Results<'_>) -> Result<T, Status>,
+    ) -> Result<T, Problem> {
+        let (state, to_state) = (*self.state.lock(), *to.state.lock());
+        let again = || Ok(compound(self.reopen(state)?, to.reopen(to_state)?));
+        self.ask_again(&compound(state, to_state), again, reads)
+    }
+
+    fn ask_again<T>(
+        &self,
+        first: &Compound,
+        again: impl FnOnce() -> Result<Compound, Problem>,
         mut reads: impl FnMut(&mut Results<'_>) -> Result<T, Status>,
     ) -> Result<T, Problem> {
-        let (from_state, to_state) = (*self.state.lock(), *to.state.lock());
-        let answer = self.node.filesystem.call(Who::ROOT, &compound(from_state, to_state))?;
-        match read(&answer, &mut reads) {
-            Err(status) if status.is_loss_of_open() => {
-                let again = compound(self.reopen(from_state)?, to.reopen(to_state)?);
-                Ok(read(&self.node.filesystem.call(Who::ROOT, &again)?, reads)?)
-            }
+        let server = &self.node.filesystem.server;
+        let mut after_put = |results: &mut Results<'_>| {
+            results.put()?;
+            reads(results)
+        };
+        match server.call(Who::ROOT, first)?.read(&mut after_put) {
+            Err(status) if status.is_loss_of_open() => Ok(server.call(Who::ROOT, &again()?)?.read(after_put)?),
             done => Ok(done?),
         }
     }
@@ -255,10 +234,7 @@ impl FileHandle {
         let mut state = self.state.lock();
         if *state == lost {
             let compound = self.node.here().open(self.node.filesystem.next_owner(), self.share, Opens::This)?;
-            *state = self.node.filesystem.ask(Who::ROOT, &compound, |results| {
-                results.put()?;
-                results.open()
-            })?;
+            *state = self.node.ask(Who::ROOT, &compound, |results| results.open())?;
         }
         Ok(*state)
     }
@@ -272,6 +248,6 @@ impl Drop for FileHandle {
         }
         let close = self.node.here().close(*self.state.get_mut());
         // What the server does not hear of, it forgets with the session.
-        let _ = self.node.filesystem.call_within(CLOSE_MAX, Who::ROOT, &close);
+        let _ = self.node.filesystem.server.call_within(CLOSE_MAX, Who::ROOT, &close);
     }
 }

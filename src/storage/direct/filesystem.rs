@@ -3,13 +3,11 @@
 use std::ffi::CString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::time::Duration;
 
 use crate::storage::direct::attributes::{Facts, Fsid, Mask};
-use crate::storage::direct::compound::{Compound, Handle, Limits, Results};
+use crate::storage::direct::compound::{Compound, Handle, Results};
 use crate::storage::direct::rpc::Who;
 use crate::storage::direct::server::Server;
-use crate::storage::direct::session::Answer;
 use crate::storage::direct::status::Status;
 use crate::storage::direct::xdr::Malformed;
 use crate::storage::entry::FileKind;
@@ -32,7 +30,7 @@ pub(crate) enum Feature {
 /// A file system of a server. Nothing that is done in one directory of it enters another file system.
 #[derive(Debug)]
 pub(crate) struct Filesystem {
-    server: Arc<Server>,
+    pub(crate) server: Arc<Server>,
     pub(crate) fsid: Fsid,
     lacking: AtomicU8,
     /// The number of the last file that was opened.
@@ -51,12 +49,12 @@ impl Filesystem {
             compound = compound.lookup(&CString::new(*name).map_err(|_| Problem::NotDirectory)?)?;
         }
         let answer = server.call(Who::ROOT, &compound.handle().attributes(Mask::PLACE))?;
-        let (handle, facts) = read(&answer, |results| {
+        let (handle, facts) = answer.read(|results| {
             results.put_root()?;
             names.iter().try_for_each(|_| results.lookup())?;
             Ok((results.handle()?, results.attributes()?))
         })?;
-        let fsid = is_directory(&facts)?;
+        let fsid = fsid_of_directory(&facts)?;
         let filesystem =
             Self { server, fsid, lacking: AtomicU8::new(0), opened: AtomicU64::new(fastrand::u64(..)) };
         Ok((filesystem, handle))
@@ -72,33 +70,7 @@ impl Filesystem {
         compound: &Compound,
         reads: impl FnOnce(&mut Results<'_>) -> Result<T, Status>,
     ) -> Result<T, Problem> {
-        Ok(read(&self.call(who, compound)?, reads)?)
-    }
-
-    /// Has a compound carried out.
-    ///
-    /// # Errors
-    /// Those of [`Server::call`].
-    pub(crate) fn call(&self, who: Who, compound: &Compound) -> Result<Answer, Problem> {
-        self.server.call(who, compound)
-    }
-
-    /// Has a compound carried out, and tries for so long.
-    ///
-    /// # Errors
-    /// Those of [`Server::call`].
-    pub(crate) fn call_within(
-        &self,
-        patience: Duration,
-        who: Who,
-        compound: &Compound,
-    ) -> Result<Answer, Problem> {
-        self.server.call_within(patience, who, compound)
-    }
-
-    /// Returns what the server grants at a time.
-    pub(crate) fn limits(&self) -> Result<Limits, Problem> {
-        self.server.limits()
+        Ok(self.server.call(who, compound)?.read(reads)?)
     }
 
     /// Tells whether the same server has it.
@@ -122,19 +94,8 @@ impl Filesystem {
     }
 }
 
-/// Reads the results of a compound.
-pub(crate) fn read<T>(
-    answer: &Answer,
-    reads: impl FnOnce(&mut Results<'_>) -> Result<T, Status>,
-) -> Result<T, Status> {
-    if answer.count() == 0 && answer.status != Status::OK {
-        return Err(answer.status);
-    }
-    reads(&mut answer.results())
-}
-
 /// Makes sure that what was found is a directory, and returns on which file system it is.
-pub(crate) fn is_directory(found: &Facts) -> Result<Fsid, Problem> {
+pub(crate) fn fsid_of_directory(found: &Facts) -> Result<Fsid, Problem> {
     let (Some(kind), Some(fsid)) = (found.kind, found.fsid) else { return Err(Malformed.into()) };
     if kind == FileKind::Link {
         return Err(Problem::Link);

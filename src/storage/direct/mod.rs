@@ -5,6 +5,11 @@
 //! attributes and operations; the connection, the session on it, the server that has both; then files and
 //! directories.
 
+#![expect(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the methods of results are each for one lifetime, and what reads an answer must be for any"
+)]
+
 mod xdr;
 mod status;
 pub(crate) mod rpc;

@@ -4,9 +4,10 @@ use std::ffi::{CStr, CString};
 use std::sync::Arc;
 
 use crate::storage::direct::attributes::{Changes, Facts, Mask};
-use crate::storage::direct::compound::{Compound, Handle, StateId};
+use crate::storage::direct::compound::{Compound, Handle, Results, StateId};
 use crate::storage::direct::filesystem::{Feature, Filesystem};
 use crate::storage::direct::rpc::Who;
+use crate::storage::direct::status::Status;
 use crate::storage::entry::{Attributes, Time};
 use crate::storage::error::{Errno, Problem};
 
@@ -32,12 +33,25 @@ impl Node {
         Compound::at(&self.handle)
     }
 
+    /// Has a compound carried out that begins with it, and reads the results after that.
+    ///
+    /// # Errors
+    /// Those of [`Filesystem::ask`].
+    pub(crate) fn ask<T>(
+        &self,
+        who: Who,
+        compound: &Compound,
+        reads: impl FnOnce(&mut Results<'_>) -> Result<T, Status>,
+    ) -> Result<T, Problem> {
+        self.filesystem.ask(who, compound, |results| {
+            results.put()?;
+            reads(results)
+        })
+    }
+
     /// Asks for attributes.
     pub(crate) fn facts(&self, mask: Mask) -> Result<Facts, Problem> {
-        self.filesystem.ask(Who::ROOT, &self.here().attributes(mask), |results| {
-            results.put()?;
-            results.attributes()
-        })
+        self.ask(Who::ROOT, &self.here().attributes(mask), |results| results.attributes())
     }
 
     /// Asks for the attributes that all engines tell.
@@ -50,10 +64,7 @@ impl Node {
         if *changes == Changes::default() {
             return Ok(());
         }
-        self.filesystem.ask(who, &self.here().set(StateId::ANONYMOUS, changes), |results| {
-            results.put()?;
-            results.set()
-        })
+        self.ask(who, &self.here().set(StateId::ANONYMOUS, changes), |results| results.set())
     }
 
     /// Finds when it was made.
@@ -66,12 +77,7 @@ impl Node {
         let (mut names, mut cookie) = (Vec::new(), 0);
         for _ in 0..XATTR_LISTS_MAX {
             let listing = self.here().xattr_names(cookie, XATTR_NAMES);
-            let (listed, next) = self.xattrs(|| {
-                self.filesystem.ask(Who::ROOT, &listing, |results| {
-                    results.put()?;
-                    results.xattr_names()
-                })
-            })?;
+            let (listed, next) = self.xattrs(|| self.ask(Who::ROOT, &listing, |results| results.xattr_names()))?;
             names.extend(listed.into_iter().filter_map(|name| CString::new([USER, &name].concat()).ok()));
             match next {
                 Some(next) if next != cookie => cookie = next,
@@ -84,23 +90,13 @@ impl Node {
     /// Reads an extended attribute.
     pub(crate) fn xattr(&self, name: &CStr) -> Result<Vec<u8>, Problem> {
         let name = user(name)?;
-        self.xattrs(|| {
-            self.filesystem.ask(Who::ROOT, &self.here().xattr(name), |results| {
-                results.put()?;
-                results.xattr()
-            })
-        })
+        self.xattrs(|| self.ask(Who::ROOT, &self.here().xattr(name), |results| results.xattr()))
     }
 
     /// Writes an extended attribute.
     pub(crate) fn set_xattr(&self, name: &CStr, value: &[u8]) -> Result<(), Problem> {
         let name = user(name)?;
-        self.xattrs(|| {
-            self.filesystem.ask(Who::ROOT, &self.here().set_xattr(name, value), |results| {
-                results.put()?;
-                results.set_xattr()
-            })
-        })
+        self.xattrs(|| self.ask(Who::ROOT, &self.here().set_xattr(name, value), |results| results.set_xattr()))
     }
 
     /// Makes a call on extended attributes, unless the server was found not to keep any.

@@ -68,8 +68,21 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Begins to read the results of the operations.
-    pub(crate) fn results(&self) -> Results<'_> {
+    /// Reads the results of the operations.
+    ///
+    /// # Errors
+    /// What `reads` finds, or, where nothing was carried out at all, such as in a version that there is not, why.
+    pub(crate) fn read<'a, T>(
+        &'a self,
+        reads: impl FnOnce(&mut Results<'a>) -> Result<T, Status>,
+    ) -> Result<T, Status> {
+        if self.results == 0 && self.status != Status::OK {
+            return Err(self.status);
+        }
+        reads(&mut self.results())
+    }
+
+    fn results(&self) -> Results<'_> {
         Results::of(Decoder::new(self.record.get(self.skipped..).unwrap_or_default()), self.results)
     }
 
@@ -159,9 +172,13 @@ impl Session {
             answer(record)
         };
         let exchanged = bare(&Compound::new().exchange_id(owner, fastrand::u64(..).to_be_bytes()))?;
-        let (client, sequence) = succeed(&exchanged, Results::exchange_id)?;
+        let (client, sequence) = exchanged.read(Results::exchange_id)?;
         let created = bare(&Compound::new().create_session(client, sequence, WANTED))?;
-        let (id, granted) = succeed(&created, Results::create_session)?;
+        let (id, granted) = created.read(Results::create_session).map_err(|status| match status {
+            // Another negotiation has come between.
+            Status::STALE_CLIENTID => Problem::Os(Errno::EAGAIN),
+            status => status.into(),
+        })?;
         let limits = Limits {
             request: granted.request.min(WANTED.request),
             reply: granted.reply.min(WANTED.reply),
@@ -181,7 +198,7 @@ impl Session {
         };
         // Nothing was held before: else nothing could be opened as long as the server waits for that.
         match session.call(Who::ROOT, &Compound::new().reclaim_complete(), deadline) {
-            Ok(answer) => match answer.results().reclaim_complete() {
+            Ok(answer) => match answer.read(Results::reclaim_complete) {
                 Ok(()) | Err(Status::COMPLETE_ALREADY) => Ok(session),
                 Err(status) => Err(status.into()),
             },
@@ -241,22 +258,14 @@ impl Session {
             match answered {
                 (Status::OK, answer) => {
                     slot.number = slot.number.wrapping_add(1);
-                    // The operation after the first says it (RFC 8881, section 2.10.6.1.3): this was carried out, and
-                    // what came of it is not known any more.
-                    match answer.status {
-                        Status::RETRY_UNCACHED_REP if compound.changes() => {
-                            return Err(NoAnswer::Lost { sent: true });
-                        }
-                        Status::RETRY_UNCACHED_REP => {}
-                        _ => return Ok(answer),
-                    }
+                    return Ok(answer);
                 }
-                // Nothing else was looked at, and this slot stands where it stood.
                 // It was carried out, and what came of it is not known any more.
                 (Status::RETRY_UNCACHED_REP, _) if compound.changes() => {
                     return Err(NoAnswer::Lost { sent: true });
                 }
                 (Status::RETRY_UNCACHED_REP, _) => slot.number = slot.number.wrapping_add(1),
+                // Nothing else was looked at, and this slot stands where it stood.
                 (Status::DELAY, _) if backoff.pause() => {}
                 (Status::DELAY, _) => return Err(silent(sent, timed_out)),
                 (status, _) if status.is_loss_of_session() => return Err(NoAnswer::Lost { sent }),
@@ -342,21 +351,6 @@ fn is_worth_another(problem: Problem) -> bool {
     )
 }
 
-fn succeed<'a, T>(
-    answer: &'a Answer,
-    read: impl FnOnce(&mut Results<'a>) -> Result<T, Status>,
-) -> Result<T, Problem> {
-    // What cannot be done at all, such as this version, has no results.
-    if answer.status != Status::OK && answer.count() == 0 {
-        return Err(answer.status.into());
-    }
-    read(&mut answer.results()).map_err(|status| match status {
-        // Another negotiation has come between.
-        Status::STALE_CLIENTID => Problem::Os(Errno::EAGAIN),
-        status => status.into(),
-    })
-}
-
 /// Opens the envelope of an answer.
 fn answer(record: Vec<u8>) -> Result<Answer, Problem> {
     let (status, results) = Results::new(rpc::results(&record)?)?;
@@ -372,6 +366,8 @@ fn sequenced(record: Vec<u8>) -> Result<(Status, Answer), Problem> {
         return Ok((whole.status, whole));
     }
     let status = match results.sequence() {
+        // Servers say it of the operation after this one, too (RFC 8881, section 2.10.6.1.3).
+        Ok(()) if whole.status == Status::RETRY_UNCACHED_REP => whole.status,
         Ok(()) => Status::OK,
         Err(status) => status,
     };
