@@ -11,6 +11,7 @@
 //! Entries that cannot be removed are skipped. A directory is listed again as long as something new shows up in
 //! it, unless something in it has to stay anyway: a later removal tries that again.
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::mem;
 use std::sync::Arc;
@@ -231,9 +232,9 @@ impl Walk<'_> {
         }
     }
 
-    /// Notes how long so many removals have taken.
-    fn took(&self, took: Duration, removals: usize) {
-        let each = took.as_micros() / u128::try_from(removals.max(1)).unwrap_or(1);
+    /// Notes how long so many calls have taken.
+    fn took(&self, took: Duration, calls: usize) {
+        let each = took.as_micros() / u128::try_from(calls.max(1)).unwrap_or(1);
         self.fastest.fetch_min(u64::try_from(each).unwrap_or(u64::MAX - 1), Ordering::Relaxed);
     }
 
@@ -369,9 +370,15 @@ impl Walk<'_> {
                 Err(problem) => self.note(directory, &name, Err(problem)),
             }
         }
+        // An engine asks before it sends, however many removals that are.
+        let sent = Cell::new(0);
+        let goes_on = || {
+            sent.set(sent.get() + 1);
+            (self.goes_on)()
+        };
         let (begun, mut names) = (Instant::now(), &*others);
         while !names.is_empty() {
-            let results = directory.dir.remove_many(names, self.goes_on);
+            let results = directory.dir.remove_many(names, &goes_on);
             if results.is_empty() {
                 return None;
             }
@@ -388,7 +395,7 @@ impl Walk<'_> {
             names = rest;
         }
         if !others.is_empty() {
-            self.took(begun.elapsed(), others.len());
+            self.took(begun.elapsed(), sent.get());
         }
         Some(directories)
     }
