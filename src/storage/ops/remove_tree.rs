@@ -33,8 +33,8 @@ const BATCH: usize = 128;
 /// are done. Each takes one descriptor, or two while it is listed.
 const OPEN_MAX: usize = 96;
 
-/// How long even the fastest removals take, on average of a page, where the file system is far: more threads then share
-/// the waiting.
+/// How long even the fastest calls that remove take, on average of a page, where the file system is far: more threads share
+/// the waiting then.
 const FAR: Duration = Duration::from_micros(100);
 
 /// How many times a directory is listed that has new entries whenever it has been emptied.
@@ -146,7 +146,7 @@ struct Walk<'a> {
     /// The number of the last directory that was moved up.
     moved_up: AtomicU64,
     entries: AtomicU64,
-    /// How long the fastest removals have taken, each, in microseconds; the largest number while there were none.
+    /// How long the fastest calls have taken, each, in microseconds; the largest number while there were none.
     fastest: AtomicU64,
 }
 
